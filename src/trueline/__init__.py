@@ -1,0 +1,34 @@
+"""Trueline: pictures true to their words and their boxes.
+
+The names below are imported when they are first used (PEP 562), so that ``import trueline`` costs no torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Box": "layout",
+    "Region": "layout",
+    "Layout": "layout",
+    "read_layouts": "layout",
+    "write_layouts": "layout",
+    "Backbone": "backbone",
+    "Method": "sample",
+    "Pipeline": "pipeline",
+}
+
+__all__ = ["__version__", "sample", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sample":  # the loop's module; it can be called like the function of the same name in it
+        return import_module("trueline.sample")
+    if name not in _HOME:
+        raise AttributeError(f"module 'trueline' has no attribute {name!r}")
+    return getattr(import_module(f"trueline.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

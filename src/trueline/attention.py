@@ -1,0 +1,157 @@
+"""The attention seam: name the attention layers of a U-Net, open some of them for a while, put them back.
+
+A *tapped* layer computes ordinary attention and offers two verbs: **edit** (logits in, logits out, before the
+softmax) and **record** (the probabilities after it). Layers that are not tapped keep their fast fused
+processor.
+
+    with tapped(unet, lambda site: site.kind == "cross", edits=[boost]) as maps:
+        unet(...)
+    maps[site]                                   # (rows, heads, queries, keys)
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from jaxtyping import Float
+from torch import Tensor
+
+_KINDS = {".attn1.processor": "self", ".attn2.processor": "cross", ".fuser.attn.processor": "gated"}
+_PLACES = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
+_PLAIN = frozenset({"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor"})
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention layer of a U-Net.
+
+    ``name`` is its module path. ``kind``: ``self`` (attn1), ``cross`` (attn2: keys are text tokens) or
+    ``gated`` (the attention inside a GLIGEN fuser: queries and keys are the picture's places followed by the
+    grounding tokens).
+    """
+
+    name: str
+    kind: Literal["self", "cross", "gated"]
+    place: Literal["down", "mid", "up"]
+
+
+Edit = Callable[[Site, Float[Tensor, "rows heads queries keys"]], Float[Tensor, "rows heads queries keys"]]
+Maps = dict[Site, Float[Tensor, "rows heads queries keys"]]
+
+
+def sites(unet: UNet2DConditionModel) -> list[Site]:
+    """All attention layers inside the U-Net's transformer blocks, in the order in which the U-Net registers them."""
+    found = (_site(key) for key in unet.attn_processors)
+    return [site for site in found if site is not None]
+
+
+def _site(key: str) -> Site | None:
+    """The site behind a key of ``unet.attn_processors``; None for attention outside a transformer block."""
+    for suffix, kind in _KINDS.items():
+        if key.endswith(suffix):
+            return Site(key.removesuffix(".processor"), kind, _PLACES[key.split(".", 1)[0]])
+    return None
+
+
+class _Tap:
+    """An attention processor that computes softmax(q k / sqrt(d)) v in the open."""
+
+    def __init__(self, site: Site, edits: Sequence[Edit], maps: Maps | None, skip: int):
+        self.site, self.edits, self.maps, self.skip = site, edits, maps, skip
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Float[Tensor, "rows queries channels"],
+        encoder_hidden_states: Float[Tensor, "rows keys context"] | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Float[Tensor, "rows queries channels"]:
+        _refuse_unusual(self.site, attn, attention_mask)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            project(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for project, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        )
+        logits = self._edited(attn.scale * query @ key.transpose(-1, -2))
+        # float32: in half precision a sharp softmax loses the small probabilities that guidance losses look
+        # at.
+        probs = logits.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+        if self.maps is not None:
+            self.maps[self.site] = probs[self.skip :]
+        dense, dropout = attn.to_out
+        return dropout(dense((probs @ value).transpose(1, 2).flatten(2)))
+
+    def _edited(self, logits: Float[Tensor, "rows heads q k"]) -> Float[Tensor, "rows heads q k"]:
+        if not self.edits:
+            return logits
+        seen = logits[self.skip :]
+        for edit in self.edits:
+            seen = edit(self.site, seen)
+        return torch.cat([logits[: self.skip], seen])
+
+
+def _refuse_unusual(site: Site, attn: Attention, mask: Tensor | None) -> None:
+    """Stable Diffusion's transformer blocks use none of these branches; another net must fail, not come out wrong."""
+    unusual = {
+        "an attention mask": mask is not None,
+        "a group norm": attn.group_norm is not None,
+        "a spatial norm": attn.spatial_norm is not None,
+        "a norm of its context": bool(attn.norm_cross),
+        "a norm of queries or keys": attn.norm_q is not None or attn.norm_k is not None,
+        "a residual connection": attn.residual_connection,
+        "a rescaled output": attn.rescale_output_factor != 1,
+    }
+    if found := [what for what, present in unusual.items() if present]:
+        raise NotImplementedError(f"{site.name} has {' and '.join(found)}, which a tap cannot compute")
+
+
+@contextmanager
+def tapped(
+    unet: UNet2DConditionModel,
+    where: Callable[[Site], bool],
+    edits: Sequence[Edit] = (),
+    *,
+    record: Callable[[Site], bool] = lambda _site: True,
+    skip: int = 0,
+) -> Iterator[Maps]:
+    """Open the layers that ``where`` chooses; on leaving, every layer has its former processor again.
+
+    Args:
+        edits: functions (site, logits) -> logits, applied in order before the softmax.
+        record: which of the chosen layers leave their probabilities in the yielded dict (default: all). They
+            carry gradients when the pass does; a later pass overwrites them.
+        skip: number of leading batch rows (the unconditional half) that edits do not see and maps do not
+            hold.
+
+    Raises:
+        ValueError: ``where`` chooses no layer (the caller's method would have no effect).
+        RuntimeError: a chosen layer has a processor that a tap would silently replace (IP-Adapter, another
+            tap).
+
+    Never ``yield`` to a consumer inside this context: one who walks away would leave the U-Net open.
+    """
+    chosen = {f"{site.name}.processor": site for site in sites(unet) if where(site)}
+    if not chosen:
+        raise ValueError(f"no attention layer matches; this U-Net has {_inventory(unet)}")
+    before = dict(unet.attn_processors)
+    for key in chosen:
+        if type(before[key]).__name__ not in _PLAIN:
+            raise RuntimeError(f"{key} is a {type(before[key]).__name__}; a tap would silently switch it off")
+    maps: Maps = {}
+    taps = {
+        key: _Tap(site, tuple(edits), maps if record(site) else None, skip) for key, site in chosen.items()
+    }
+    try:
+        unet.set_attn_processor(before | taps)
+        yield maps
+    finally:
+        unet.set_attn_processor(dict(before))  # a copy: diffusers pops from the dict it is given
+
+
+def _inventory(unet: UNet2DConditionModel) -> str:
+    kinds = sorted({f"{site.place}/{site.kind}" for site in sites(unet)})
+    return ", ".join(kinds) if kinds else "no attention layers in transformer blocks"

@@ -1,0 +1,63 @@
+"""The command line: runs the module of a command, and turns failures into one sentence and an exit code.
+
+Exit codes: 0 done; 1 done, but not as wanted; 2 input that cannot be used; 130 stopped by Ctrl-C.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+#: Command name = module in ``trueline.commands`` -> what it does. Strings, so that help imports nothing.
+COMMANDS = {
+    "generate": "pictures from a prompt and boxes, or from a file of layouts",
+    "world": "make the embedded world and its models from nothing",
+}
+
+TRACEBACK = "TRUELINE_TRACEBACK"  #: environment variable: when set, failures show where they come from
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: ``sys.argv``) and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from trueline import __version__
+
+        print(f"trueline {__version__}")
+        return 0
+    return _run(arguments[0], arguments[1:])
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    try:
+        if command not in COMMANDS:
+            raise ValueError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+        return import_module(f"trueline.commands.{command}").main(arguments)
+    except KeyboardInterrupt:
+        print("trueline: stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if TRACEBACK in os.environ:
+            raise
+        print(f"trueline: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    return f"""usage: trueline COMMAND ...
+
+Text-to-image diffusion that follows its words and its boxes.
+
+commands:
+{commands}
+
+`trueline COMMAND --help` tells more. {TRACEBACK}=1 shows where an error comes from."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

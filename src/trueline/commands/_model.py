@@ -1,0 +1,72 @@
+"""Loads the pipeline that the settings name, and keeps the bars and notes of the libraries off the screen."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from trueline.pipeline import Pipeline
+from trueline.schedulers import SCHEDULERS
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load(settings: dict[str, Any]) -> Pipeline:
+    """The pipeline. What can be refused before the weights are read is refused before.
+
+    Raises:
+        ValueError: naming the flag, or saying what is wrong with the checkpoint.
+    """
+    if settings["scheduler"] not in SCHEDULERS:
+        known = ", ".join(SCHEDULERS)
+        raise ValueError(f"--scheduler: there is no {settings['scheduler']!r}; choose from {known}")
+    device = _device(settings["device"])
+    _silence_libraries()
+    pipe = Pipeline.from_pretrained(
+        settings["model"], revision=settings["revision"], dtype=DTYPES[settings["dtype"]], device=device
+    )
+    if settings["lora"] is not None:
+        pipe.load_lora(settings["lora"])
+    return pipe
+
+
+def _device(name: str | None) -> torch.device:
+    """The named device, tried out; without a name CUDA where there is one."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):  # AssertionError: torch built without CUDA
+        raise ValueError(
+            f"--device: {name!r} is not a device of this machine; leave it out or use cpu"
+        ) from None
+    return device
+
+
+def _silence_libraries() -> None:
+    """No "Loading weights" bars: they would fill the log of every job that is not at a terminal."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Each warning for the user is one line on stderr, once; those for programmers are not shown."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        line = " ".join(str(message).split())
+        if category is UserWarning and line not in seen:
+            seen.add(line)
+            print(f"trueline: warning: {line}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        yield

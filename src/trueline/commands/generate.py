@@ -1,0 +1,205 @@
+"""``trueline generate``: pictures from a prompt and boxes, or from a file of layouts, with a record of each.
+
+Writes into --out, for each picture: NAME.png (its record is in the PNG's text too) and NAME.json (all that is
+needed to make it again, and the hash of its pixels); for the run: contact.png and run.json.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from trueline.layout import Layout, Region
+
+EPILOG = """examples:
+  trueline generate "a red apple to the left of a blue car" \\
+      --box "a red apple@.05,.35,.40,.70" --box "a blue car@.55,.35,.95,.70"
+  trueline generate --layout scenes.jsonl --model gligen --dtype bf16 --device cuda
+  trueline generate --regenerate out/0000-0.json"""
+
+#: What --regenerate takes from the record, so that giving it too would be a contradiction.
+RECORDED = (
+    *("prompt", "box", "layout", "model", "revision", "n", "seed", "steps", "scheduler", "guidance_scale"),
+    *("grounding_schedule", "negative", "dtype", "device", "batch_size", "width", "height", "lora"),
+)
+DEFAULTS = {"model": "world", "n": 1, "seed": 0, "steps": 50, "scheduler": "ddim", "guidance_scale": 7.5}
+DEFAULTS |= {"dtype": "fp32", "batch_size": 8}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+MAX_PICTURES_EACH = 1000  #: of one layout
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence, without the usage that argparse prints before it."""
+        raise ValueError(f"{message.removeprefix('argument ')}; see trueline generate --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags. Defaults are None here and come from DEFAULTS, so that --regenerate sees what was given."""
+    top = _Parser(
+        prog="trueline generate",
+        description="Pictures from a prompt and boxes, or from a file of layouts.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _what(top.add_argument_group("what to show"))
+    _which_model(top.add_argument_group("with which model"))
+    _how(top.add_argument_group("how to sample"))
+    _where(top.add_argument_group("what to write"))
+    return top
+
+
+def _what(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("prompt", nargs="?", metavar="PROMPT", help="what the picture shows")
+    group.add_argument(
+        "--box",
+        action="append",
+        metavar="PHRASE@X0,Y0,X1,Y1",
+        help="one thing and its corners in 0..1 from the left and the top; repeat for more",
+    )
+    group.add_argument("--layout", metavar="FILE", help="instead of PROMPT: JSON Lines, one layout a line")
+    group.add_argument("--negative", metavar="TEXT", help="what the picture should not show")
+    group.add_argument("--width", type=int, metavar="PIXELS", help="default: the model's own")
+    group.add_argument("--height", type=int, metavar="PIXELS")
+    group.add_argument(
+        "--regenerate", metavar="RECORD.json", help="make a recorded picture again and compare"
+    )
+
+
+def _which_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", help='"world" (default), a diffusers folder, or a Hub id')
+    group.add_argument("--revision", help="commit, tag or branch of a Hub id")
+    group.add_argument("--lora", metavar="FILE", help="a U-Net LoRA, safetensors")
+    group.add_argument("--dtype", choices=DTYPES, help="default: fp32")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: cuda where there is one")
+
+
+def _how(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--n", type=int, metavar="COUNT", help="pictures of each layout (default 1)")
+    group.add_argument("--seed", type=int, help="of the first of them, then seed+1, ... (default 0)")
+    group.add_argument("--steps", type=int, help="denoising steps (default 50)")
+    group.add_argument("--scheduler", metavar="NAME", help="ddim (default), dpmsolver++, euler, lms, pndm")
+    group.add_argument("--guidance-scale", type=float, metavar="W", help="weight of the prompt (default 7.5)")
+    group.add_argument(
+        "--grounding-schedule",
+        metavar="A,B,C",
+        help="fractions of the steps with full, fading and no grounding (default: the model's own)",
+    )
+    group.add_argument("--batch-size", type=int, metavar="COUNT", help="pictures at a time (default 8)")
+
+
+def _where(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--out", default="out", metavar="FOLDER", help="default: out")
+    group.add_argument("--overlay", action="store_true", help="also NAME-overlay.png with boxes and phrases")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    if options.regenerate is not None:
+        _refuse_beside_record(options)
+        from trueline.commands._again import regenerate
+
+        return regenerate(options)
+    layouts, settings = read_layouts(options), read_settings(options)
+    from trueline.commands._run import run
+
+    return run(layouts, settings, options)
+
+
+def _refuse_beside_record(options: argparse.Namespace) -> None:
+    given = [name for name in RECORDED if getattr(options, name) is not None]
+    if given:
+        flag = "PROMPT" if given[0] == "prompt" else f"--{given[0].replace('_', '-')}"
+        raise ValueError(f"--regenerate: the record says everything; leave {flag} out")
+
+
+def read_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the run: what was given, checked as far as that needs no model, and the defaults."""
+    names = ("revision", "lora", "device", *DEFAULTS)
+    settings = {name: getattr(options, name) for name in names}
+    settings |= {name: value for name, value in DEFAULTS.items() if settings[name] is None}
+    settings["grounding_schedule"] = _fractions(options.grounding_schedule)
+    _check_range("--n", settings["n"], 1, MAX_PICTURES_EACH)
+    _check_range("--batch-size", settings["batch_size"], 1, MAX_PICTURES_EACH)
+    _check_range("--seed", settings["seed"], 0, 2**63 - 1)
+    return settings
+
+
+def _check_range(flag: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{flag}: must be from {low} to {high} (got {value})")
+
+
+def _fractions(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        first, second, third = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--grounding-schedule: write three fractions as .3,0,.7 (got {text!r})") from None
+    return [first, second, third]
+
+
+def read_layouts(options: argparse.Namespace) -> "list[Layout]":
+    """The layouts of the command line: one, of PROMPT and --box, or those of the file."""
+    if (options.prompt is None) == (options.layout is None):
+        raise ValueError(
+            'PROMPT: give either a prompt or --layout FILE, as in trueline generate "a red apple"'
+        )
+    return [_one_layout(options)] if options.layout is None else _layout_file(options)
+
+
+def _one_layout(options: argparse.Namespace) -> "Layout":
+    from trueline.layout import Layout
+
+    regions = [_region(text, number) for number, text in enumerate(options.box or [], start=1)]
+    return Layout(
+        prompt=options.prompt,
+        regions=regions,
+        negative_prompt=options.negative or "",
+        width=options.width,
+        height=options.height,
+    )
+
+
+def _region(text: str, number: int) -> "Region":
+    """The region of ``PHRASE@X0,Y0,X1,Y1``; the last @ counts, as a phrase may hold one."""
+    from trueline.layout import Region
+
+    phrase, at, corners = text.rpartition("@")
+    numbers = [part.strip() for part in corners.split(",")]
+    number_like = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
+    if not at or len(numbers) != 4 or not all(number_like.fullmatch(part) for part in numbers):
+        raise ValueError(f"--box {number}: write it as PHRASE@X0,Y0,X1,Y1 (got {text!r})")
+    try:
+        return Region(phrase, tuple(float(part) for part in numbers))
+    except ValueError as error:
+        raise ValueError(f"--box {number} ({text!r}): {error}") from None
+
+
+def _layout_file(options: argparse.Namespace) -> "list[Layout]":
+    """The file's layouts; --width, --height and --negative hold for lines that say nothing of their own."""
+    from trueline import layout as layouts_module
+
+    if options.box:
+        raise ValueError("--box: belongs to a PROMPT; in a layout file the boxes are its regions")
+    try:
+        layouts = layouts_module.read_layouts(options.layout)
+    except OSError as error:
+        raise ValueError(f"--layout: cannot read {options.layout} ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"--layout: {error}") from None
+    if not layouts:
+        raise ValueError(f"--layout: {options.layout} holds no layout; write one JSON object a line")
+    return [_completed(layout, options) for layout in layouts]
+
+
+def _completed(layout: "Layout", options: argparse.Namespace) -> "Layout":
+    given = {"width": options.width, "height": options.height, "negative_prompt": options.negative}
+    missing = {
+        name: value for name, value in given.items() if value is not None and not getattr(layout, name)
+    }
+    return type(layout).from_record(layout.to_record() | missing)

@@ -1,0 +1,359 @@
+"""THE loop: layouts in, a stream of steps out, with four places where a method can act.
+
+    for step in sample(backbone, [layout, other], methods=[HCMA()], seeds=[0, 1]):
+        ...
+    pictures = backbone.decode(step.z)
+
+A method is frozen settings plus the hooks it needs; several methods are a list, and act in its order.
+"""
+
+import hashlib
+import secrets
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from trueline.attention import Maps, Site, sites, tapped
+from trueline.backbone import Backbone
+from trueline.grounding import Grounding, alpha_schedule, pack
+from trueline.layout import MAX_SEED, Layout
+from trueline.schedulers import MAX_STEPS, Stepper, make_scheduler, refuse_moves
+
+Where = Callable[[Site], bool]
+Seed = int | tuple[int, int]
+
+
+class Method(BaseModel):
+    """Base of all methods: its fields are the settings, its hooks do nothing. Override what the method needs.
+
+    All hooks see one row per picture (the conditional rows) and run without gradients; a hook that wants them
+    says ``with torch.enable_grad():``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def text(
+        self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Hook 1, once: the encoded prompts."""
+        return text
+
+    def guide(self, z: Float[Tensor, "batch c h w"], ctx: "Context") -> Float[Tensor, "batch c h w"]:
+        """Hook 2, before each prediction: move the latents. ``ctx.look`` shows attention maps, with gradients."""
+        return z
+
+    def taps(self, site: Site) -> bool:
+        """Which attention layers ``edit`` wants."""
+        return False
+
+    def edit(
+        self, site: Site, logits: Float[Tensor, "batch heads queries keys"], ctx: "Context"
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """Hook 3, in each forward pass of the conditional rows: attention logits before the softmax."""
+        return logits
+
+    def combine(
+        self,
+        prediction: Float[Tensor, "batch c h w"],
+        cond: Float[Tensor, "batch c h w"],
+        uncond: Float[Tensor, "batch c h w"] | None,
+        z: Float[Tensor, "batch c h w"],
+        ctx: "Context",
+    ) -> Float[Tensor, "batch c h w"]:
+        """Hook 4, after each prediction: the combined prediction (so far classifier-free guidance) from its
+        parts.
+
+        ``uncond`` is None when guidance is off. ``ctx.predict`` gives predictions for other texts.
+        """
+        return prediction
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a hook may know at one step. One row per picture everywhere; ``z`` is in the scheduler's own scaling."""
+
+    index: int
+    steps: int  # timesteps of the run; PNDM has one more than was asked for
+    t: Tensor
+    layouts: tuple[Layout, ...]
+    backbone: Backbone
+    methods: tuple[Method, ...]
+    text: Float[Tensor, "batch tokens width"]
+    negative: Float[Tensor, "batch tokens width"] | None  # None when guidance is off
+    guidance_scale: float
+    grounding: Grounding | None  # None when the U-Net is plain or no picture has regions
+    grounding_scale: Float[Tensor, " batch"]  # 0 for pictures without regions
+    stepper: Stepper
+
+    @property
+    def progress(self) -> float:
+        """0 at the first step, towards 1 at the last."""
+        return self.index / self.steps
+
+    def look(
+        self, z: Float[Tensor, "batch c h w"], where: Where | None = None
+    ) -> tuple[Float[Tensor, "batch c h w"], Maps]:
+        """Predict from ``z`` on the conditional rows, with all methods' edits; the maps of the sites of ``where``."""
+        with self._open(where) as maps:
+            prediction = self.predict(z, self.text, self.grounding)
+        return prediction, maps
+
+    def predict(
+        self,
+        z: Float[Tensor, "batch c h w"],
+        text: Float[Tensor, "batch tokens width"],
+        grounding: Grounding | None = None,
+    ) -> Float[Tensor, "batch c h w"]:
+        """The raw prediction for any text; without grounding the gated layers do not run."""
+        net_input = self.stepper.net_input(z)
+        return self.backbone.predict(net_input, self.t, text, grounding, self.grounding_scale)
+
+    def x0(
+        self, prediction: Float[Tensor, "batch c h w"], z: Float[Tensor, "batch c h w"]
+    ) -> Float[Tensor, "batch c h w"]:
+        """The clean latents that a raw prediction at ``z`` means."""
+        return self.stepper.x0(prediction, z)
+
+    def both(
+        self, z: Float[Tensor, "batch c h w"], where: Where | None = None
+    ) -> tuple[Float[Tensor, "batch c h w"], Float[Tensor, "batch c h w"] | None, Maps]:
+        """Conditional and unconditional prediction in one pass, and the conditional rows' maps.
+
+        The unconditional rows have null grounding and no edits.
+        """
+        if self.negative is None:
+            cond, maps = self.look(z, where)
+            return cond, None, maps
+        text = torch.cat([self.negative, self.text])
+        grounding = None if self.grounding is None else Grounding.cat([self.grounding.null(), self.grounding])
+        net_input, scale = self.stepper.net_input(torch.cat([z, z])), self.grounding_scale.repeat(2)
+        with self._open(where, skip=len(z)) as maps:
+            uncond, cond = self.backbone.predict(net_input, self.t, text, grounding, scale).chunk(2)
+        return cond, uncond, maps
+
+    @contextmanager
+    def _open(self, where: Where | None, skip: int = 0) -> Iterator[Maps]:
+        """Tap what the methods edit and what the caller wants to see; yields the maps of the latter."""
+
+        def wanted(site: Site) -> bool:
+            return where is not None and where(site)
+
+        def edit(site: Site, logits: Tensor) -> Tensor:
+            for method in self.methods:
+                if method.taps(site):
+                    logits = method.edit(site, logits, self)
+            return logits
+
+        if where is None and not any(_overrides(method, "taps") for method in self.methods):
+            yield {}
+            return
+        with tapped(
+            self.backbone.unet, lambda s: wanted(s) or self._tapping(s), [edit], record=wanted, skip=skip
+        ) as maps:
+            yield maps
+
+    def _tapping(self, site: Site) -> bool:
+        return any(method.taps(site) for method in self.methods)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step. ``z``: the latents after it; ``x0``: what the net took the clean latents to be,
+    before it.
+
+    ``t`` is the timestep it started from; ``maps`` holds the conditional rows' attention of the sites asked
+    for.
+    """
+
+    index: int
+    steps: int
+    t: float
+    z: Float[Tensor, "batch c h w"]
+    x0: Float[Tensor, "batch c h w"]
+    maps: Maps
+    grounding_scale: float
+
+
+@torch.no_grad()  # the decorator, not a block: a block around a yield would leak into the consumer
+def sample(
+    backbone: Backbone,
+    layouts: Sequence[Layout],
+    methods: Sequence[Method] = (),
+    steps: int = 50,
+    guidance_scale: float = 7.5,
+    seeds: Sequence[Seed] | None = None,
+    *,
+    grounding_schedule: Sequence[float] | None = None,
+    scheduler: str | None = "ddim",
+    latents: Float[Tensor, "batch c h w"] | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    eta: float = 0.0,
+    record: Where | None = None,
+) -> Generator[Step, Tensor | None, None]:
+    """Denoise one batch of layouts of one size, step by step.
+
+    A picture depends on its own layout and noise only, not on its batch mates. The consumer may ``send``
+    other latents back for the next step. Guidance is off at ``guidance_scale <= 1``, as in diffusers.
+
+    Args:
+        seeds: per picture a seed, or (seed, index of the picture under that seed). Default: the layouts' own
+            seeds, fresh ones where there are none.
+        grounding_schedule: three fractions (``grounding.alpha_schedule``); None = the checkpoint's own.
+        scheduler: a name of ``schedulers.SCHEDULERS``; None = the checkpoint's own.
+        latents: unit noise instead of drawn noise. ``generators``: one per picture, instead of ``seeds``.
+        eta: DDIM's share of fresh noise, 0..1.
+        record: choose attention sites; their maps come with every step.
+
+    Raises:
+        ValueError: naming the argument; the first step is asked for when it is raised.
+    """
+    methods, layouts = tuple(methods), tuple(layouts)
+    stepper = Stepper(make_scheduler(scheduler, backbone.scheduler), check_steps(steps), backbone.device)
+    _check(backbone, layouts, methods, stepper)
+    generators = generators or noise_generators(_seeds(layouts, seeds))
+    z = stepper.start(_noise(backbone, layouts, generators, latents))
+    text = backbone.encode([layout.prompt for layout in layouts])
+    for method in methods:
+        text = method.text(text, layouts, backbone)
+    negative = backbone.encode([layout.negative_prompt for layout in layouts]) if guidance_scale > 1 else None
+    grounding, has_regions = _ground(backbone, layouts)
+    alphas = alpha_schedule(len(stepper.timesteps), grounding_schedule or backbone.grounding_schedule)
+
+    for index, (t, alpha) in enumerate(zip(stepper.timesteps, alphas, strict=True)):
+        ctx = Context(
+            index, len(alphas), t, layouts, backbone, methods, text, negative, guidance_scale, grounding,
+            alpha * has_regions, stepper,
+        )  # fmt: skip
+        before = z if index == 0 else stepped
+        for method in methods:
+            z = method.guide(z.clone(), ctx)
+        cond, uncond, maps = ctx.both(z, record)
+        prediction = cond if uncond is None else uncond + guidance_scale * (cond - uncond)
+        for method in methods:
+            prediction = method.combine(prediction, cond, uncond, z, ctx)
+        x0 = ctx.x0(prediction, z)
+        stepped = stepper.step(prediction, z, _differ(z, before), generators, eta)
+        sent = yield Step(
+            index, len(alphas), float(t), stepped.clone(), x0, maps, alpha if grounding else 0.0
+        )
+        z = stepped if sent is None else sent
+
+
+def noise_generators(seeds: Sequence[Seed]) -> list[torch.Generator]:
+    """One CPU generator per picture: its numbers depend on (seed, index) only, not on batch or device.
+
+    Index 0 is ``torch.Generator().manual_seed(seed)``, as diffusers' users write it; others hash seed and
+    index.
+    """
+    return [
+        torch.Generator().manual_seed(_mixed(*seed) if isinstance(seed, tuple) else seed) for seed in seeds
+    ]
+
+
+def _mixed(seed: int, index: int) -> int:
+    if index == 0:
+        return seed
+    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") & MAX_SEED
+
+
+def fresh_seed() -> int:
+    """A seed nobody chose, small enough to type."""
+    return secrets.randbelow(2**32)
+
+
+def check_steps(steps: int) -> int:
+    """``steps``, or a ValueError."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"steps: must be a whole number from 1 to {MAX_STEPS} (got {steps!r})")
+    return steps
+
+
+def _check(
+    backbone: Backbone, layouts: Sequence[Layout], methods: Sequence[Method], stepper: Stepper
+) -> None:
+    if not layouts:
+        raise ValueError("layouts: is empty; give at least one layout")
+    if len({backbone.picture_size(layout.width, layout.height) for layout in layouts}) > 1:
+        raise ValueError(
+            "layouts: one batch has one picture size; sample each size by itself (Pipeline does)"
+        )
+    if any(_overrides(method, "guide") for method in methods):
+        refuse_moves(stepper.scheduler)
+    for method in methods:
+        if _overrides(method, "taps") and not any(method.taps(site) for site in sites(backbone.unet)):
+            raise ValueError(f"methods: {type(method).__name__} matches no attention layer of this backbone")
+    if not backbone.grounded and not methods and any(layout.regions for layout in layouts):
+        warnings.warn(BOXES_IGNORED, stacklevel=4)
+
+
+BOXES_IGNORED = (
+    "this backbone has no grounding layers, so it ignores the boxes; use a GLIGEN checkpoint or a method"
+)
+
+
+def _overrides(method: Method, hook: str) -> bool:
+    return getattr(type(method), hook) is not getattr(Method, hook)
+
+
+def _seeds(layouts: Sequence[Layout], seeds: Sequence[Seed] | None) -> list[Seed]:
+    if seeds is None:
+        return [fresh_seed() if layout.seed is None else layout.seed for layout in layouts]
+    if len(seeds) != len(layouts):
+        raise ValueError(f"seeds: give one per picture ({len(layouts)}), got {len(seeds)}")
+    return list(seeds)
+
+
+def _noise(
+    backbone: Backbone,
+    layouts: Sequence[Layout],
+    generators: Sequence[torch.Generator],
+    latents: Float[Tensor, "batch c h w"] | None,
+) -> Float[Tensor, "batch c h w"]:
+    """Unit noise in float32 on the backbone's device, drawn row by row where the generators live."""
+    shape = backbone.latent_size(layouts[0].width, layouts[0].height)
+    if len(generators) != len(layouts):
+        raise ValueError(f"generators: give one per picture ({len(layouts)}), got {len(generators)}")
+    if latents is None:
+        latents = torch.stack([draw(generator, shape) for generator in generators])
+    if latents.shape != (len(layouts), *shape):
+        raise ValueError(f"latents: must have shape {(len(layouts), *shape)}, got {tuple(latents.shape)}")
+    return latents.to(backbone.device, torch.float32)
+
+
+def draw(generator: torch.Generator, shape: Sequence[int]) -> Float[Tensor, "c h w"]:
+    """The first noise of one picture, on the CPU."""
+    return torch.randn(tuple(shape), generator=generator, device=generator.device).cpu()
+
+
+def _ground(
+    backbone: Backbone, layouts: Sequence[Layout]
+) -> tuple[Grounding | None, Float[Tensor, " batch"]]:
+    """Packed regions, and 1 for each picture that has some: the others run as on a plain U-Net, whatever their mates."""
+    has_regions = torch.tensor([float(bool(layout.regions)) for layout in layouts])
+    if not backbone.grounded or not has_regions.any():
+        return None, torch.zeros_like(has_regions)
+    width = backbone.unet.config.cross_attention_dim
+    grounding = pack(layouts, backbone.encode_phrases, backbone.max_regions, width)
+    return grounding.to(backbone.device), has_regions
+
+
+def _differ(z: Float[Tensor, "batch c h w"], before: Float[Tensor, "batch c h w"]) -> Bool[Tensor, " batch"]:
+    return (z != before).flatten(1).any(dim=1)
+
+
+class _CallableModule(ModuleType):
+    """``trueline.sample`` is this module, as the import system says, and can be called like its function."""
+
+    __call__ = staticmethod(sample)
+
+
+sys.modules[__name__].__class__ = _CallableModule

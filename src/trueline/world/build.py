@@ -1,0 +1,268 @@
+"""``trueline world build``: makes every file of the world from nothing, stage by stage, resumable.
+
+Each stage works in its own folder under ``--folder``, logs its metrics to ``log.jsonl`` and leaves ``done.json``;
+a stage that is done is not run again, a stage that was stopped goes on from its last checkpoint. The same code
+runs on a CPU and on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from . import clip, denoiser, language, vae
+from .captions import caption
+from .fitting import Fit, Plan
+from .scenes import make_scene, render
+from .silhouettes import draw_sheet
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = Path(__file__).with_name("weights")  #: what the package ships
+
+#: Two CPU cores: about three hours in all.
+PLANS: dict[str, Plan] = {
+    "text": Plan(steps=1400, batch=96, lr=1e-3, decay=0.4),
+    "vae_crops": Plan(steps=2000, batch=24, lr=2e-3, ema=0.995),
+    "vae": Plan(steps=700, batch=8, lr=1.3e-3, warmup=20, decay=0.5, ema=0.99),
+    "unet": Plan(steps=7000, batch=32, lr=6e-4, warmup=200, ema=0.999, decay=0.3),
+    "grounding": Plan(steps=3000, batch=32, lr=6e-4, warmup=100, ema=0.998, decay=0.3, weight_decay=0.0),
+    "decoder": Plan(steps=800, batch=8, lr=1e-3, warmup=20, ema=0.995, decay=0.5),
+    "clip": Plan(steps=1500, batch=96, lr=1e-3, decay=0.5, weight_decay=0.05),
+}
+SCENES = 30_000  #: scenes whose latents are cached
+
+
+@dataclass(frozen=True)
+class Build:
+    """Settings of one build. ``smoke`` runs every stage for a few steps on a few scenes."""
+
+    folder: Path
+    device: torch.device
+    smoke: bool = False
+    compiled: bool = False
+
+    def plan(self, stage: str) -> Plan:
+        plan = PLANS[stage]
+        return replace(plan, steps=4, batch=8, warmup=1, log_every=2, save_every=2) if self.smoke else plan
+
+    @property
+    def scenes(self) -> int:
+        return 64 if self.smoke else SCENES
+
+    def stage(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        return CLIPTokenizer.from_pretrained(self.stage("tokenizer"))
+
+    def tower(self) -> CLIPTextModel:
+        return CLIPTextModel.from_pretrained(self.stage("text") / "final").eval()
+
+    def autoencoder(self, stage: str = "vae") -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(self.stage(stage) / "final").eval()
+
+    def unet(self, stage: str) -> UNet2DConditionModel:
+        return UNet2DConditionModel.from_pretrained(self.stage(stage) / "final")
+
+    @cached_property
+    def conditioner(self) -> denoiser.Conditioner:
+        return denoiser.Conditioner(self.tower(), self.tokenizer, self.device)
+
+    @cached_property
+    def cache(self) -> denoiser.Cache:
+        return denoiser.load_cache(self.stage("latents") / "train.safetensors")
+
+
+Metrics = dict[str, Any]
+
+
+def run(fit: Fit) -> Any:
+    """Train to the end, saying how it goes; returns the net with its averaged weights."""
+    for line in fit:
+        log.info("%s %s", fit.folder.name, " ".join(f"{k}={v}" for k, v in line.items()))
+    if fit.average:
+        fit.average.copy_to(fit.net)
+    return fit.net.eval()
+
+
+def silhouettes(build: Build) -> Metrics:
+    sheet = draw_sheet(build.stage("silhouettes") / "silhouettes.png")
+    return {"bytes": sheet.stat().st_size}
+
+
+def tokenizer(build: Build) -> Metrics:
+    made = language.train_tokenizer(language.sample_captions(500 if build.smoke else 20_000))
+    made.save_pretrained(build.stage("tokenizer"))
+    lengths = [len(made(text).input_ids) for text in language.sample_captions(500, "held-out")]
+    return {"tokens": len(made), "longest_caption": max(lengths)}
+
+
+def text(build: Build) -> Metrics:
+    folder = build.stage("text")
+    reader = run(language.train_text(folder, build.tokenizer, build.plan("text"), build.device))
+    reader.tower.save_pretrained(folder / "final")
+    return {"parameters": sum(p.numel() for p in reader.tower.parameters())}
+
+
+def vae_crops(build: Build) -> Metrics:
+    """Most of the VAE is learned on small pieces around the things, where there is something to learn."""
+    folder = build.stage("vae_crops")
+    net = run(vae.train_vae(folder, build.plan("vae_crops"), build.device, side=vae.CROP))
+    net.save_pretrained(folder / "final")
+    return _psnr(build, net)
+
+
+def autoencoder(build: Build) -> Metrics:
+    """Whole pictures last: group norms see other statistics there than on the pieces."""
+    folder, start = build.stage("vae"), build.stage("vae_crops") / "final"
+    net = run(vae.train_vae(folder, build.plan("vae"), build.device, start=start)).cpu()
+    latents = denoiser.encode_scenes(net, "train", build.scenes // 30, torch.device("cpu"))
+    vae.standardise(net, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+    net.save_pretrained(folder / "final")
+    return _psnr(build, net)
+
+
+def _psnr(build: Build, net: AutoencoderKL) -> Metrics:
+    scenes = [make_scene("held-out", i) for i in range(8 if build.smoke else 128)]
+    values = vae.psnr(net.to(build.device), scenes, build.device)
+    return {"psnr": float(values.mean()), "psnr_p05": float(np.quantile(values, 0.05))}
+
+
+def latents(build: Build) -> Metrics:
+    """Encode the training scenes once; the VAE's scaling factor makes their variance one, as in Stable Diffusion."""
+    net = build.autoencoder()
+    encoded = denoiser.encode_scenes(net, "train", build.scenes, build.device)
+    factor = 1 / float(encoded.std())
+    denoiser.save_cache(build.stage("latents") / "train.safetensors", encoded * factor)
+    return {"scenes": len(encoded), "scaling_factor": factor, "mean": encoded.mean((0, 2, 3)).tolist()}
+
+
+def unet(build: Build) -> Metrics:
+    folder = build.stage("unet")
+    net = run(denoiser.train_unet(folder, build.cache, build.conditioner, build.plan("unet"), build.compiled))
+    net.save_pretrained(folder / "final")
+    return {"parameters": sum(p.numel() for p in net.parameters())}
+
+
+def grounding(build: Build) -> Metrics:
+    folder, plan = build.stage("grounding"), build.plan("grounding")
+    fit = denoiser.train_grounding(folder, build.unet("unet"), build.cache, build.conditioner, plan, build.compiled)
+    net = run(fit)
+    net.save_pretrained(folder / "final")
+    return {name: float(value) for name, value in held_out_gaps(build, net).items()}
+
+
+def held_out_gaps(build: Build, net: UNet2DConditionModel, count: int = 64) -> dict[str, torch.Tensor]:
+    """The grounding gap on scenes never trained on, per timestep."""
+    factor = json.loads((build.stage("latents") / "done.json").read_text())["scaling_factor"]
+    count = 8 if build.smoke else count
+    x0 = denoiser.encode_scenes(build.autoencoder(), "held-out", count, build.device) * factor
+    loss = denoiser.Denoising(net, build.cache, build.conditioner, count, 0, 0.0, 0.0)
+    return loss.gaps([make_scene("held-out", i) for i in range(count)], x0)
+
+
+def decoder(build: Build) -> Metrics:
+    """Polish the decoder with the encoder frozen, so that every latent stays what it was."""
+    folder, plan = build.stage("decoder"), build.plan("decoder")
+    start = build.stage("vae") / "final"
+    net = run(vae.train_vae(folder, plan, build.device, frozen_encoder=True, start=start))
+    net.save_pretrained(folder / "final")
+    return _psnr(build, net)
+
+
+def clip_stage(build: Build) -> Metrics:
+    folder = build.stage("clip")
+    net = run(clip.train_clip(folder, build.tower(), build.tokenizer, build.plan("clip"), build.device)).clip
+    net.save_pretrained(folder / "final")
+    return retrieval(build, net)
+
+
+def retrieval(build: Build, net: Any) -> Metrics:
+    """Share of held-out pictures (regions) whose caption (phrase) is found among 256."""
+    count = 16 if build.smoke else 256
+    scenes = [make_scene("held-out", i) for i in range(count)]
+    pictures, said = np.stack([render(s) for s in scenes]), [caption(s).text for s in scenes]
+    things = [s.things[0] for s in scenes]
+    crops = np.stack([clip.crop_box(p, t.box) for p, t in zip(pictures, things, strict=True)])
+    phrases, every = [t.phrase for t in things], language.all_phrases()
+    net = net.to("cpu")
+    return {
+        "caption_among_256": float(clip.retrieval(net, build.tokenizer, pictures, said, said).mean()),
+        "phrase_among_256": float(clip.retrieval(net, build.tokenizer, crops, phrases, phrases).mean()),
+        f"phrase_among_{len(every)}": float(clip.retrieval(net, build.tokenizer, crops, phrases, every).mean()),
+    }
+
+
+def pack(build: Build) -> Metrics:
+    """Put the finished nets into one folder as diffusers and transformers write them, float16."""
+    from .pack import pack_world
+
+    target = build.stage("pack") if build.smoke else WEIGHTS
+    return {"bytes": pack_world(build, target)}
+
+
+STAGES: dict[str, Callable[[Build], Metrics]] = {
+    "silhouettes": silhouettes,
+    "tokenizer": tokenizer,
+    "text": text,
+    "vae_crops": vae_crops,
+    "vae": autoencoder,
+    "latents": latents,
+    "unet": unet,
+    "grounding": grounding,
+    "decoder": decoder,
+    "clip": clip_stage,
+    "pack": pack,
+}
+
+
+def run_stage(build: Build, name: str, again: bool = False) -> Metrics:
+    """Run one stage unless it is done; returns its metrics."""
+    done = build.stage(name) / "done.json"
+    if done.exists() and not again:
+        return json.loads(done.read_text())
+    began = time.monotonic()
+    metrics = {**STAGES[name](build), "seconds": round(time.monotonic() - began, 1)}
+    done.write_text(json.dumps(metrics, indent=1) + "\n")
+    log.info("%s done: %s", name, metrics)
+    return metrics
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("trueline world build", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--stage", action="append", choices=list(STAGES), help="only this stage (repeatable)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/world"), help="where stages work (default: %(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of every stage, to see that all of it runs")
+    parser.add_argument("--compile", action="store_true", dest="compiled", help="train the U-Net through torch.compile")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--again", action="store_true", help="run a stage although it is done (from its checkpoint)")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    build = Build(options.folder, torch.device(options.device), options.smoke, options.compiled)
+    for name in options.stage or list(STAGES):
+        run_stage(build, name, options.again)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""What the oracle's detections say about a picture: boxes obeyed, caption true, ghosts, and the oracle's own accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+from .captions import Caption, Group, relation
+from .oracle import SURE, Detection, detect, foreground
+from .scenes import Scene, Thing, render
+
+Box = tuple[float, float, float, float]
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two xyxy boxes."""
+    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(w, 0.0) * max(h, 0.0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
+    return both / union if union > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Match:
+    """What stands at one true box. ``iou`` is 0 and ``detection`` None where the assignment left nothing for it.
+
+    ``name``, ``colour`` and ``texture`` are True only where the right one stands at IoU >= ``least``.
+    """
+
+    detection: Detection | None
+    iou: float
+    found: bool
+    name: bool
+    colour: bool
+    texture: bool
+
+
+def match(
+    detections: Sequence[Detection], things: Sequence[Thing], least: float = 0.5, sure: float = SURE
+) -> list[Match]:
+    """One ``Match`` for every thing: the assignment of sure detections to true boxes with the greatest total IoU.
+
+    Overlaps under ``least`` do not take part, so that a far detection cannot spoil a good assignment.
+    """
+    seen = [d for d in detections if d.score >= sure]
+    overlaps = np.array([[iou(d.box, t.box) for d in seen] for t in things]).reshape(len(things), len(seen))
+    counted = np.where(overlaps >= least, overlaps, 0.0)
+    rows, columns = linear_sum_assignment(-counted)
+    partner = {r: c for r, c in zip(rows, columns, strict=True) if counted[r, c] > 0}
+    return [
+        _compare(seen[partner[i]], thing, overlaps[i, partner[i]]) if i in partner else _NOTHING
+        for i, thing in enumerate(things)
+    ]
+
+
+_NOTHING = Match(None, 0.0, False, False, False, False)
+
+
+def _compare(d: Detection, thing: Thing, overlap: float) -> Match:
+    same = (d.name == thing.name, d.colour == thing.colour, d.texture == thing.texture)
+    return Match(d, float(overlap), True, *same)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How much of a caption a picture keeps. Fractions are over the caption's groups that say the attribute.
+
+    ``object``: some object of that name is there; ``colour`` / ``texture``: one object has both that name and that
+    colour / texture; ``count``: exactly as many of that name as said; ``relation``: as said (True where nothing is said).
+    ``all_right``: every group has exactly its number of objects that are right in every respect at once, the relation
+    holds, and no other object is in the picture.
+    """
+
+    object: float
+    colour: float
+    texture: float
+    count: float
+    relation: bool
+    all_right: bool
+
+
+def _agrees(d: Detection, group: Group, colour: bool = True, texture: bool = True) -> bool:
+    """Whether a detection has the group's name and, where asked and said, its colour and texture."""
+    return (
+        d.name == group.name
+        and (not colour or group.colour in (None, d.colour))
+        and (not texture or group.texture in (None, d.texture))
+    )
+
+
+def _mean(values: Iterable[bool]) -> float:
+    """Fraction of True; 1 where there is nothing to ask."""
+    asked = list(values)
+    return sum(asked) / len(asked) if asked else 1.0
+
+
+def _related(seen: Sequence[Detection], caption: Caption) -> bool:
+    """Whether some object of the first group stands as said to some object of the second.
+
+    Full agreement is not asked for: the relation is judged by name and, where there is one, by colour.
+    """
+    if caption.relation is None:
+        return True
+    first, second = (
+        [d for d in seen if _agrees(d, g, texture=False)] or [d for d in seen if d.name == g.name]
+        for g in caption.groups[:2]
+    )
+    return any(relation(a, b) == caption.relation for a in first for b in second if a is not b)
+
+
+def check(detections: Sequence[Detection], caption: Caption, sure: float = SURE) -> Verdict:
+    """Hold a picture's detections against what its caption says."""
+    seen, groups = [d for d in detections if d.score >= sure], caption.groups
+
+    def there(group: Group, colour: bool = False, texture: bool = False) -> int:
+        return sum(_agrees(d, group, colour, texture) for d in seen)
+
+    related = _related(seen, caption)
+    exact = [there(g, colour=True, texture=True) == len(g.things) for g in groups]
+    return Verdict(
+        object=_mean(there(g) > 0 for g in groups),
+        colour=_mean(there(g, colour=True) > 0 for g in groups if g.colour),
+        texture=_mean(there(g, texture=True) > 0 for g in groups if g.texture),
+        count=_mean(there(g) == sum(len(o.things) for o in groups if o.name == g.name) for g in groups),
+        relation=related,
+        all_right=all(exact) and related and len(seen) == sum(len(g.things) for g in groups),
+    )
+
+
+def ghosts(picture: np.ndarray, detections: Sequence[Detection], sure: float = SURE) -> float:
+    """Fraction of the foreground's area that no sure detection explains; 0 for an empty picture.
+
+    A silhouette explains 2 pixels around itself, so that a slightly wrong outline is not a ghost.
+    """
+    seen = foreground(picture) > 0.5
+    explained = np.zeros_like(seen)
+    for d in detections:
+        if d.score >= sure:
+            explained |= ndimage.binary_dilation(d.mask > 0.5, iterations=2)
+    return float((seen & ~explained).sum() / max(seen.sum(), 1))
+
+
+def accuracy(scenes: Iterable[Scene], transform: Callable[[np.ndarray], np.ndarray] | None = None) -> dict[str, float]:
+    """The oracle's own accuracy on renders of ``scenes``, each passed through ``transform`` if given.
+
+    ``name``, ``colour``, ``texture`` and ``iou`` are over objects matched at IoU >= 0.5, ``miss`` over all objects;
+    ``false`` counts sure detections that match no object, per object; ``ghosts`` is the mean per picture.
+    """
+    matches: list[Match] = []
+    extra, unexplained = 0, []
+    for scene in scenes:
+        picture = render(scene) if transform is None else transform(render(scene))
+        detections = detect(picture)
+        matched = match(detections, scene.things)
+        matches += matched
+        extra += sum(d.score >= SURE for d in detections) - sum(m.found for m in matched)
+        unexplained.append(ghosts(picture, detections))
+    found = [m for m in matches if m.found]
+    return {
+        "objects": len(matches),
+        "miss": 1 - len(found) / len(matches),
+        "false": extra / len(matches),
+        "name": _mean(m.name for m in found),
+        "colour": _mean(m.colour for m in found),
+        "texture": _mean(m.texture for m in found),
+        "iou": float(np.mean([m.iou for m in found])) if found else 0.0,
+        "ghosts": float(np.mean(unexplained)),
+    }

@@ -1,0 +1,39 @@
+"""Makes ``silhouettes.png`` from the font that the pip package ``fontawesomefree`` carries.
+
+Only the world's maker needs that package; the sheet it draws is part of Trueline.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .scenes import CELL, COLUMNS
+from .vocabulary import GLYPHS
+
+SHEET = Path(__file__).with_name("silhouettes.png")
+
+
+def _font_folder() -> Path:
+    spec = find_spec("fontawesomefree")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("the silhouettes stage needs the font: pip install 'trueline[world]'")
+    return Path(spec.origin).parent / "static" / "fontawesomefree"
+
+
+def draw_sheet(path: Path = SHEET) -> Path:
+    """Rasterise every glyph of the vocabulary into one grey sheet of CELL-sized cells; returns its path."""
+    folder = _font_folder()
+    icons = json.loads((folder / "metadata" / "icons.json").read_text(encoding="utf-8"))
+    font = ImageFont.truetype(str(folder / "webfonts" / "fa-solid-900.ttf"), CELL * 3 // 4)
+    rows = -(-len(GLYPHS) // COLUMNS)
+    sheet = Image.new("L", (COLUMNS * CELL, rows * CELL))
+    draw = ImageDraw.Draw(sheet)
+    for i, glyph in enumerate(GLYPHS.values()):
+        middle = (i % COLUMNS * CELL + CELL // 2, i // COLUMNS * CELL + CELL // 2)
+        draw.text(middle, chr(int(icons[glyph]["unicode"], 16)), font=font, fill=255, anchor="mm")
+    sheet.save(path, optimize=True)
+    return path
