@@ -5,9 +5,6 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-# On two cores more threads than cores cost time; leave a user's own setting alone.
-export OMP_NUM_THREADS ?= $(shell nproc)
-
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format clean
 

@@ -52,6 +52,9 @@ LOWER = {
     "checkpoint": {"schedulers"},
     "backbone": {"checkpoint", "grounding"},
     "sample": {"attention", "backbone", "grounding", "layout", "schedulers"},
+    "request": {"grounding", "layout", "sample", "schedulers"},
+    "records": {"backbone", "layout", "request"},
+    "pipeline": {"backbone", "layout", "records", "request", "sample"},
 }
 
 

@@ -103,6 +103,15 @@ def test_contact_sheet_has_rows_and_columns():
     )
 
 
+def test_contact_sheet_without_captions_shows_the_prompts():
+    layouts = [Layout("a cat"), Layout("a red apple")]
+    sheets = [
+        contact_sheet([blank()] * 2, layouts, captions) for captions in (None, ["a cat", "a red apple"])
+    ]
+    assert sheets[0] == sheets[1]
+    assert sheets[0].height > contact_sheet([blank()] * 2, layouts, ["", ""]).height
+
+
 def test_contact_sheet_of_one_is_one_column():
     assert contact_sheet([blank()], [Layout("x")], ["caption"]).width == 384 + 2 * GAP
 

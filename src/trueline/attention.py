@@ -20,8 +20,15 @@ from diffusers.models.attention_processor import Attention
 from jaxtyping import Float
 from torch import Tensor
 
-_KINDS = {".attn1.processor": "self", ".attn2.processor": "cross", ".fuser.attn.processor": "gated"}
-_PLACES = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
+Kind = Literal["self", "cross", "gated"]
+Place = Literal["down", "mid", "up"]
+
+_KINDS: dict[str, Kind] = {
+    ".attn1.processor": "self",
+    ".attn2.processor": "cross",
+    ".fuser.attn.processor": "gated",
+}
+_PLACES: dict[str, Place] = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
 _PLAIN = frozenset({"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor"})
 
 
@@ -35,8 +42,8 @@ class Site:
     """
 
     name: str
-    kind: Literal["self", "cross", "gated"]
-    place: Literal["down", "mid", "up"]
+    kind: Kind
+    place: Place
 
 
 Edit = Callable[[Site, Float[Tensor, "rows heads queries keys"]], Float[Tensor, "rows heads queries keys"]]
@@ -44,7 +51,7 @@ Maps = dict[Site, Float[Tensor, "rows heads queries keys"]]
 
 
 def sites(unet: UNet2DConditionModel) -> list[Site]:
-    """All attention layers inside the U-Net's transformer blocks, in the order in which the U-Net registers them."""
+    """All attention layers in the U-Net's transformer blocks, in the order in which it registers them."""
     found = (_site(key) for key in unet.attn_processors)
     return [site for site in found if site is not None]
 
@@ -95,7 +102,7 @@ class _Tap:
 
 
 def _refuse_unusual(site: Site, attn: Attention, mask: Tensor | None) -> None:
-    """Stable Diffusion's transformer blocks use none of these branches; another net must fail, not come out wrong."""
+    """Stable Diffusion's blocks use none of these branches; another net must fail, not come out wrong."""
     unusual = {
         "an attention mask": mask is not None,
         "a group norm": attn.group_norm is not None,

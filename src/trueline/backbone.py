@@ -101,7 +101,9 @@ class Backbone:
             raise ValueError(
                 "device: the nets are under enable_model_cpu_offload(), which places them itself"
             )
-        given = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        given: dict[str, Any] = {
+            name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None
+        }
         for net in self._nets():
             net.to(**given)
         return self
@@ -117,7 +119,7 @@ class Backbone:
 
     def enable_vae_tiling(self, enabled: bool = True) -> None:
         """Decode large pictures in overlapping tiles: less memory, slightly different pixels."""
-        self.vae.enable_tiling(enabled)
+        self.vae.enable_tiling() if enabled else self.vae.disable_tiling()
 
     def load_lora(self, path: str | Path, adapter_name: str = "default", weight: float = 1.0) -> None:
         """Add a LoRA for the U-Net: safetensors in diffusers' or peft's naming. Several add up.
@@ -125,14 +127,17 @@ class Backbone:
         Raises:
             CheckpointError: not safetensors, or layers that this U-Net does not have.
         """
-        state = checkpoint.read_lora(Path(path))
-        prefix = "unet" if any(key.startswith("unet.") for key in state) else None
+        lora = checkpoint.read_lora(Path(path))
+        layers = {name for name, _ in self.unet.named_modules()}
+        if strange := sorted(lora.layers() - layers):
+            raise CheckpointError(f"{path} does not fit this U-Net, which has no layer {strange[0]!r}")
         try:
-            self.unet.load_lora_adapter(state, prefix=prefix, adapter_name=adapter_name)
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"{path} does not fit this U-Net: {checkpoint.first_line(error)}"
-            ) from error
+            self.unet.load_lora_adapter(
+                lora.state, prefix=lora.prefix, adapter_name=adapter_name, metadata=lora.metadata
+            )
+        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+            problem = checkpoint.first_line(error)
+            raise CheckpointError(f"{path} does not fit this U-Net: {problem}") from error
         self.adapters[adapter_name] = weight
         self.unet.set_adapters(list(self.adapters), list(self.adapters.values()))
         self.unet.requires_grad_(False)

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from trueline.schedulers import SCHEDULER_CLASSES
@@ -27,7 +26,7 @@ ALIASES = {
     "gligen": ("masterful/gligen-1-4-generation-text-box", "gligen/gligen-generation-text-box"),
 }
 
-_NETS: dict[str, type] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+_NETS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 _KNOWN = {
     "unet": {"UNet2DConditionModel"},
     "vae": {"AutoencoderKL"},
@@ -38,7 +37,10 @@ _KNOWN = {
 _PIPELINES = {"StableDiffusionPipeline", "StableDiffusionGLIGENPipeline"}
 _UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_HOW_TO_CONVERT = "load it with diffusers in an environment you trust and call save_pretrained(folder, safe_serialization=True)"
+_HOW_TO_CONVERT = (
+    "load it with diffusers in an environment you trust and call "
+    "save_pretrained(folder, safe_serialization=True)"
+)
 
 
 class CheckpointError(ValueError):
@@ -56,7 +58,7 @@ class Location:
 def locate(
     name: str | Path, revision: str | None, cache_dir: str | Path | None, local_only: bool
 ) -> Location:
-    """The folder of ``"world"``, of a path, of an alias or of a Hub id (fetched unless cached or ``local_only``)."""
+    """The folder of ``"world"``, a path, an alias or a Hub id (fetched unless cached or ``local_only``)."""
     if str(name) == "world":
         return Location(_world(), None)
     if Path(name).is_dir():
@@ -131,7 +133,7 @@ def load(folder: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, An
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """``model_index.json``, checked: a known pipeline of known classes, all parts there, weights not pickled."""
+    """``model_index.json``, checked: a known pipeline of known classes, whole, its weights not pickled."""
     path = folder / "model_index.json"
     if not path.is_file():
         raise CheckpointError(_no_checkpoint(folder))
@@ -142,13 +144,18 @@ def read_index(folder: Path) -> dict[str, Any]:
     for name, entry in index.items():
         if isinstance(entry, list) and any(entry) and name not in _UNUSED:
             _check_class(path, name, entry)
-    if missing := [name for name in _KNOWN if not isinstance(index.get(name), list)]:
+    if missing := [name for name in _KNOWN if not any(_entry(index, name))]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; the folder is not a whole checkpoint")
     if not isinstance(index.get("trueline", {}), dict):
         raise CheckpointError(f'{path}: "trueline" must be a JSON object')
     for name in _NETS:
         _check_weights(folder / name)
     return index
+
+
+def _entry(index: dict[str, Any], name: str) -> list:
+    entry = index.get(name)
+    return entry if isinstance(entry, list) else []
 
 
 def _check_class(path: Path, name: str, entry: list) -> None:
@@ -174,13 +181,14 @@ def _check_weights(folder: Path) -> None:
 def _no_checkpoint(folder: Path) -> str:
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickled:
-        return f"{folder} has only a pickled checkpoint ({pickled[0]}), which can run code when loaded; {_HOW_TO_CONVERT}"
+        reason = f"{folder} has only a pickled checkpoint ({pickled[0]}), which can run code when loaded"
+        return f"{reason}; {_HOW_TO_CONVERT}"
     return (
         f"{folder} is no checkpoint: it has no model_index.json; give the folder that save_pretrained wrote"
     )
 
 
-def _load_net(folder: Path, kind: type, dtype: torch.dtype) -> Any:
+def _load_net(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     config = _read_json(folder / "config.json")
     named = config.get("_class_name") or (config.get("architectures") or [kind.__name__])[0]
     if named not in (kind.__name__, "CLIPModel"):
@@ -230,17 +238,13 @@ def _load_scheduler(folder: Path, name: str) -> Any:
 def _check_fit(folder: Path, parts: dict[str, Any]) -> None:
     """The parts must fit each other: diffusers finds out only inside the first forward pass."""
     unet, vae, text = (parts[name].config for name in ("unet", "vae", "text_encoder"))
-    text_width = getattr(text, "hidden_size", None)
+    kind, width = unet.attention_type, unet.cross_attention_dim
+    extra = (unet.class_embed_type, unet.addition_embed_type, unet.time_cond_proj_dim)
     wrong = {
-        f"its U-Net has attention_type {unet.attention_type!r}, not default or gated": unet.attention_type
-        not in ("default", "gated"),
-        f"its U-Net takes {unet.in_channels} channels and its VAE makes {vae.latent_channels}": unet.in_channels
-        != vae.latent_channels,
-        f"its U-Net reads text of width {unet.cross_attention_dim} and its text encoder writes {text_width}": unet.cross_attention_dim
-        != text_width,
-        "its U-Net wants extra conditions (class labels, SDXL's sizes or distilled guidance)": any(
-            (unet.class_embed_type, unet.addition_embed_type, unet.time_cond_proj_dim)
-        ),
+        f"its U-Net has {kind!r} attention, not default or gated": kind not in ("default", "gated"),
+        "its U-Net and its VAE differ in latent channels": unet.in_channels != vae.latent_channels,
+        f"its U-Net reads text of width {width}, not {text.hidden_size}": width != text.hidden_size,
+        "its U-Net wants extra conditions (classes, SDXL's sizes, distilled guidance)": any(extra),
     }
     for problem, found in wrong.items():
         if found:
@@ -248,7 +252,7 @@ def _check_fit(folder: Path, parts: dict[str, Any]) -> None:
 
 
 def model_index(scheduler: Any, *, grounded: bool, settings: dict[str, Any]) -> dict[str, Any]:
-    """The index of a folder that diffusers' own pipelines load; "trueline" is there only with something to say."""
+    """The index of a folder that diffusers' own pipelines load; "trueline" only with something to say."""
     index: dict[str, Any] = {
         "_class_name": "StableDiffusionGLIGENPipeline" if grounded else "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
@@ -264,24 +268,47 @@ def model_index(scheduler: Any, *, grounded: bool, settings: dict[str, Any]) -> 
     return index | ({"trueline": settings} if settings else {})
 
 
-def read_lora(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a LoRA file, or of a folder that holds exactly one."""
-    if path.is_dir():
-        found = sorted(path.glob("*.safetensors"))
-        if len(found) != 1:
-            raise CheckpointError(f"{path} holds {len(found)} .safetensors files; give the LoRA's own path")
-        path = found[0]
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file: its tensors, the prefix of their names, and peft's settings where diffusers saved them."""
+
+    state: dict[str, torch.Tensor]
+    prefix: str | None
+    metadata: dict[str, Any] | None
+
+    def layers(self) -> set[str]:
+        """The U-Net's layers that it changes, by name."""
+        return {key.removeprefix("unet.").split(".lora_")[0] for key in self.state}
+
+
+def read_lora(path: Path) -> Lora:
+    """The LoRA of a safetensors file, or of a folder that holds exactly one.
+
+    Raises:
+        CheckpointError: not safetensors, unreadable, or it changes the text encoder.
+    """
+    path = _only_weights(path) if path.is_dir() else path
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} is not a .safetensors file; pickled LoRAs can run code when loaded")
     try:
-        state = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
+        with safe_open(path, framework="pt") as file:
+            saved = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dictionary)
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"the LoRA {path} cannot be read: {first_line(error)}") from error
     if any(key.startswith("text_encoder.") for key in state):
-        raise CheckpointError(
-            f"{path} also changes the text encoder, which Trueline keeps as it is; use a U-Net LoRA"
-        )
-    return state
+        raise CheckpointError(f"{path} also changes the text encoder, which stays as it is; use a U-Net LoRA")
+    prefix = "unet" if any(key.startswith("unet.") for key in state) else None
+    # None, not {}: without settings diffusers takes scale 1; with empty ones it takes peft's defaults.
+    matching = {key: value for key, value in saved.items() if prefix is None or key.startswith("unet.")}
+    return Lora(state, prefix, matching or None)
+
+
+def _only_weights(folder: Path) -> Path:
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        raise CheckpointError(f"{folder} holds {len(found)} .safetensors files; give the LoRA's own path")
+    return found[0]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

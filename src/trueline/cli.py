@@ -11,7 +11,7 @@ from importlib import import_module
 #: Command name = module in ``trueline.commands`` -> what it does. Strings, so that help imports nothing.
 COMMANDS = {
     "generate": "pictures from a prompt and boxes, or from a file of layouts",
-    "world": "make the embedded world and its models from nothing",
+    "world": "make and measure the embedded world",
 }
 
 TRACEBACK = "TRUELINE_TRACEBACK"  #: environment variable: when set, failures show where they come from

@@ -10,6 +10,7 @@ Fourier features in float32 always.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -23,12 +24,12 @@ RELEASED_SCHEDULE = (0.3, 0.0, 0.7)
 """GLIGEN's shipped text-box setting: grounding in the first 30 % of the steps, then none."""
 
 RELEASED_SLOTS = 30
-"""Grounding tokens of the released weights. There is no mask in the fuser: padding takes part in the softmax."""
+"""Grounding tokens of the released weights. The fuser has no mask: padding takes part in its softmax."""
 
 
 @dataclass(frozen=True)
 class Grounding:
-    """Box tokens of a batch before the position net. A slot with mask 0 is a null token, whatever else it holds."""
+    """Box tokens of a batch before the position net. A slot of mask 0 is a null token, whatever it holds."""
 
     boxes: Float[Tensor, "batch slots 4"]
     masks: Float[Tensor, "batch slots"]
@@ -131,7 +132,7 @@ def fuser_scale(unet: nn.Module, scale: float | Float[Tensor, " rows"]) -> Itera
     enabled = [layer.enabled for layer in layers]
     handles = []
 
-    def scaled(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
+    def scaled(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         if isinstance(scale, Tensor):
             return output * scale.to(output).view(-1, 1, 1)
         return output * scale
@@ -179,7 +180,7 @@ def grounded(
     grounding: Grounding | None,
     scale: float | Float[Tensor, " rows"],
     like: Float[Tensor, "rows c h w"],
-) -> Iterator[dict | None]:
+) -> Iterator[dict[str, Any] | None]:
     """Ready the U-Net for one pass; yields its ``cross_attention_kwargs``.
 
     None, and nothing touched, when there is no grounding or its scale is 0 in all rows: then the fusers do

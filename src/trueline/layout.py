@@ -119,7 +119,7 @@ def _whole(low: int, high: int, step: int = 1) -> BeforeValidator:
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise ValueError(f"must be a whole number (got {_short(value)})")
-        if not low <= value <= high or value % step:
+        if not low <= int(value) <= high or int(value) % step:
             kind = f"a multiple of {step}" if step > 1 else "a whole number"
             raise ValueError(f"must be {kind} from {low} to {high} (got {_short(value)})")
         return int(value)
@@ -150,12 +150,16 @@ Side = Annotated[int | None, _whole(MIN_SIDE, MAX_SIDE, SIDE_STEP)]
 
 
 class Box(_Frozen):
-    """Corners in fractions of the picture, x to the right and y down: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1."""
+    """Corners in fractions of the picture, x right and y down: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1."""
 
     x0: Fraction
     y0: Fraction
     x1: Fraction
     y1: Fraction
+
+    if TYPE_CHECKING:  # pydantic's signature for type checkers has no positional arguments
+
+        def __init__(self, x0: float, y0: float, x1: float, y1: float) -> None: ...
 
     def model_post_init(self, _context: Any) -> None:
         for low, high in (("x0", "x1"), ("y0", "y1")):
@@ -208,6 +212,16 @@ class Region(_Frozen):
     mask: str | None = None
     negative: Annotated[str | None, _text(1, MAX_PHRASE, optional=True)] = None
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            phrase: str,
+            box: "Box | Sequence[float] | np.ndarray",
+            mask: "str | np.ndarray | None" = None,
+            negative: str | None = None,
+        ) -> None: ...
+
     @field_validator("box", mode="before")
     @classmethod
     def _box_from_corners(cls, value: Any) -> Any:
@@ -255,6 +269,20 @@ class Layout(_Frozen):
     seed: Annotated[int | None, _whole(0, MAX_SEED)] = None
     id: str | None = None
     meta: dict[str, Any] = {}  # pydantic copies the default
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            prompt: str,
+            regions: Sequence[Region | dict[str, Any]] = (),
+            negative_prompt: str = "",
+            width: int | None = None,
+            height: int | None = None,
+            seed: int | None = None,
+            id: str | None = None,
+            meta: dict[str, Any] = ...,
+        ) -> None: ...
 
     @field_validator("regions", mode="before")
     @classmethod

@@ -6,9 +6,9 @@ The contract is the one users of diffusers expect (``generator``, ``num_images_p
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -25,8 +25,9 @@ from trueline.sample import BOXES_IGNORED, Method, Seed, Step, draw, fresh_seed,
 DEFAULT_BATCH = 16  # pictures denoised at once when the caller does not say
 
 
-class Picture(NamedTuple):
-    """One finished picture. ``index``: its place in the order of the call; ``image``: as ``output_type`` says."""
+@dataclass(frozen=True)
+class Picture:
+    """One finished picture. ``index``: its place in the call's order; ``image``: as ``output_type`` says."""
 
     index: int
     image: Any
@@ -65,7 +66,7 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path = "world", **options: Any) -> Self:
-        """``Backbone.from_pretrained`` with the same options (revision, cache_dir, local_files_only, dtype, device)."""
+        """The options are those of ``Backbone.from_pretrained`` (revision, dtype, device and so on)."""
         return cls(Backbone.from_pretrained(name_or_path, **options))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -100,37 +101,35 @@ class Pipeline:
         return self._stream(Request.of(prompt, options))
 
     def remake(self, record: dict[str, Any], methods: Sequence[Method] = ()) -> Picture:
-        """Make a recorded picture again, bit for bit on the same machine. ``methods``: those that the record
-        names.
+        """Make a recorded picture again, bit for bit on the same machine.
 
-        Kernels round differently for another batch size or row, so the batch is filled with copies of the
-        picture.
+        Kernels round differently for another batch size or row, so the batch is filled up with copies.
+
+        Args:
+            methods: those that the record names, as objects.
 
         Raises:
-            ValueError: the picture was made from the caller's own generator or latents, or with other
-                methods.
+            ValueError: the noise was the caller's own, or the methods are not those of the record.
         """
         if record["seed"] is None:
-            raise ValueError(
-                "record: made from a generator or latents of the caller's, which it does not hold"
-            )
+            raise ValueError("record: made from a generator or latents that it does not hold")
         if [method["name"] for method in record["methods"]] != [type(method).__name__ for method in methods]:
             raise ValueError(f"methods: give those of the record, in its order: {record['methods']}")
         size, row = record["batch"]["size"], record["batch"]["row"]
         layout, seed = Layout.from_record(record["layout"]), (record["seed"], record["seed_index"])
         same = ("steps", "guidance_scale", "grounding_schedule", "scheduler", "eta")
-        options = {name: record[name] for name in same} | {
-            "methods": methods,
-            "batch_size": size,
-            "progress": False,
-        }
-        copies = sorted(self.stream([layout] * size, seeds=[seed] * size, **options), key=lambda p: p.index)
-        return copies[row]._replace(index=0)
+        options = {name: record[name] for name in same} | {"methods": methods, "batch_size": size}
+        stream = self.stream([layout] * size, seeds=[seed] * size, progress=False, **options)
+        copies = sorted(stream, key=lambda picture: picture.index)
+        return replace(copies[row], index=0)
 
     # Making
 
     def _stream(self, request: Request) -> Iterator[Picture]:
-        jobs = self._jobs(request)
+        """What is wrong is found now; pictures are made as they are asked for."""
+        return self._finished(self._jobs(request), request)
+
+    def _finished(self, jobs: list[_Job], request: Request) -> Iterator[Picture]:
         batches = self._batches(jobs, request.batch_size or DEFAULT_BATCH)
         with _progress_bar(len(jobs) * request.steps, request.progress) as bar:
             while batches:
@@ -143,7 +142,7 @@ class Pipeline:
 
     def _attempt(self, batch: list[_Job], request: Request, bar: tqdm) -> list[Picture] | None:
         """The batch's pictures, or None when memory ran out and a smaller batch may fit."""
-        states = [job.generator.get_state() if job.generator else None for job in batch]
+        states = [(job.generator, job.generator.get_state()) for job in batch if job.generator]
         done = bar.n
         try:
             return self._make(batch, request, bar)
@@ -151,9 +150,9 @@ class Pipeline:
             if not _out_of_memory(error) or len(batch) == 1:
                 raise
         # Outside the except block: the error's traceback would keep the batch's tensors alive.
-        for job, state in zip(batch, states, strict=True):
-            if job.generator is not None:
-                job.generator.set_state(state)
+        for generator, state in states:
+            generator.set_state(state)
+        for job in batch:
             job.notes.append(f"out of memory with {len(batch)} pictures at once; the batch was halved")
         bar.n = done
         torch.cuda.empty_cache()
@@ -216,15 +215,15 @@ class Pipeline:
     def _jobs(self, request: Request) -> list[_Job]:
         """One job per picture, with seed and size settled; everything that can be wrong is found here."""
         layouts = [self._sized(layout) for layout in request.layouts]
-        jobs = [job for layout, seed in zip(layouts, self._seeds(request), strict=True)
-                for job in _copies(layout, seed, request.num_images_per_prompt)]  # fmt: skip
+        notes = {layout: self._notes(layout) for layout in layouts}
+        jobs = [
+            job
+            for layout, seed in zip(layouts, self._seeds(request), strict=True)
+            for job in _copies(layout, seed, request.num_images_per_prompt, notes[layout])
+        ]
         for index, job in enumerate(jobs):
             job.index = index
         self._bring_noise(jobs, request)
-        for layout in dict.fromkeys(layouts):
-            notes = self._notes(layout, request)
-            for job in jobs:
-                job.notes += notes if job.layout == layout else []
         return jobs
 
     def _sized(self, layout: Layout) -> Layout:
@@ -249,7 +248,7 @@ class Pipeline:
         return [seed if isinstance(seed, tuple) else (seed, 0) for seed in request.seeds]
 
     def _bring_noise(self, jobs: list[_Job], request: Request) -> None:
-        """The caller's own latents or generators; drawn now, in order, so that batching cannot change them."""
+        """The caller's latents or generators; drawn now, in order, so that batching cannot change them."""
         given, latents = request.generators, request.latents
         if given is not None:
             if len(given) not in (1, len(jobs)):
@@ -268,7 +267,7 @@ class Pipeline:
             elif job.generator is not None:
                 job.noise = draw(job.generator, shape)
 
-    def _notes(self, layout: Layout, request: Request) -> list[str]:
+    def _notes(self, layout: Layout) -> list[str]:
         """What the record and the user should know about this layout before it is made."""
         notes = []
         if unknown := unknown_words(layout, self.backbone.vocabulary):
@@ -304,10 +303,10 @@ class Pipeline:
         )
 
 
-def _copies(layout: Layout, seed: tuple[int | None, int], copies: int) -> list[_Job]:
+def _copies(layout: Layout, seed: tuple[int | None, int], copies: int, notes: list[str]) -> list[_Job]:
     value, first = seed
     layout = layout if value is None else layout.model_copy(update={"seed": value})
-    return [_Job(0, layout, value, first + copy) for copy in range(copies)]
+    return [_Job(0, layout, value, first + copy, notes=list(notes)) for copy in range(copies)]
 
 
 def _chunks(jobs: list[_Job], size: int) -> list[list[_Job]]:

@@ -1,4 +1,4 @@
-"""The record of a picture: what it takes to make it again, and what a user should know about it. JSON-ready."""
+"""The record of a picture: what it takes to make it again, and what its user should know. JSON-ready."""
 
 import platform
 import re
@@ -69,7 +69,7 @@ def versions() -> dict[str, str]:
 
 
 def unknown_words(layout: Layout, vocabulary: frozenset[str] | None) -> list[str]:
-    """Words of the prompt and the phrases that the model was not trained on, in order; none for an open vocabulary."""
+    """Words that the model was not trained on, in order; none for an open vocabulary (None)."""
     if vocabulary is None:
         return []
     texts = (layout.prompt, layout.negative_prompt, *(region.phrase for region in layout.regions))

@@ -79,7 +79,8 @@ class Request:
         """The caller's generators as a list."""
         if self.generator is None:
             return None
-        return [self.generator] if isinstance(self.generator, torch.Generator) else list(self.generator)
+        one = self.generator
+        return list(one) if isinstance(one, Sequence) else [one]
 
     @property
     def tensor_inputs(self) -> tuple[str, ...]:
@@ -169,17 +170,12 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: must be one of {', '.join(choices)} (got {value!r})")
 
 
-def _whole(name: str, value: Any, low: int = 1, high: int | None = None) -> None:
-    fits = isinstance(value, Integral) and not isinstance(value, bool) and value >= low
-    if not fits or (high is not None and value > high):
+def _whole(name: str, value: Any, low: int = 1, high: int = MAX_SEED) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= int(value) <= high:
         raise ValueError(f"{name}: must be a whole number of at least {low} (got {value!r})")
 
 
 def _number(name: str, value: Any, low: float, high: float) -> None:
-    if (
-        not isinstance(value, Real)
-        or isinstance(value, bool)
-        or not (low <= value <= high)
-        or math.isinf(value)
-    ):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and low <= number <= high):
         raise ValueError(f"{name}: must be a number of at least {low:g}, at most {high:g} (got {value!r})")

@@ -47,7 +47,7 @@ class Method(BaseModel):
         return text
 
     def guide(self, z: Float[Tensor, "batch c h w"], ctx: "Context") -> Float[Tensor, "batch c h w"]:
-        """Hook 2, before each prediction: move the latents. ``ctx.look`` shows attention maps, with gradients."""
+        """Hook 2, before each prediction: move the latents, by what ``ctx.look`` shows for instance."""
         return z
 
     def taps(self, site: Site) -> bool:
@@ -68,8 +68,7 @@ class Method(BaseModel):
         z: Float[Tensor, "batch c h w"],
         ctx: "Context",
     ) -> Float[Tensor, "batch c h w"]:
-        """Hook 4, after each prediction: the combined prediction (so far classifier-free guidance) from its
-        parts.
+        """Hook 4, after each prediction: the combined one, which is classifier-free guidance to begin with.
 
         ``uncond`` is None when guidance is off. ``ctx.predict`` gives predictions for other texts.
         """
@@ -78,7 +77,7 @@ class Method(BaseModel):
 
 @dataclass(frozen=True)
 class Context:
-    """What a hook may know at one step. One row per picture everywhere; ``z`` is in the scheduler's own scaling."""
+    """What a hook may know at one step. One row per picture; ``z`` is in the scheduler's own scaling."""
 
     index: int
     steps: int  # timesteps of the run; PNDM has one more than was asked for
@@ -101,7 +100,7 @@ class Context:
     def look(
         self, z: Float[Tensor, "batch c h w"], where: Where | None = None
     ) -> tuple[Float[Tensor, "batch c h w"], Maps]:
-        """Predict from ``z`` on the conditional rows, with all methods' edits; the maps of the sites of ``where``."""
+        """Predict on the conditional rows, with all methods' edits; and the maps of ``where``'s sites."""
         with self._open(where) as maps:
             prediction = self.predict(z, self.text, self.grounding)
         return prediction, maps
@@ -166,11 +165,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Step:
-    """One finished step. ``z``: the latents after it; ``x0``: what the net took the clean latents to be,
-    before it.
+    """One finished step. ``z``: the latents after it; ``x0``: the clean latents as the net saw them.
 
-    ``t`` is the timestep it started from; ``maps`` holds the conditional rows' attention of the sites asked
-    for.
+    ``t``: where it started; ``maps``: the conditional rows' attention at the sites that were asked for.
     """
 
     index: int
@@ -227,12 +224,12 @@ def sample(
     grounding, has_regions = _ground(backbone, layouts)
     alphas = alpha_schedule(len(stepper.timesteps), grounding_schedule or backbone.grounding_schedule)
 
+    stepped = z
     for index, (t, alpha) in enumerate(zip(stepper.timesteps, alphas, strict=True)):
         ctx = Context(
             index, len(alphas), t, layouts, backbone, methods, text, negative, guidance_scale, grounding,
             alpha * has_regions, stepper,
         )  # fmt: skip
-        before = z if index == 0 else stepped
         for method in methods:
             z = method.guide(z.clone(), ctx)
         cond, uncond, maps = ctx.both(z, record)
@@ -240,7 +237,7 @@ def sample(
         for method in methods:
             prediction = method.combine(prediction, cond, uncond, z, ctx)
         x0 = ctx.x0(prediction, z)
-        stepped = stepper.step(prediction, z, _differ(z, before), generators, eta)
+        stepped = stepper.step(prediction, z, _differ(z, stepped), generators, eta)
         sent = yield Step(
             index, len(alphas), float(t), stepped.clone(), x0, maps, alpha if grounding else 0.0
         )
@@ -337,7 +334,7 @@ def draw(generator: torch.Generator, shape: Sequence[int]) -> Float[Tensor, "c h
 def _ground(
     backbone: Backbone, layouts: Sequence[Layout]
 ) -> tuple[Grounding | None, Float[Tensor, " batch"]]:
-    """Packed regions, and 1 for each picture that has some: the others run as on a plain U-Net, whatever their mates."""
+    """Packed regions, and 1 for each picture that has some: the others run as on a plain U-Net."""
     has_regions = torch.tensor([float(bool(layout.regions)) for layout in layouts])
     if not backbone.grounded or not has_regions.any():
         return None, torch.zeros_like(has_regions)

@@ -17,14 +17,14 @@ from diffusers import (
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-SCHEDULERS: dict[str, type] = {
+SCHEDULERS: dict[str, Any] = {
     "ddim": DDIMScheduler,
     "dpmsolver++": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
     "lms": LMSDiscreteScheduler,
     "pndm": PNDMScheduler,
 }
-SCHEDULER_CLASSES: dict[str, type] = {
+SCHEDULER_CLASSES: dict[str, Any] = {
     kind.__name__: kind for kind in (*SCHEDULERS.values(), DDPMScheduler, EulerAncestralDiscreteScheduler)
 }
 MAX_STEPS = 1000
@@ -39,11 +39,11 @@ def make_scheduler(name: str | None, like: Any) -> Any:
     """
     if name is not None and name not in SCHEDULERS:
         raise ValueError(f"scheduler: unknown name {name!r}; choose from {', '.join(SCHEDULERS)}")
-    kind = type(like) if name is None else SCHEDULERS[name]
+    kind: Any = type(like) if name is None else SCHEDULERS[name]
     return kind.from_config(like.config, **_missing(kind, like.config))
 
 
-def _missing(kind: type, config: Any) -> dict[str, Any]:
+def _missing(kind: Any, config: Any) -> dict[str, Any]:
     """What a config of another kind does not say, and where diffusers' own default is wrong for Stable
     Diffusion.
 
@@ -87,7 +87,7 @@ class Stepper:
     def x0(
         self, prediction: Float[Tensor, "batch c h w"], z: Float[Tensor, "batch c h w"]
     ) -> Float[Tensor, "batch c h w"]:
-        """The clean latents that a raw prediction at ``z`` means, for noise and for velocity prediction alike."""
+        """The clean latents that a raw prediction at ``z`` means, be it noise or velocity."""
         alpha, sigma = self.alpha_sigma()
         unit = self.net_input(z)
         kind = self.scheduler.config.prediction_type

@@ -48,9 +48,16 @@ def overlay(image: Image.Image, layout: Layout) -> Image.Image:
 
 
 def contact_sheet(
-    images: Sequence[Image.Image], layouts: Sequence[Layout], captions: Sequence[str], columns: int = 4
+    images: Sequence[Image.Image],
+    layouts: Sequence[Layout],
+    captions: Sequence[str] | None = None,
+    columns: int = 4,
 ) -> Image.Image:
-    """All pictures with their boxes, in rows of ``columns``, each above its caption (at most four lines)."""
+    """All pictures with their boxes, in rows of ``columns``, each above its caption (at most four lines).
+
+    ``captions`` None: the prompts.
+    """
+    captions = [layout.prompt for layout in layouts] if captions is None else captions
     if not len(images) == len(layouts) == len(captions) > 0:
         raise ValueError(
             f"images, layouts, captions: give as many of each, at least one "

@@ -9,27 +9,23 @@ from typing import Any
 import torch
 
 from trueline.pipeline import Pipeline
-from trueline.schedulers import SCHEDULERS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(settings: dict[str, Any]) -> Pipeline:
-    """The pipeline. What can be refused before the weights are read is refused before.
+    """The pipeline of "model", "revision", "lora", "dtype" and "device".
 
     Raises:
         ValueError: naming the flag, or saying what is wrong with the checkpoint.
     """
-    if settings["scheduler"] not in SCHEDULERS:
-        known = ", ".join(SCHEDULERS)
-        raise ValueError(f"--scheduler: there is no {settings['scheduler']!r}; choose from {known}")
     device = _device(settings["device"])
     _silence_libraries()
     pipe = Pipeline.from_pretrained(
         settings["model"], revision=settings["revision"], dtype=DTYPES[settings["dtype"]], device=device
     )
     if settings["lora"] is not None:
-        pipe.load_lora(settings["lora"])
+        pipe.backbone.load_lora(settings["lora"])
     return pipe
 
 

@@ -1,23 +1,67 @@
-"""One run of ``trueline generate``: layouts in, files out, in a state that can be trusted whenever it stops."""
+"""One run of ``trueline generate``: layouts in, files out, fit to be used whenever it stops."""
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
-from tqdm import tqdm
 
 from trueline import __version__
 from trueline.commands._folder import Folder, pixel_hash
+from trueline.commands._model import load, warnings_as_lines
 from trueline.layout import Layout
+from trueline.request import Request
 from trueline.sheet import contact_sheet, overlay
 
 MAX_ON_SHEET = 64  #: pictures; a contact sheet of more is too large to be looked at
+SAMPLING = ("steps", "scheduler", "guidance_scale", "grounding_schedule", "batch_size")
+LOADING = ("model", "revision", "lora", "dtype", "device")
+
+
+def run(layouts: Sequence[Layout], settings: dict[str, Any], options: argparse.Namespace) -> int:
+    """Make all pictures; the exit code. What needs no model is checked before the model is loaded."""
+    jobs = jobs_of(layouts, settings["n"], settings["seed"])
+    Request.of([job.layout for job in jobs], {name: settings[name] for name in SAMPLING})
+    state = Run(Folder(options.out), jobs, settings, options.overlay)
+    try:
+        with warnings_as_lines():
+            _make(state, progress=False if options.quiet else None)
+    except KeyboardInterrupt:
+        state.close("stopped")
+        print(f"trueline: stopped: {state.summary()}", file=sys.stderr)
+        return 130
+    except BaseException:
+        if state.done:
+            state.close("failed")
+        raise
+    state.close("complete")
+    print(state.summary())
+    return 0
+
+
+def _make(state: "Run", progress: bool | None) -> None:
+    pipe = load(state.settings)
+    sampling = {name: state.settings[name] for name in SAMPLING}
+    made_with = loading_settings(state.settings) | {"device": str(pipe.backbone.device)}
+    for picture in pipe.stream([job.layout for job in state.jobs], progress=progress, **sampling):
+        state.keep(state.jobs[picture.index], picture.image, picture.record | {"made_with": made_with})
+
+
+def loading_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """How to load the same pipeline again from anywhere on this machine, with as many threads.
+
+    Threads share sums out among them, so another number of them may round differently.
+    """
+    loading = {name: settings[name] for name in LOADING}
+    for name in ("model", "lora"):
+        if loading[name] not in (None, "world") and Path(loading[name]).exists():
+            loading[name] = str(Path(loading[name]).resolve())
+    return loading | {"threads": torch.get_num_threads()}
 
 
 @dataclass(frozen=True)
@@ -81,7 +125,9 @@ class Run:
         missing = [job.name for job in self.jobs if job.name not in set(self.done)]
         about = {"status": status, "trueline": __version__, "settings": self.settings}
         seconds = round(time.monotonic() - self.started, 1)
-        self.folder.write_json("run.json", about | {"seconds": seconds, "done": self.done, "missing": missing})
+        self.folder.write_json(
+            "run.json", about | {"seconds": seconds, "done": self.done, "missing": missing}
+        )
         if self.shown:
             shown = [self.shown[job.name] for job in self.jobs if job.name in self.shown]
             images, jobs = zip(*shown, strict=True)
@@ -91,7 +137,9 @@ class Run:
 
     def summary(self) -> str:
         place = self.folder.path
-        if len(self.done) < len(self.jobs):
-            return f"{len(self.done)} of {len(self.jobs)} pictures in {place}; {place / 'run.json'} lists the rest"
-        pictures = "1 picture" if len(self.jobs) == 1 else f"{len(self.jobs)} pictures"
-        return f"{pictures} in {place}, all of them with their boxes on {place / 'contact.png'}"
+        wanted = len(self.jobs)
+        if len(self.done) < wanted:
+            return f"{len(self.done)} of {wanted} pictures in {place}; {place / 'run.json'} lists the rest"
+        pictures = "1 picture" if wanted == 1 else f"{wanted} pictures"
+        which = f"the first {MAX_ON_SHEET}" if wanted > MAX_ON_SHEET else "all"
+        return f"{pictures} in {place}; {which} with boxes: {place / 'contact.png'}"

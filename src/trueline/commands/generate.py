@@ -24,8 +24,8 @@ RECORDED = (
     *("grounding_schedule", "negative", "dtype", "device", "batch_size", "width", "height", "lora"),
 )
 DEFAULTS = {"model": "world", "n": 1, "seed": 0, "steps": 50, "scheduler": "ddim", "guidance_scale": 7.5}
-DEFAULTS |= {"dtype": "fp32", "batch_size": 8}
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DEFAULTS |= {"dtype": "fp32", "batch_size": 16}
+DTYPES = ("fp32", "bf16", "fp16")
 MAX_PICTURES_EACH = 1000  #: of one layout
 
 
@@ -69,25 +69,37 @@ def _what(group: argparse._ArgumentGroup) -> None:
 
 
 def _which_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", help='"world" (default), a diffusers folder, or a Hub id')
+    group.add_argument(
+        "--model", help=_default("model", "the model of the package, a diffusers folder, or a Hub id")
+    )
     group.add_argument("--revision", help="commit, tag or branch of a Hub id")
     group.add_argument("--lora", metavar="FILE", help="a U-Net LoRA, safetensors")
-    group.add_argument("--dtype", choices=DTYPES, help="default: fp32")
+    group.add_argument("--dtype", choices=DTYPES, help=_default("dtype", "number format of the nets"))
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: cuda where there is one")
 
 
 def _how(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--n", type=int, metavar="COUNT", help="pictures of each layout (default 1)")
-    group.add_argument("--seed", type=int, help="of the first of them, then seed+1, ... (default 0)")
-    group.add_argument("--steps", type=int, help="denoising steps (default 50)")
-    group.add_argument("--scheduler", metavar="NAME", help="ddim (default), dpmsolver++, euler, lms, pndm")
-    group.add_argument("--guidance-scale", type=float, metavar="W", help="weight of the prompt (default 7.5)")
+    group.add_argument("--n", type=int, metavar="COUNT", help=_default("n", "pictures of each layout"))
+    group.add_argument("--seed", type=int, help=_default("seed", "of the first of them, then seed+1, ..."))
+    group.add_argument("--steps", type=int, help=_default("steps", "denoising steps"))
+    group.add_argument(
+        "--scheduler", metavar="NAME", help=_default("scheduler", "ddim, dpmsolver++, euler, lms or pndm")
+    )
+    group.add_argument(
+        "--guidance-scale", type=float, metavar="W", help=_default("guidance_scale", "weight of the prompt")
+    )
     group.add_argument(
         "--grounding-schedule",
         metavar="A,B,C",
         help="fractions of the steps with full, fading and no grounding (default: the model's own)",
     )
-    group.add_argument("--batch-size", type=int, metavar="COUNT", help="pictures at a time (default 8)")
+    group.add_argument(
+        "--batch-size", type=int, metavar="COUNT", help=_default("batch_size", "pictures at a time")
+    )
+
+
+def _default(name: str, what: str) -> str:
+    return f"{what} (default {DEFAULTS[name]})"
 
 
 def _where(group: argparse._ArgumentGroup) -> None:
@@ -156,13 +168,8 @@ def _one_layout(options: argparse.Namespace) -> "Layout":
     from trueline.layout import Layout
 
     regions = [_region(text, number) for number, text in enumerate(options.box or [], start=1)]
-    return Layout(
-        prompt=options.prompt,
-        regions=regions,
-        negative_prompt=options.negative or "",
-        width=options.width,
-        height=options.height,
-    )
+    fields = {"prompt": options.prompt, "regions": regions, "negative_prompt": options.negative or ""}
+    return Layout(**fields, width=options.width, height=options.height)
 
 
 def _region(text: str, number: int) -> "Region":
@@ -174,8 +181,9 @@ def _region(text: str, number: int) -> "Region":
     number_like = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
     if not at or len(numbers) != 4 or not all(number_like.fullmatch(part) for part in numbers):
         raise ValueError(f"--box {number}: write it as PHRASE@X0,Y0,X1,Y1 (got {text!r})")
+    fields: dict[str, Any] = {"phrase": phrase, "box": [float(part) for part in numbers]}
     try:
-        return Region(phrase, tuple(float(part) for part in numbers))
+        return Region(**fields)
     except ValueError as error:
         raise ValueError(f"--box {number} ({text!r}): {error}") from None
 

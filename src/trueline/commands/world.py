@@ -1,19 +1,26 @@
-"""``trueline world build``: make the embedded world from nothing, with ``trueline.world.build``."""
+"""``trueline world``: make and measure the embedded world. An action is the module of its name there."""
 
 from collections.abc import Sequence
+from importlib import import_module
 
-USAGE = """usage: trueline world build [--stage NAME ...] [--smoke] [--folder F] [--device D]
+ACTIONS = {
+    "build": "make the world's files from nothing, stage by stage; a stage that is done is not done again",
+    "report": "measure the trained world and write the numbers down",
+}
+USAGE = f"""usage: trueline world ACTION ...
 
-Makes the embedded world from nothing, stage by stage; a stage that is done is not done again.
-`trueline world build --help` tells more."""
+actions:
+  build   {ACTIONS["build"]}
+  report  {ACTIONS["report"]}
+
+`trueline world ACTION --help` tells more."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    if arguments[:1] in ([], ["-h"], ["--help"]):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
-    if arguments[0] != "build":
-        raise ValueError(f"world: there is no {arguments[0]!r}; write trueline world build")
-    from trueline.world.build import main as build
-
-    return build(list(arguments[1:])) or 0
+    action, *rest = arguments
+    if action not in ACTIONS:
+        raise ValueError(f"world: there is no action {action!r}; there are {', '.join(ACTIONS)}")
+    return import_module(f"trueline.world.{action}").main(rest) or 0

@@ -38,8 +38,8 @@ PLANS: dict[str, Plan] = {
     "text": Plan(steps=1400, batch=96, lr=1e-3, decay=0.4),
     "vae_crops": Plan(steps=2000, batch=24, lr=2e-3, ema=0.995),
     "vae": Plan(steps=700, batch=8, lr=1.3e-3, warmup=20, decay=0.5, ema=0.99),
-    "unet": Plan(steps=7000, batch=32, lr=6e-4, warmup=200, ema=0.999, decay=0.3),
-    "grounding": Plan(steps=3000, batch=32, lr=6e-4, warmup=100, ema=0.998, decay=0.3, weight_decay=0.0),
+    "unet": Plan(steps=8000, batch=32, lr=8e-4, warmup=200, ema=0.999, decay=0.3),
+    "grounding": Plan(steps=4000, batch=32, lr=1e-3, warmup=100, ema=0.998, decay=0.3, weight_decay=0.0),
     "decoder": Plan(steps=800, batch=8, lr=1e-3, warmup=20, ema=0.995, decay=0.5),
     "clip": Plan(steps=1500, batch=96, lr=1e-3, decay=0.5, weight_decay=0.05),
 }
@@ -57,11 +57,11 @@ class Build:
 
     def plan(self, stage: str) -> Plan:
         plan = PLANS[stage]
-        return replace(plan, steps=4, batch=8, warmup=1, log_every=2, save_every=2) if self.smoke else plan
+        return replace(plan, steps=2, batch=4, warmup=1, log_every=1, save_every=2) if self.smoke else plan
 
     @property
     def scenes(self) -> int:
-        return 64 if self.smoke else SCENES
+        return 32 if self.smoke else SCENES
 
     def stage(self, name: str) -> Path:
         folder = self.folder / name
@@ -133,14 +133,14 @@ def autoencoder(build: Build) -> Metrics:
     """Whole pictures last: group norms see other statistics there than on the pieces."""
     folder, start = build.stage("vae"), build.stage("vae_crops") / "final"
     net = run(vae.train_vae(folder, build.plan("vae"), build.device, start=start)).cpu()
-    latents = denoiser.encode_scenes(net, "train", build.scenes // 30, torch.device("cpu"))
-    vae.standardise(net, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+    encoded = denoiser.encode_scenes(net, "train", max(16, build.scenes // 30), torch.device("cpu"))
+    vae.standardise(net, encoded.mean((0, 2, 3)), encoded.std((0, 2, 3)))
     net.save_pretrained(folder / "final")
     return _psnr(build, net)
 
 
 def _psnr(build: Build, net: AutoencoderKL) -> Metrics:
-    scenes = [make_scene("held-out", i) for i in range(8 if build.smoke else 128)]
+    scenes = [make_scene("held-out", i) for i in range(4 if build.smoke else 128)]
     values = vae.psnr(net.to(build.device), scenes, build.device)
     return {"psnr": float(values.mean()), "psnr_p05": float(np.quantile(values, 0.05))}
 
@@ -172,7 +172,7 @@ def grounding(build: Build) -> Metrics:
 def held_out_gaps(build: Build, net: UNet2DConditionModel, count: int = 64) -> dict[str, torch.Tensor]:
     """The grounding gap on scenes never trained on, per timestep."""
     factor = json.loads((build.stage("latents") / "done.json").read_text())["scaling_factor"]
-    count = 8 if build.smoke else count
+    count = 4 if build.smoke else count
     x0 = denoiser.encode_scenes(build.autoencoder(), "held-out", count, build.device) * factor
     loss = denoiser.Denoising(net, build.cache, build.conditioner, count, 0, 0.0, 0.0)
     return loss.gaps([make_scene("held-out", i) for i in range(count)], x0)

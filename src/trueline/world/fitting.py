@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Plan:
     ema: float = 0.0
     save_every: int = 200
     log_every: int = 20
+    probe_every: int = 100
 
     def rate(self, step: int) -> float:
         """Learning rate of step ``step`` (0-based)."""
@@ -81,17 +82,15 @@ class Fit:
     plan: Plan
     loss: Callable[[int, torch.Generator], Losses]
     seed: int = 0
-    groups: Iterable[dict] | None = None
+    probe: Callable[[], Losses] | None = None  #: more to log, every ``plan.probe_every`` steps
     average: Average | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        parameters = self.groups or [{"params": [p for p in self.net.parameters() if p.requires_grad]}]
+        self.trained = [p for p in self.net.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            parameters, lr=self.plan.lr, weight_decay=self.plan.weight_decay, betas=(0.9, 0.99)
+            self.trained, lr=self.plan.lr, weight_decay=self.plan.weight_decay, betas=(0.9, 0.99)
         )
-        for group in self.optimiser.param_groups:
-            group["scale"] = group.get("scale", 1.0)
         if self.plan.ema:
             self.average = Average(self.net, self.plan.ema)
 
@@ -110,6 +109,8 @@ class Fit:
                 count = (step - 1) % self.plan.log_every + 1
                 line = {"step": step, **{k: round(v / count, 5) for k, v in sums.items()}}
                 line["s_per_step"] = round((time.monotonic() - begun) / (step - first), 3)
+                if self.probe and (step % self.plan.probe_every == 0 or step == self.plan.steps):
+                    line |= {k: round(float(v), 3) for k, v in self.probe().items()}
                 self._log(line)
                 sums = {}
                 yield line
@@ -117,15 +118,13 @@ class Fit:
                 self._save(step)
 
     def _step(self, step: int) -> dict[str, float]:
-        rate = self.plan.rate(step)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["scale"]
+            group["lr"] = self.plan.rate(step)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         losses = self.loss(step, generator)
         self.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
-        trained = [p for g in self.optimiser.param_groups for p in g["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, self.plan.clip)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.plan.clip)
         values = {k: float(v.detach()) for k, v in losses.items()}
         values["skipped"] = 0.0 if torch.isfinite(norm) else 1.0
         if not values["skipped"]:

@@ -1,9 +1,10 @@
-"""What the oracle's detections say about a picture: boxes obeyed, caption true, ghosts, and the oracle's own accuracy."""
+"""What detections say of a picture: boxes obeyed, caption true, ghosts; and the oracle's own accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from scipy import ndimage
@@ -26,7 +27,7 @@ def iou(a: Box, b: Box) -> float:
 
 @dataclass(frozen=True)
 class Match:
-    """What stands at one true box. ``iou`` is 0 and ``detection`` None where the assignment left nothing for it.
+    """What stands at one true box; ``iou`` is 0 and ``detection`` None where nothing does.
 
     ``name``, ``colour`` and ``texture`` are True only where the right one stands at IoU >= ``least``.
     """
@@ -42,7 +43,7 @@ class Match:
 def match(
     detections: Sequence[Detection], things: Sequence[Thing], least: float = 0.5, sure: float = SURE
 ) -> list[Match]:
-    """One ``Match`` for every thing: the assignment of sure detections to true boxes with the greatest total IoU.
+    """One ``Match`` for every thing, by the assignment of sure detections with the greatest total IoU.
 
     Overlaps under ``least`` do not take part, so that a far detection cannot spoil a good assignment.
     """
@@ -69,10 +70,10 @@ def _compare(d: Detection, thing: Thing, overlap: float) -> Match:
 class Verdict:
     """How much of a caption a picture keeps. Fractions are over the caption's groups that say the attribute.
 
-    ``object``: some object of that name is there; ``colour`` / ``texture``: one object has both that name and that
-    colour / texture; ``count``: exactly as many of that name as said; ``relation``: as said (True where nothing is said).
-    ``all_right``: every group has exactly its number of objects that are right in every respect at once, the relation
-    holds, and no other object is in the picture.
+    ``object``: some object of that name is there; ``colour`` / ``texture``: one object has both that name and
+    that colour / texture; ``count``: exactly as many of that name as said; ``relation``: as said, True where
+    nothing is said. ``all_right``: every group has exactly its number of objects that are right in every
+    respect at once, the relation holds, and no other object is in the picture.
     """
 
     object: float
@@ -101,7 +102,7 @@ def _mean(values: Iterable[bool]) -> float:
 def _related(seen: Sequence[Detection], caption: Caption) -> bool:
     """Whether some object of the first group stands as said to some object of the second.
 
-    Full agreement is not asked for: the relation is judged by name and, where there is one, by colour.
+    An object of the right colour stands for its group, else any of its name: a leak misplaces nothing.
     """
     if caption.relation is None:
         return True
@@ -109,7 +110,8 @@ def _related(seen: Sequence[Detection], caption: Caption) -> bool:
         [d for d in seen if _agrees(d, g, texture=False)] or [d for d in seen if d.name == g.name]
         for g in caption.groups[:2]
     )
-    return any(relation(a, b) == caption.relation for a in first for b in second if a is not b)
+    pairs = ((cast(Thing, a), cast(Thing, b)) for a in first for b in second if a is not b)
+    return any(relation(a, b) == caption.relation for a, b in pairs)  # asks for their centres only
 
 
 def check(detections: Sequence[Detection], caption: Caption, sure: float = SURE) -> Verdict:
@@ -144,10 +146,12 @@ def ghosts(picture: np.ndarray, detections: Sequence[Detection], sure: float = S
     return float((seen & ~explained).sum() / max(seen.sum(), 1))
 
 
-def accuracy(scenes: Iterable[Scene], transform: Callable[[np.ndarray], np.ndarray] | None = None) -> dict[str, float]:
+def accuracy(
+    scenes: Iterable[Scene], transform: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, float]:
     """The oracle's own accuracy on renders of ``scenes``, each passed through ``transform`` if given.
 
-    ``name``, ``colour``, ``texture`` and ``iou`` are over objects matched at IoU >= 0.5, ``miss`` over all objects;
+    ``name``, ``colour``, ``texture`` and ``iou`` are over objects matched at IoU >= 0.5, ``miss`` over all;
     ``false`` counts sure detections that match no object, per object; ``ghosts`` is the mean per picture.
     """
     matches: list[Match] = []

@@ -5,11 +5,11 @@ training signal. Four steps, each a pure function:
 
 1. ``foreground``: fit the smooth background robustly; what differs from it is foreground, a soft mask.
 2. ``_candidates``: correlate the mask with every silhouette at every size (FFT, half resolution).
-3. ``_refined``: move and stretch the best hypotheses at full resolution until their overlap with the mask is greatest;
-   hypotheses are taken best first, and each foreground pixel is explained once.
+3. ``_explain``: move and stretch the best hypotheses at full resolution until their overlap with the mask is
+   greatest; they are taken best first, and each foreground pixel is explained once.
 4. ``_colour`` and ``_texture``: read the pixels inside the silhouette.
 
-Shapes: pictures are (SIZE, SIZE, 3) uint8 sRGB; masks are (SIZE, SIZE) float32 in 0..1; ``Spot`` is in pixels.
+Pictures are (SIZE, SIZE, 3) uint8 sRGB, masks (SIZE, SIZE) float32 in 0..1, a ``Spot`` is in pixels.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ from .vocabulary import COLOURS, OBJECTS, TEXTURES
 
 PLAIN, STRIPED, CHECKERED = TEXTURES
 
-#: A detection with a lower score is a shape that no silhouette explains well; judges ignore it (see ``judge``).
-SURE = 0.6
+#: A detection with a lower score is a shape that no silhouette explains well; judges ignore it. Chosen on
+#: damaged renders: up to here hardly any true object is lost. It is no guard against foreign shapes: of 20
+#: other glyphs drawn crisply, 9 still score more (a heart is an apple at 0.89); at 0.6 all 20 would.
+SURE = 0.76
 #: Hypotheses with a lower overlap are not reported at all.
 _LEAST = 0.35
 #: Least distance from the background of a foreground pixel, sRGB units.
 _FAINT = 14.0
-#: Limits of the local contrast that decides where an edge lies, sRGB units; above, a striped black's lighter ink is lost.
+#: Limits of the local contrast that decides where an edge lies, sRGB units. With a higher upper limit the
+#: lighter ink of a black object would be lost beside the darker one.
 _CONTRAST = 40.0, 110.0
 #: Longer sides tried, pixels; scenes draw 36..72, generated pictures stray a little.
 _LONGEST = np.round(32 * 1.075 ** np.arange(13)).astype(int)
-#: Least covariance that is a pattern: plain renders stay below 0.003 even when blurred or warped, checks blurred by
-#: 1.5 px reach 0.009, crisp patterns 0.25.
+#: Least covariance that is a pattern: plain renders stay below 0.004 when blurred or warped, checks blurred
+#: by 1.5 px reach 0.009, crisp patterns 0.25.
 _PATTERNED = 0.007
 _HALF = SIZE // 2  #: side of the half-resolution picture in which silhouettes are searched
 _RIM = 4  #: empty half-resolution pixels around it, so that a silhouette may be cut by the picture's edge
@@ -57,8 +60,8 @@ class Spot(NamedTuple):
 class Detection:
     """One object that the oracle sees.
 
-    ``box`` is xyxy in 0..1, ``score`` the overlap of its silhouette with the foreground (Tanimoto, 0..1), ``mask``
-    the silhouette's coverage of the picture, float32 (SIZE, SIZE).
+    ``box`` is xyxy in 0..1, ``score`` the overlap of its silhouette with the foreground (Tanimoto, 0..1),
+    ``mask`` the silhouette's coverage of the picture, float32 (SIZE, SIZE).
     """
 
     name: str
@@ -79,9 +82,7 @@ def detect(picture: np.ndarray) -> list[Detection]:
     if picture.shape != (SIZE, SIZE, 3) or picture.dtype != np.uint8:
         raise ValueError(f"a picture is uint8 ({SIZE}, {SIZE}, 3), not {picture.dtype} {picture.shape}")
     pixels, seen = _lab(picture), foreground(picture)
-    found = [
-        _describe(name, spot, score, pixels) for name, spot, score in _explain(seen) if score >= _LEAST
-    ]
+    found = [_describe(name, spot, score, pixels) for name, spot, score in _explain(seen)]
     return sorted(found, key=lambda d: -d.score)
 
 
@@ -96,7 +97,11 @@ def _smooth_basis(side: int) -> np.ndarray:
 
 
 def background(picture: np.ndarray) -> np.ndarray:
-    """The smooth surface behind the objects, float32 (SIZE, SIZE, 3): reweighted least squares from the border in."""
+    """The smooth surface behind the objects, float32 (SIZE, SIZE, 3).
+
+    Least squares that starts from the border of the picture and, as the width of the weights shrinks, takes
+    in every pixel that agrees.
+    """
     small = picture.reshape(_HALF, 2, _HALF, 2, 3).mean((1, 3), dtype=np.float32)
     basis, values = _smooth_basis(_HALF), small.reshape(-1, 3)
     border = np.ones((_HALF, _HALF), np.float32)
@@ -113,24 +118,21 @@ def background(picture: np.ndarray) -> np.ndarray:
 def foreground(picture: np.ndarray) -> np.ndarray:
     """How surely each pixel is not background: float32 (SIZE, SIZE) in 0..1.
 
-    An edge lies where the contrast falls to half of the object's own: an edge at a fixed distance would swell under
-    blur and close the thin gaps by which silhouettes differ.
+    An edge lies where the contrast falls to half of the object's own: an edge at a fixed distance would swell
+    under blur and close the thin gaps by which silhouettes differ.
     """
     calm = ndimage.gaussian_filter(picture.astype(np.float32), (0.6, 0.6, 0))
     difference = calm - background(picture)
     off, dark = np.sqrt((difference**2).sum(-1)), difference.sum(-1) < 0
-    # A white object's second ink is dark and much fainter than its first, so only dark neighbours are its measure.
+    # A white object's second ink is dark and fainter than its first: only dark neighbours are its measure.
     contrast = np.where(dark, ndimage.maximum_filter(off * dark, 5), ndimage.maximum_filter(off, 5))
     contrast = np.clip(contrast, *_CONTRAST)
     # Noise moves every pixel, objects only some: the lower quartile of the distances is the noise's.
     faint = max(_FAINT, 2.5 * float(np.quantile(off, 0.25)))
     seen = np.clip((off - np.maximum(faint, 0.35 * contrast)) / (0.5 * contrast), 0, 1)
-    return _without_seams(seen, seen * dark, seen * ~dark * (off > _CONTRAST[0]))
-
-
-def _without_seams(seen: np.ndarray, dark: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Close the narrow seams where a light ink turns into a dark one and so passes through the background's grey."""
-    between = np.minimum(ndimage.grey_dilation(dark, 5), ndimage.grey_dilation(light, 5))
+    # Between a light and a dark ink the picture passes through the background's own grey: close that seam.
+    light = seen * ~dark * (off > _CONTRAST[0])
+    between = np.minimum(ndimage.grey_dilation(seen * dark, 5), ndimage.grey_dilation(light, 5))
     return np.maximum(seen, np.minimum(between, ndimage.grey_closing(seen, 3)))
 
 
@@ -139,10 +141,10 @@ def _without_seams(seen: np.ndarray, dark: np.ndarray, light: np.ndarray) -> np.
 
 @lru_cache(maxsize=1)
 def _filters() -> tuple[np.ndarray, np.ndarray]:
-    """Spectra of all (name, size) filters, complex64 (names, sizes, _SIDE, _SIDE // 2 + 1), and their (w, h).
+    """Spectra of all filters, complex64 (names, sizes, _SIDE, _SIDE // 2 + 1), and the (w, h) of each.
 
-    A filter is +1 on the silhouette and -1 beside it, divided by the silhouette's area: its response is the part
-    of the silhouette that is there minus the foreground that does not belong to it; 1 is perfect.
+    A filter is +1 on the silhouette, -1 in its holes and -0.5 around it, divided by its area: the response is
+    the part of the silhouette that is there less the foreground that does not belong to it; 1 is perfect.
     """
     kernels = np.zeros((len(OBJECTS), len(_LONGEST), _SIDE, _SIDE), np.float32)
     extents = np.zeros((len(OBJECTS), len(_LONGEST), 2), int)
@@ -179,7 +181,7 @@ def _window(spot: Spot, pad: int) -> tuple[slice, slice]:
 
 
 def _overlap(seen: np.ndarray, name: str, spot: Spot) -> float:
-    """Tanimoto overlap, 0..1, of the silhouette at ``spot`` with the bordered mask ``seen``, 2 px around included."""
+    """Tanimoto overlap, 0..1, of the bordered mask ``seen`` with a silhouette and 2 px around it."""
     mask = coverage(name, spot.w, spot.h)
     around = seen[_window(spot, 2)]
     both = float(np.vdot(mask, around[2:-2, 2:-2]))
@@ -209,10 +211,10 @@ def _refined(seen: np.ndarray, name: str, spot: Spot, strides: tuple[int, ...]) 
 
 
 def _allowed(name: str, spot: Spot) -> bool:
-    """Whether the box keeps the silhouette's proportions to about a quarter and mostly lies in the picture."""
+    """Whether the box keeps the proportions to about a quarter and lies in the picture but for 8 px."""
     w, h = extent(name, 100)
     stretch = (spot.w * h) / (spot.h * w)
-    inside = -8 <= spot.x and spot.x + spot.w <= SIZE + 8 and -8 <= spot.y and spot.y + spot.h <= SIZE + 8
+    inside = min(spot.x, spot.y) >= -8 and max(spot.x + spot.w, spot.y + spot.h) <= SIZE + 8
     return inside and 0.78 < stretch < 1.28 and 28 <= max(spot.w, spot.h) <= 90
 
 
@@ -243,12 +245,14 @@ def _explain(seen: np.ndarray) -> list[tuple[str, Spot, float]]:
 # ---------------------------------------------------------------------------------------------- inks
 
 
+_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)
+
+
 def _lab(rgb: np.ndarray) -> np.ndarray:
     """sRGB 0..255 (..., 3) as CIE Lab (D65), float32."""
     c = np.asarray(rgb, np.float32) / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)
-    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089], np.float32)
+    xyz = linear @ _TO_XYZ.T / _TO_XYZ.sum(1)
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
 
@@ -260,20 +264,20 @@ def _inks() -> np.ndarray:
 
 
 def _along(pixels: np.ndarray, inks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where (..., 3) Lab pixels lie on the way from the first ink (0) to the second (1), and how far beside it."""
+    """Where Lab pixels (..., 3) lie on the way from first ink (0) to second (1), and how far off it."""
     way = inks[1] - inks[0]
     at = np.clip((pixels - inks[0]) @ way / (way @ way), 0, 1)
     return at, np.linalg.norm(pixels - inks[0] - at[..., None] * way, axis=-1)
 
 
 def _colour(pixels: np.ndarray, weights: np.ndarray) -> str:
-    """The colour whose two inks, and their blurred borders, explain the pixels best; outliers count at most 60."""
+    """The colour whose inks and their mixtures explain the pixels best; an outlier counts at most 60."""
     costs = [np.vdot(np.minimum(_along(pixels, inks)[1], 60), weights) for inks in _inks()]
     return list(COLOURS)[int(np.argmin(costs))]
 
 
 def _echo(second: np.ndarray, weights: np.ndarray, axis: int) -> float:
-    """Covariance of the pattern with itself one stripe further along ``axis``: -0.25..0.25, below 0 where ink changes."""
+    """Covariance of the pattern with itself one stripe further along ``axis``: -0.25..0.25."""
     here, there = (np.s_[:-STRIPE], np.s_[STRIPE:]) if axis == 0 else (np.s_[:, :-STRIPE], np.s_[:, STRIPE:])
     off = second - np.vdot(second, weights) / weights.sum()
     both = weights[here] * weights[there]
@@ -281,7 +285,7 @@ def _echo(second: np.ndarray, weights: np.ndarray, axis: int) -> float:
 
 
 def _texture(pixels: np.ndarray, weights: np.ndarray, colour: str) -> str:
-    """Both patterns change ink one stripe further down, only checks do so sideways too. Does not depend on phase."""
+    """Both patterns change ink one stripe further down, only checks also sideways, whatever the phase."""
     second, _ = _along(pixels, _inks()[list(COLOURS).index(colour)])
     if _echo(second, weights, 0) > -_PATTERNED:
         return PLAIN
@@ -296,9 +300,8 @@ def _describe(name: str, spot: Spot, score: float, pixels: np.ndarray) -> Detect
     x0, y0 = max(spot.x, 0), max(spot.y, 0)
     x1, y1 = min(spot.x + spot.w, SIZE), min(spot.y + spot.h, SIZE)
     # Edge pixels mix ink and background: the deeper inside, the more a pixel tells.
-    depths = (0.002 * mask, 0.05 * ndimage.minimum_filter(mask, 3), ndimage.minimum_filter(mask, 5))
-    inside = sum(depths)[y0:y1, x0:x1]
-    surface = pixels[y0:y1, x0:x1]
+    inside = 0.002 * mask + 0.05 * ndimage.minimum_filter(mask, 3) + ndimage.minimum_filter(mask, 5)
+    surface, inside = pixels[y0:y1, x0:x1], inside[y0:y1, x0:x1]
     colour = _colour(surface, inside)
     box = (x0 / SIZE, y0 / SIZE, x1 / SIZE, y1 / SIZE)
     return Detection(name, colour, _texture(surface, inside, colour), box, score, mask)

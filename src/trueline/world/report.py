@@ -25,7 +25,7 @@ from trueline.layout import Layout, Region
 from trueline.pipeline import Pipeline
 from trueline.sheet import contact_sheet
 
-from .captions import Caption, caption
+from .captions import Caption, Group, caption
 from .judge import accuracy, check, match
 from .oracle import Detection, detect
 from .scenes import Scene, Thing, make_scene, render
@@ -117,7 +117,7 @@ class Examiner:
         """One object, text only."""
         scenes = [make_scene(SPLIT, i, 1) for i in range(count)]
         seen = self.see([layout_of(s, s.things[0].phrase, False) for s in scenes], "one object")
-        verdicts = [check(d, _plain_caption(s)) for d, s in zip(seen, scenes, strict=True)]
+        verdicts = [check(d, said_in_full(s)) for d, s in zip(seen, scenes, strict=True)]
         return [
             figure("single_object", [[v.object] for v in verdicts]),
             figure("single_object_and_colour", [[v.colour] for v in verdicts]),
@@ -129,7 +129,7 @@ class Examiner:
         """Two different objects, text only; both must be right."""
         scenes = two_thing_scenes(count)
         seen = self.see([layout_of(s, full_prompt(s.things), False) for s in scenes], "two objects")
-        verdicts = [check(d, _plain_caption(s)) for d, s in zip(seen, scenes, strict=True)]
+        verdicts = [check(d, said_in_full(s)) for d, s in zip(seen, scenes, strict=True)]
         return [
             figure("two_objects", [[v.object == 1] for v in verdicts]),
             figure("two_objects_and_colours", [[v.colour == 1] for v in verdicts]),
@@ -152,10 +152,8 @@ class Examiner:
         ]
 
 
-def _plain_caption(scene: Scene) -> Caption:
+def said_in_full(scene: Scene) -> Caption:
     """A caption object that says everything about every thing, whatever the words."""
-    from .captions import Group
-
     groups = tuple(Group(t.name, t.colour, t.texture, (i,), (0, 0)) for i, t in enumerate(scene.things))
     return Caption(full_prompt(scene.things), groups)
 

@@ -1,0 +1,234 @@
+"""Layouts: one clear sentence for everything that is wrong, and a round trip for everything that is right."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trueline.layout import (
+    MAX_REGIONS,
+    Box,
+    Layout,
+    LayoutError,
+    Region,
+    decode_mask,
+    encode_mask,
+    read_layouts,
+    write_layouts,
+)
+
+APPLE = Region("a red apple", (0.05, 0.35, 0.40, 0.70))
+
+
+def test_positional_construction_and_defaults():
+    layout = Layout("a red apple", regions=[APPLE])
+    assert layout.regions == (APPLE,)
+    assert (layout.negative_prompt, layout.width, layout.seed, layout.id, layout.meta) == (
+        "",
+        None,
+        None,
+        None,
+        {},
+    )
+    assert Region("a red apple", [0.05, 0.35, 0.40, 0.70]) == APPLE
+    assert Region("a red apple", np.float32([0.25, 0.25, 0.5, 0.75])).box == Box(0.25, 0.25, 0.5, 0.75)
+
+
+def test_box_geometry():
+    box = Box(0.25, 0.5, 0.75, 1.0)
+    assert (box.width, box.height, box.area) == (0.5, 0.5, 0.25)
+    assert box.pixels(128, 64) == (32, 32, 96, 64)
+    assert Box(0.995, 0, 1, 1).pixels(64, 64) == (63, 0, 64, 64), "never empty"
+    assert box.iou(box) == 1
+    assert box.iou(Box(0.0, 0.0, 0.2, 0.2)) == 0
+    assert box.iou(Box(0.5, 0.5, 1.0, 1.0)) == pytest.approx(1 / 3)
+
+
+def test_frozen_and_hashable():
+    layout = Layout("p", regions=[APPLE], meta={"note": [1]})
+    twin = Layout("p", regions=[APPLE], meta={"note": [1]})
+    assert layout == twin and hash(layout) == hash(twin) and len({APPLE, layout, twin}) == 2
+    with pytest.raises(ValueError):
+        layout.prompt = "other"
+    with pytest.raises(ValueError):
+        APPLE.box.x0 = 0.1
+
+
+def test_meta_is_a_copy_and_no_default_is_shared():
+    mine = {"a": [1]}
+    layout = Layout("p", meta=mine)
+    mine["a"].append(2)
+    assert layout.meta == {"a": [1]}
+    Layout("p").meta["x"] = 1
+    assert Layout("p").meta == {}
+
+
+INVERTED = "x0 must be smaller than x1 (got 0.8 and 0.2); give the box as x0,y0,x1,y1"
+BAD = [
+    (lambda: Box(0.8, 0, 0.2, 1), f"box: {INVERTED}"),
+    (lambda: Region("a", (0.8, 0, 0.2, 1)), f"box: {INVERTED}"),
+    (lambda: Layout("p", [APPLE, {"phrase": "a", "box": [0.8, 0, 0.2, 1]}]), f"regions[1].box: {INVERTED}"),
+    (lambda: Box(0, 0.5, 1, 0.5), "box: y0 must be smaller than y1"),
+    (lambda: Region("a", (0, 0, 1.5, 1)), "box.x1: must be between 0 and 1 (got 1.5); divide pixels by"),
+    (lambda: Region("a", (0, 0, math.nan, 1)), "box.x1: must be between 0 and 1 (got nan)"),
+    (lambda: Region("a", (-math.inf, 0, 1, 1)), "box.x0: must be between 0 and 1 (got -inf)"),
+    (lambda: Region("a", (True, 0, 1, 1)), "box.x0: must be a number (got True)"),
+    (lambda: Region("a", (0, 0, "1", 1)), "box.x1: must be a number (got '1')"),
+    (lambda: Region("a", (0, 0, 1)), "box: must be four numbers"),
+    (lambda: Box(0, 0, 0.005, 0.005), "box: its area 2.5e-05 is below 0.0001"),
+    (lambda: Box(0, 0, 1, 1, 1), "box: takes at most 4 values"),
+    (lambda: Layout("p", prompt="q"), "prompt: given twice"),
+    (
+        lambda: Layout("p", [APPLE] * (MAX_REGIONS + 1)),
+        "regions: at most 30 regions fit in a picture (got 31)",
+    ),
+    (lambda: Layout("p", "apple"), "regions: must be a list of regions"),
+    (lambda: Layout("p", [3]), "regions[0]: "),
+    (lambda: Layout(), "prompt: is missing"),
+    (lambda: Layout(""), "prompt: is empty"),
+    (lambda: Layout(" \n"), "prompt: is empty"),
+    (lambda: Layout(7), "prompt: must be text (got 7)"),
+    (lambda: Layout("x" * 2001), "prompt: must have at most 2000 characters (got 2001)"),
+    (lambda: Layout("\ud800"), "prompt: must be text that UTF-8 can hold"),
+    (lambda: Layout("a\0b"), "prompt: must be text that UTF-8 can hold"),
+    (lambda: Layout("p", negative_prompt="x" * 2001), "negative_prompt: must have at most 2000"),
+    (lambda: Region("x" * 300, (0, 0, 1, 1)), "phrase: must have at most 256 characters (got 300)"),
+    (lambda: Region("", (0, 0, 1, 1)), "phrase: is empty"),
+    (lambda: Region("a", (0, 0, 1, 1), negative="x" * 257), "negative: must have at most 256"),
+    (lambda: Layout("p", width=100), "width: must be a multiple of 8 from 64 to 2048 (got 100)"),
+    (lambda: Layout("p", height=4096), "height: must be a multiple of 8"),
+    (lambda: Layout("p", width=64.0), "width: must be a whole number (got 64.0)"),
+    (lambda: Layout("p", seed=-1), "seed: must be a whole number from 0"),
+    (lambda: Layout("p", seed=True), "seed: must be a whole number (got True)"),
+    (lambda: Layout("p", id="../etc"), "id: must be safe as a file name (got '../etc')"),
+    (lambda: Layout("p", id="a."), "id: must be safe as a file name"),
+    (lambda: Layout("p", id="NUL.png"), "id: must be safe as a file name"),
+    (lambda: Layout("p", meta={"a": math.nan}), "meta: must hold only JSON values"),
+    (lambda: Layout("p", meta={"a": {1, 2}}), "meta: must hold only JSON values"),
+    (lambda: Layout("p", bogus=1), "bogus: unknown key; Layout has prompt, regions"),
+    (lambda: Layout.from_record({"prompt": "p", "schema": 2}), "schema: must be 1 (got 2)"),
+    (lambda: Layout.from_record([1]), "layout: a record must be a JSON object"),
+    (lambda: Region("a", (0, 0, 1, 1), "2x2:1,2"), "mask: its runs must add up to 4 pixels (got 3)"),
+    (lambda: Region("a", (0, 0, 1, 1), "2x2:4"), "mask: is empty"),
+    (lambda: Region("a", (0, 0, 1, 1), "junk"), 'mask: must be "HxW:runs"'),
+    (lambda: Region("a", (0, 0, 1, 1), np.zeros((2, 2))), "mask: must be a boolean H x W array"),
+]
+
+
+@pytest.mark.parametrize(("make", "sentence"), BAD, ids=[sentence[:40] for _, sentence in BAD])
+def test_one_sentence_for_each_mistake(make, sentence):
+    with pytest.raises(LayoutError) as caught:
+        make()
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+def test_mask_round_trip():
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (3, 5), (64, 64)):
+        mask = rng.random(shape) < 0.5
+        mask[0, 0] = True
+        region = Region("a", (0, 0, 1, 1), mask)
+        np.testing.assert_array_equal(region.mask_array(), mask)
+        assert Region(**json.loads(region.model_dump_json())) == region
+    assert encode_mask(np.array([[False, True], [True, False]])) == "2x2:1,2,1"
+    assert decode_mask("1x3:0,1,1,1").tolist() == [[True, False, True]]
+    assert APPLE.mask_array() is None
+
+
+def test_files(tmp_path):
+    path = tmp_path / "layouts.jsonl"
+    layouts = [
+        Layout(
+            "ein Äpfel \u2028 und", regions=[APPLE, Region("b", (0, 0, 1, 1), negative="c")], seed=3, id="a-1"
+        ),
+        Layout("q", negative_prompt="n", width=64, height=128, meta={"k": {"v": [None, 1.5]}}),
+    ]
+    write_layouts(path, layouts)
+    assert read_layouts(path) == layouts
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    assert [record["schema"] for record in records] == [1, 1]
+    assert records[0]["regions"][0] == {"phrase": "a red apple", "box": [0.05, 0.35, 0.4, 0.7]}
+    assert "width" not in records[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            '{"prompt": "p", "regions": [{"phrase": "a", "box": [0.8, 0, 0.2, 1]}]}',
+            f"regions[0].box: {INVERTED}",
+        ),
+        ("{nope", "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"prompt": "\\ud800"}', "prompt: must be text"),
+        ('{"prompt": "' + "x" * 1_000_001 + '"}', "a record has at most 1000000 characters"),
+        ('{"prompt": "p", "seed": NaN}', "seed: must be a whole number (got nan)"),
+    ],
+)
+def test_file_errors_name_file_and_line(tmp_path, line, sentence):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"prompt": "fine"}\n\n' + line + "\n")
+    with pytest.raises(ValueError) as caught:
+        read_layouts(path)
+    assert str(caught.value).startswith(f"{path}, line 3: {sentence}")
+
+
+def test_bytes_that_are_not_utf8(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b'{"prompt": "\xff"}\n')
+    with pytest.raises(ValueError, match="line 1: prompt: must be text that UTF-8 can hold"):
+        read_layouts(path)
+
+
+def test_the_module_imports_neither_torch_nor_numpy():
+    code = "import sys, trueline, trueline.layout; print({'torch', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+number = st.one_of(
+    st.floats(), st.integers(-2, 2), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, True, None, "1"])
+)
+text = st.one_of(st.text(max_size=8), st.sampled_from(["a cat", "x" * 300, "y" * 2001, 3, None]))
+box = st.one_of(st.lists(number, max_size=5), st.just([0.1, 0.1, 0.9, 0.9]), text)
+region = st.one_of(
+    st.fixed_dictionaries(
+        {"phrase": text, "box": box}, optional={"mask": text, "negative": text, "extra": text}
+    ),
+    text,
+)
+record = st.fixed_dictionaries(
+    {"prompt": text},
+    optional={
+        "regions": st.one_of(
+            st.lists(region, max_size=3), st.just([{"phrase": "a", "box": [0, 0, 1, 1]}] * 31), text
+        ),
+        "negative_prompt": text,
+        "width": st.one_of(st.integers(), st.sampled_from([64, 512, 64.0, None, "64"])),
+        "height": st.one_of(st.integers(), st.sampled_from([64, 512])),
+        "seed": st.one_of(st.integers(), st.floats(), st.none()),
+        "id": text,
+        "meta": st.one_of(st.dictionaries(st.text(max_size=3), number, max_size=2), text),
+        "schema": st.sampled_from([1, 1, 1, 2, None]),
+        "other": number,
+    },
+)
+FIELD = r"(schema|other|prompt|negative_prompt|width|height|seed|id|meta|regions(\[\d+\](\.\w+)*)?): \S"
+
+
+@settings(max_examples=10_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(record)
+def test_fuzz_gives_a_layout_or_a_value_error_that_names_a_field(data):
+    try:
+        layout = Layout.from_record(data)
+    except ValueError as error:
+        import re
+
+        assert re.match(FIELD, str(error)) and "\n" not in str(error)
+    else:
+        assert Layout.from_record(json.loads(json.dumps(layout.to_record()))) == layout

@@ -1,0 +1,141 @@
+"""Every stage of ``trueline world build`` runs, resumes, and leaves a checkpoint that Trueline and CLIP load."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from trueline.layout import Layout, Region
+from trueline.pipeline import Pipeline
+from trueline.world import build as building
+from trueline.world import denoiser, language, vae
+from trueline.world.fitting import Fit, Plan
+from trueline.world.scenes import make_scene, render
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A smoke build: all stages, a few steps each."""
+    folder = tmp_path_factory.mktemp("world")
+    assert building.main(["--smoke", "--folder", str(folder), "--device", "cpu"]) == 0
+    return folder
+
+
+def test_every_stage_is_done_and_says_how_it_went(built):
+    for name in building.STAGES:
+        assert json.loads((built / name / "done.json").read_text())["seconds"] >= 0
+    trained = ("text", "vae_crops", "vae", "unet", "grounding", "decoder", "clip")
+    for name in trained:
+        lines = [json.loads(line) for line in (built / name / "log.jsonl").read_text().splitlines()]
+        assert lines[-1]["step"] == building.Build(built, torch.device("cpu"), smoke=True).plan(name).steps
+        assert all(line["skipped"] == 0 for line in lines)
+
+
+def test_the_built_world_draws(built):
+    pipe = Pipeline.from_pretrained(built / "pack" / "pipeline")
+    layout = Layout("a red apple", regions=[Region("a red apple", (0.1, 0.1, 0.6, 0.6))])
+    image = pipe(layout, steps=2, seeds=[0], progress=False).images[0]
+    assert image.size == (128, 128)
+    assert pipe.backbone.max_regions == denoiser.MAX_REGIONS
+
+
+def test_a_done_stage_is_not_run_again(built):
+    before = (built / "unet" / "log.jsonl").read_text()
+    building.main(["--smoke", "--folder", str(built), "--device", "cpu", "--stage", "unet"])
+    assert (built / "unet" / "log.jsonl").read_text() == before
+
+
+def test_grounding_leaves_the_plain_unet_as_it_was(built):
+    plain = denoiser.UNet2DConditionModel.from_pretrained(built / "unet" / "final").state_dict()
+    gated = denoiser.UNet2DConditionModel.from_pretrained(built / "grounding" / "final").state_dict()
+    assert all(torch.equal(gated[name], value) for name, value in plain.items())
+    assert {name for name in gated if name not in plain} == {n for n in gated if denoiser.is_grounding(n)}
+
+
+def _toy(folder, steps, stop_after=None):
+    """A fit whose loss is noisy, so that a resume that repeated or skipped randomness would show."""
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 3)
+    plan = Plan(steps=steps, batch=1, lr=0.1, warmup=2, ema=0.9, save_every=3, log_every=1)
+
+    def loss(step, generator):
+        return {"total": (net(torch.randn(4, 3, generator=generator)) - 1).square().mean()}
+
+    fit = Fit(folder, net, plan, loss)
+    for line in fit:
+        if line["step"] == stop_after:
+            break
+    return fit
+
+
+def test_a_stopped_fit_goes_on_as_if_it_had_not_been(tmp_path):
+    whole = _toy(tmp_path / "whole", 9)
+    _toy(tmp_path / "parts", 9, stop_after=5)
+    resumed = _toy(tmp_path / "parts", 9)
+    for a, b in zip(whole.net.parameters(), resumed.net.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for name, value in whole.average.values.items():
+        assert torch.equal(value, resumed.average.values[name])
+
+
+def test_a_bad_loss_is_skipped_and_counted(tmp_path):
+    net = torch.nn.Linear(1, 1)
+    before = net.weight.detach().clone()
+
+    def loss(step, generator):
+        return {"total": net(torch.ones(1, 1)).sum() * float("nan")}
+
+    lines = list(Fit(tmp_path, net, Plan(steps=2, batch=1, lr=1.0, log_every=1), loss))
+    assert [line["skipped"] for line in lines] == [1, 1]
+    assert torch.equal(net.weight, before)
+
+
+def test_standardise_changes_latents_but_no_picture():
+    torch.manual_seed(0)
+    net = vae.make_vae().eval()
+    picture = vae.to_tensor(np.stack([render(make_scene("test", i)) for i in range(2)]))
+    with torch.no_grad():
+        before = net.encode(picture).latent_dist
+        drawn = net.decode(before.mean).sample
+        mean, std = before.mean.mean((0, 2, 3)), before.mean.std((0, 2, 3))
+        vae.standardise(net, mean, std)
+        after = net.encode(picture).latent_dist
+        assert torch.allclose(net.decode(after.mean).sample, drawn, atol=1e-4)
+    assert torch.allclose(after.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(after.mean.std((0, 2, 3)), torch.ones(4), atol=1e-4)
+    assert torch.allclose(after.std, before.std / std[None, :, None, None], rtol=1e-3)
+
+
+def test_the_tokenizer_splits_some_words_and_keeps_the_end():
+    tokenizer = language.train_tokenizer(language.sample_captions(2000))
+    assert len(tokenizer.tokenize("umbrellas")) > 1
+    assert tokenizer.decode(tokenizer("a red apple").input_ids, skip_special_tokens=True).strip() == "a red apple"
+    cut = tokenizer("a red apple " * 80, truncation=True, max_length=language.LENGTH).input_ids
+    assert len(cut) == language.LENGTH and cut[-1] == tokenizer.eos_token_id
+
+
+def test_targets_stand_at_the_nouns():
+    from trueline.world.captions import caption
+
+    tokenizer = language.train_tokenizer(language.sample_captions(2000))
+    said = [caption(make_scene("test", i), 1) for i in range(20)]
+    read = tokenizer([c.text for c in said], padding="max_length", max_length=32, return_offsets_mapping=True)
+    found = language.targets(said, read["offset_mapping"])
+    assert len(found.nouns) == sum(len(c.groups) for c in said)
+    for row, position, name, *_ in found.nouns.tolist():
+        end = read["offset_mapping"][row][position][1]
+        assert said[row].text[:end].rstrip("s").endswith(language.OBJECTS[name].rstrip("s"))
+
+
+def test_whitened_phrases_reach_the_position_net_with_unit_variance():
+    torch.manual_seed(0)
+    phrases = torch.randn(400, 192) @ torch.randn(192, 192) * 0.1 + 5
+    unet = denoiser.make_unet(gated=True)
+    denoiser.prepare_grounding(unet, phrases)
+    first = unet.position_net.linears[0]
+    with torch.no_grad():
+        out = phrases @ first.weight[:, :192].T + first.bias
+    assert 0.5 < float(out.std()) < 2.5
+    assert abs(float(out.mean())) < 0.2
+    assert float(unet.mid_block.attentions[0].transformer_blocks[0].fuser.alpha_attn.detach()) == 1.0
