@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
@@ -70,7 +70,7 @@ class Backbone:
         local_files_only: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
-    ) -> Self:
+    ) -> "Backbone":
         """Load the embedded ``"world"``, a diffusers folder, an alias such as ``"gligen"``, or a Hub id.
 
         Raises:
@@ -95,7 +95,7 @@ class Backbone:
         index = checkpoint.model_index(self.scheduler, grounded=self.grounded, settings=self.settings)
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Backbone":
         """Move and cast all nets, in place."""
         if self._offload_hooks and device is not None:
             raise ValueError(

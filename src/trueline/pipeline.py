@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -65,14 +65,14 @@ class Pipeline:
         self.backbone = backbone
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path = "world", **options: Any) -> Self:
+    def from_pretrained(cls, name_or_path: str | Path = "world", **options: Any) -> "Pipeline":
         """The options are those of ``Backbone.from_pretrained`` (revision, dtype, device and so on)."""
         return cls(Backbone.from_pretrained(name_or_path, **options))
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.backbone.save_pretrained(folder)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Pipeline":
         self.backbone.to(device, dtype)
         return self
 

@@ -110,7 +110,10 @@ def test_standardise_changes_latents_but_no_picture():
 def test_the_tokenizer_splits_some_words_and_keeps_the_end():
     tokenizer = language.train_tokenizer(language.sample_captions(2000))
     assert len(tokenizer.tokenize("umbrellas")) > 1
-    assert tokenizer.decode(tokenizer("a red apple").input_ids, skip_special_tokens=True).strip() == "a red apple"
+    assert (
+        tokenizer.decode(tokenizer("a red apple").input_ids, skip_special_tokens=True).strip()
+        == "a red apple"
+    )
     cut = tokenizer("a red apple " * 80, truncation=True, max_length=language.LENGTH).input_ids
     assert len(cut) == language.LENGTH and cut[-1] == tokenizer.eos_token_id
 

@@ -26,7 +26,7 @@ def test_things_lie_inside_and_apart():
     for scene in SCENES:
         covered = np.zeros((SIZE, SIZE), int)
         for t in scene.things:
-            assert 0 < t.x and t.x + t.w < SIZE and 0 < t.y and t.y + t.h < SIZE
+            assert t.x > 0 and t.x + t.w < SIZE and t.y > 0 and t.y + t.h < SIZE
             covered[t.y : t.y + t.h, t.x : t.x + t.w] += 1
         assert covered.max() == 1
 
@@ -84,7 +84,8 @@ def test_a_said_relation_is_true():
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "seen"), [(10, 54, "left"), (98, 54, "right"), (54, 8, "above"), (54, 98, "below"), (54, 54, "middle")]
+    ("x", "y", "seen"),
+    [(10, 54, "left"), (98, 54, "right"), (54, 8, "above"), (54, 98, "below"), (54, 54, "middle")],
 )
 def test_place(x, y, seen):
     assert place(Thing("apple", "red", "plain", x, y, 20, 20)) == seen

@@ -163,7 +163,9 @@ def unet(build: Build) -> Metrics:
 
 def grounding(build: Build) -> Metrics:
     folder, plan = build.stage("grounding"), build.plan("grounding")
-    fit = denoiser.train_grounding(folder, build.unet("unet"), build.cache, build.conditioner, plan, build.compiled)
+    fit = denoiser.train_grounding(
+        folder, build.unet("unet"), build.cache, build.conditioner, plan, build.compiled
+    )
     net = run(fit)
     net.save_pretrained(folder / "final")
     return {name: float(value) for name, value in held_out_gaps(build, net).items()}
@@ -206,7 +208,9 @@ def retrieval(build: Build, net: Any) -> Metrics:
     return {
         "caption_among_256": float(clip.retrieval(net, build.tokenizer, pictures, said, said).mean()),
         "phrase_among_256": float(clip.retrieval(net, build.tokenizer, crops, phrases, phrases).mean()),
-        f"phrase_among_{len(every)}": float(clip.retrieval(net, build.tokenizer, crops, phrases, every).mean()),
+        f"phrase_among_{len(every)}": float(
+            clip.retrieval(net, build.tokenizer, crops, phrases, every).mean()
+        ),
     }
 
 
@@ -248,14 +252,24 @@ def run_stage(build: Build, name: str, again: bool = False) -> Metrics:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("trueline world build", description=__doc__.split("\n\n")[0])
     parser.add_argument("--stage", action="append", choices=list(STAGES), help="only this stage (repeatable)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/world"), help="where stages work (default: %(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/world"), help="where stages work (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of every stage, to see that all of it runs")
-    parser.add_argument("--compile", action="store_true", dest="compiled", help="train the U-Net through torch.compile")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few steps of every stage, to see that all of it runs"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", dest="compiled", help="train the U-Net through torch.compile"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--again", action="store_true", help="run a stage although it is done (from its checkpoint)")
+    parser.add_argument(
+        "--again", action="store_true", help="run a stage although it is done (from its checkpoint)"
+    )
     options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
     if options.threads:
         torch.set_num_threads(options.threads)
     build = Build(options.folder, torch.device(options.device), options.smoke, options.compiled)

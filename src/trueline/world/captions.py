@@ -113,11 +113,13 @@ def _sentence(
 def _read_groups(
     text: str, scene: Scene, members: list[tuple[int, ...]], nouns: list[str], bare: bool
 ) -> tuple[Group, ...]:
-    groups, at = [], 0
+    groups: list[Group] = []
+    at = 0
     for m, noun in zip(members, nouns, strict=True):
         end = text.index(noun, at) + len(noun)
         thing = scene.things[m[0]]
         head = end - len(noun.split()[-1])
-        groups.append(Group(thing.name, *((None, None) if bare else (thing.colour, thing.texture)), m, (head, end)))
+        colour, texture = (None, None) if bare else (thing.colour, thing.texture)
+        groups.append(Group(thing.name, colour, texture, m, (head, end)))
         at = end
     return tuple(groups)

@@ -53,7 +53,12 @@ def crop_box(picture: np.ndarray, box: Sequence[float], margin: float = 0.08) ->
 def token_labels(scene: Scene) -> np.ndarray:
     """What covers most of each patch: (GRID * GRID, 3) classes of name, colour, texture; last class = nothing."""
     labels = np.tile(np.array([c - 1 for c in _CLASSES]), (GRID * GRID, 1))
-    share = masks(scene).reshape(len(scene.things), GRID, PATCH, GRID, PATCH).mean((2, 4)).reshape(-1, GRID * GRID)
+    share = (
+        masks(scene)
+        .reshape(len(scene.things), GRID, PATCH, GRID, PATCH)
+        .mean((2, 4))
+        .reshape(-1, GRID * GRID)
+    )
     best = share.argmax(0)
     kinds = np.array([_classes(t) for t in scene.things])
     labels[share.max(0) > 0.15] = kinds[best[share.max(0) > 0.15]]
@@ -92,7 +97,7 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, texts: list[str]) ->
 def classes_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the three attributes; logits (..., sum of classes), labels (..., 3)."""
     parts = logits.flatten(0, -2).float().split(_CLASSES, dim=-1)
-    return sum(F.cross_entropy(p, labels.flatten(0, -2)[:, i]) for i, p in enumerate(parts))
+    return torch.stack([F.cross_entropy(p, labels.flatten(0, -2)[:, i]) for i, p in enumerate(parts)]).sum()
 
 
 def _examples(step: int, batch: int) -> tuple[list[Scene], np.ndarray, list[Thing], np.ndarray]:
@@ -104,11 +109,15 @@ def _examples(step: int, batch: int) -> tuple[list[Scene], np.ndarray, list[Thin
     crops = []
     for picture, thing in zip(pictures, things, strict=True):
         jitter = rng.uniform(-0.03, 0.03, 4)
-        crops.append(crop_box(picture, np.clip(np.array(thing.box) + jitter, 0, 1), rng.uniform(0, 0.15)))
+        crops.append(
+            crop_box(picture, np.clip(np.array(thing.box) + jitter, 0, 1).tolist(), rng.uniform(0, 0.15))
+        )
     return scenes, pictures, things, np.stack(crops)
 
 
-def train_clip(folder: Path, tower: CLIPTextModel, tokenizer: CLIPTokenizer, plan: Plan, device: torch.device) -> Fit:
+def train_clip(
+    folder: Path, tower: CLIPTextModel, tokenizer: CLIPTokenizer, plan: Plan, device: torch.device
+) -> Fit:
     """Train the vision tower and both projections; the text tower stays as it is (locked, as in LiT)."""
     torch.manual_seed(6)
     seer = Seer(make_clip(tower)).to(device)
@@ -119,7 +128,9 @@ def train_clip(folder: Path, tower: CLIPTextModel, tokenizer: CLIPTokenizer, pla
         said = [caption(s, step % 6) for s in scenes]
         texts = [c.text for c in said] + [t.phrase for t in things]
         pixels = to_tensor(np.concatenate([pictures, crops])).to(device)
-        ids = tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
+        ids = tokenizer(
+            texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+        ).input_ids
         half = len(scenes)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
@@ -131,11 +142,20 @@ def train_clip(folder: Path, tower: CLIPTextModel, tokenizer: CLIPTokenizer, pla
         scale = seer.clip.logit_scale
         whole = contrastive(image[:half], text[:half], scale, texts[:half])
         region = contrastive(image[half:], text[half:], scale, texts[half:])
-        tokens = classes_loss(patches, torch.from_numpy(np.stack([token_labels(s) for s in scenes])).to(device))
+        tokens = classes_loss(
+            patches, torch.from_numpy(np.stack([token_labels(s) for s in scenes])).to(device)
+        )
         kinds = classes_loss(crop, torch.tensor([_classes(t) for t in things], device=device))
         content = _content_loss(seer, scene, said)
         total = whole + region + tokens + 0.5 * kinds + 0.1 * content
-        return {"total": total, "whole": whole, "region": region, "tokens": tokens, "kinds": kinds, "content": content}
+        return {
+            "total": total,
+            "whole": whole,
+            "region": region,
+            "tokens": tokens,
+            "kinds": kinds,
+            "content": content,
+        }
 
     return Fit(folder, seer, plan, loss, seed=6)
 
@@ -147,9 +167,13 @@ def _content_loss(seer: Seer, features: Tensor, said: list[Caption]) -> Tensor:
 
 
 @torch.no_grad()
-def retrieval(clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: np.ndarray, texts: list[str], candidates: list[str]) -> np.ndarray:
+def retrieval(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: np.ndarray, texts: list[str], candidates: list[str]
+) -> np.ndarray:
     """Whether the text of each picture (uint8, SIZE x SIZE) is the nearest of ``candidates``: bool (pictures,)."""
-    ids = tokenizer(candidates, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
+    ids = tokenizer(
+        candidates, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    ).input_ids
     text = clip.text_projection(clip.text_model(ids).pooler_output)
     image = clip.visual_projection(clip.vision_model(to_tensor(pictures)).pooler_output)
     nearest = (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T).argmax(1)

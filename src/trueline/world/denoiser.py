@@ -67,7 +67,9 @@ def encode_scenes(vae: AutoencoderKL, split: str, count: int, device: torch.devi
     parts = []
     for start in range(0, count, 32):
         scenes = [make_scene(split, i) for i in range(start, min(count, start + 32))]
-        picture = to_tensor(np.stack([render(s) for s in scenes])).to(device, memory_format=torch.channels_last)
+        picture = to_tensor(np.stack([render(s) for s in scenes])).to(
+            device, memory_format=torch.channels_last
+        )
         with torch.autocast(device.type, torch.bfloat16):
             parts.append(vae.encode(picture).latent_dist.mean.float().cpu())
     return torch.cat(parts)
@@ -92,7 +94,11 @@ class Conditioner:
     """Captions and boxes of scenes as the U-Net takes them, from the frozen text tower."""
 
     def __init__(self, tower: CLIPTextModel, tokenizer: CLIPTokenizer, device: torch.device):
-        self.tower, self.tokenizer, self.device = tower.to(device).eval().requires_grad_(False), tokenizer, device
+        self.tower, self.tokenizer, self.device = (
+            tower.to(device).eval().requires_grad_(False),
+            tokenizer,
+            device,
+        )
         self.phrases = dict(zip(all_phrases(), read_phrases(tower, tokenizer, all_phrases()), strict=True))
 
     @torch.no_grad()
@@ -139,7 +145,13 @@ class Denoising:
         self.device = self.conditioner.device
 
     def error(
-        self, net: Callable, x0: Tensor, noise: Tensor, t: Tensor, text: Tensor, boxes: dict[str, Tensor] | None
+        self,
+        net: Callable,
+        x0: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        text: Tensor,
+        boxes: dict[str, Tensor] | None,
     ) -> Tensor:
         """Squared error of the predicted v, one value per sample."""
         z = self.scheduler.add_noise(x0, noise, t).to(self.device, memory_format=torch.channels_last)
@@ -153,7 +165,9 @@ class Denoising:
         x0, scenes = self.cache.batch(step, generator, self.batch)
         silent = torch.rand(self.batch, generator=generator) < self.drop_caption
         variants = torch.randint(6, (self.batch,), generator=generator)
-        said = ["" if s else caption(c, int(k)).text for c, k, s in zip(scenes, variants, silent, strict=True)]
+        said = [
+            "" if s else caption(c, int(k)).text for c, k, s in zip(scenes, variants, silent, strict=True)
+        ]
         boxes = None
         if self.drop_boxes is not None:
             keep = torch.rand(self.batch, generator=generator) >= self.drop_boxes
@@ -166,7 +180,9 @@ class Denoising:
         return {k: v for k, v in named.items() if torch.isfinite(v)}
 
     @torch.no_grad()
-    def gaps(self, scenes: list[Scene], x0: Tensor, times: tuple[int, ...] = (950, 850, 700, 500, 250)) -> Losses:
+    def gaps(
+        self, scenes: list[Scene], x0: Tensor, times: tuple[int, ...] = (950, 850, 700, 500, 250)
+    ) -> Losses:
         """How much smaller the error is with boxes than with null boxes, in %, per timestep: grounding learned.
 
         The loss itself does not show it (GLIGEN's users, IGLIGEN's issue 5). Also ``gate``, the mean |tanh(alpha)|
@@ -179,7 +195,9 @@ class Denoising:
         result = {}
         for t in times:
             at = torch.full((len(scenes),), t)
-            with_boxes, without = (self.error(self.unet, x0, noise, at, text, b).mean() for b in (given, null))
+            with_boxes, without = (
+                self.error(self.unet, x0, noise, at, text, b).mean() for b in (given, null)
+            )
             result[f"gap_{t}"] = 100 * (1 - with_boxes / without)
         gates = [p.tanh().abs() for n, p in self.unet.named_parameters() if n.endswith("alpha_attn")]
         return result | {"gate": torch.stack(gates).mean()}
@@ -190,12 +208,16 @@ def plain_attention(unet: UNet2DConditionModel) -> None:
     unet.set_attn_processor(AttnProcessor())
 
 
-def train_unet(folder: Path, cache: Cache, conditioner: Conditioner, plan: Plan, compiled: bool = False) -> Fit:
+def train_unet(
+    folder: Path, cache: Cache, conditioner: Conditioner, plan: Plan, compiled: bool = False
+) -> Fit:
     """Text to picture, all weights."""
     torch.manual_seed(3)
     unet = make_unet(gated=False).to(device=conditioner.device, memory_format=torch.channels_last)
     plain_attention(unet)
-    loss = Denoising(unet, cache, conditioner, plan.batch, low=400, share=0.5, drop_caption=DROP_CAPTION, compiled=compiled)
+    loss = Denoising(
+        unet, cache, conditioner, plan.batch, low=400, share=0.5, drop_caption=DROP_CAPTION, compiled=compiled
+    )
     return Fit(folder, unet, plan, loss, seed=3)
 
 
@@ -232,7 +254,12 @@ def prepare_grounding(unet: UNet2DConditionModel, phrases: Tensor) -> None:
 
 
 def train_grounding(
-    folder: Path, base: UNet2DConditionModel, cache: Cache, conditioner: Conditioner, plan: Plan, compiled: bool = False
+    folder: Path,
+    base: UNet2DConditionModel,
+    cache: Cache,
+    conditioner: Conditioner,
+    plan: Plan,
+    compiled: bool = False,
 ) -> Fit:
     """Grounding layers only, on the frozen U-Net."""
     torch.manual_seed(4)
@@ -246,7 +273,22 @@ def train_grounding(
     unet = unet.to(device=conditioner.device, memory_format=torch.channels_last)
     plain_attention(unet)
     loss = Denoising(
-        unet, cache, conditioner, plan.batch, low=750, share=0.75, drop_caption=0.5, drop_boxes=0.1, compiled=compiled
+        unet,
+        cache,
+        conditioner,
+        plan.batch,
+        low=750,
+        share=0.75,
+        drop_caption=0.5,
+        drop_boxes=0.1,
+        compiled=compiled,
     )
     scenes = [make_scene(cache.split, i) for i in range(min(64, len(cache.latents)))]
-    return Fit(folder, unet, plan, loss, seed=4, probe=lambda: loss.gaps(scenes, cache.latents[: len(scenes)].float()))
+    return Fit(
+        folder,
+        unet,
+        plan,
+        loss,
+        seed=4,
+        probe=lambda: loss.gaps(scenes, cache.latents[: len(scenes)].float()),
+    )

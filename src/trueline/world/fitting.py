@@ -99,7 +99,8 @@ class Fit:
         return self.folder / "checkpoint.pt"
 
     def __iter__(self) -> Iterator[dict]:
-        step, begun, sums = self._resume(), time.monotonic(), {}
+        step, begun = self._resume(), time.monotonic()
+        sums: dict[str, float] = {}
         first = step
         while step < self.plan.steps:
             for name, value in self._step(step).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .captions import Caption, caption
 from .fitting import Fit, Losses, Plan
-from .scenes import make_scene
+from .scenes import Thing, make_scene
 from .vocabulary import COLOURS, OBJECTS, RELATIONS, TEXTURES
 
 LENGTH = 32  #: tokens of a prompt, with start and end
@@ -32,18 +33,19 @@ def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
     """Learn byte pairs on ``captions``; unknown words fall apart into bytes, as in CLIP."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=100_000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False, min_frequency=1
+        vocab_size=100_000,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        min_frequency=1,
     )
     bpe.train_from_iterator(captions, trainer)
-    import json
-
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]][:MERGES]
     tokens = alphabet + [a + "</w>" for a in alphabet] + ["".join(m) for m in merges] + [START, END]
     vocabulary = {t: i for i, t in enumerate(dict.fromkeys(tokens))}
@@ -67,9 +69,12 @@ def make_text_tower(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch of captions says. Per noun: row, position, and four classes; per caption: what is in it."""
+    """What a batch of captions says. Per noun: row, position, and four classes; per caption: what is in it.
 
-    nouns: Tensor  # (nouns, 6): row, token position, name, colour (8 = unsaid), texture (3 = unsaid), count - 1
+    Columns of ``nouns``: row, token position, name, colour (8 = unsaid), texture (3 = unsaid), count - 1.
+    """
+
+    nouns: Tensor  # (nouns, 6)
     counts: Tensor  # (batch, objects): 0..4 of each name
     coloured: Tensor  # (batch, objects * colours) multi-hot
     textured: Tensor  # (batch, objects * textures) multi-hot
@@ -120,7 +125,7 @@ class Reader(nn.Module):
         """Mean cross-entropy of name, colour, texture and number at the nouns."""
         logits = self.noun(hidden[nouns[:, 0], nouns[:, 1]]).float()
         parts = logits.split([len(OBJECTS), len(COLOURS) + 1, len(TEXTURES) + 1, 4], dim=1)
-        return sum(F.cross_entropy(p, nouns[:, 2 + i]) for i, p in enumerate(parts))
+        return torch.stack([F.cross_entropy(p, nouns[:, 2 + i]) for i, p in enumerate(parts)]).sum()
 
     def scene_loss(self, features: Tensor, said: Targets) -> Tensor:
         """What is in the caption, read from one feature per caption, (batch, WIDTH)."""
@@ -129,16 +134,24 @@ class Reader(nn.Module):
             self.scene(features).float().split([5 * n, n * len(COLOURS), n * len(TEXTURES), 5, n], dim=1)
         )
         return (
-            F.cross_entropy(count.reshape(-1, 5), said.counts.flatten())
-            + F.binary_cross_entropy_with_logits(colour, said.coloured)
-            + F.binary_cross_entropy_with_logits(texture, said.textured)
-        ) * n + F.cross_entropy(relation, said.relation) + F.cross_entropy(first, said.first)
+            (
+                F.cross_entropy(count.reshape(-1, 5), said.counts.flatten())
+                + F.binary_cross_entropy_with_logits(colour, said.coloured)
+                + F.binary_cross_entropy_with_logits(texture, said.textured)
+            )
+            * n
+            + F.cross_entropy(relation, said.relation)
+            + F.cross_entropy(first, said.first)
+        )
 
 
 def training_captions(step: int, batch: int) -> list[Caption]:
     """Captions of fresh scenes; every eighth is one phrase alone, as regions have."""
     first = step * batch
-    return [caption(make_scene("train", first + i, 1 if i % 8 == 0 else None), variant=step % 5) for i in range(batch)]
+    return [
+        caption(make_scene("train", first + i, 1 if i % 8 == 0 else None), variant=step % 5)
+        for i in range(batch)
+    ]
 
 
 def train_text(folder: Path, tokenizer: CLIPTokenizer, plan: Plan, device: torch.device) -> Fit:
@@ -170,17 +183,20 @@ def train_text(folder: Path, tokenizer: CLIPTokenizer, plan: Plan, device: torch
 @torch.no_grad()
 def read_phrases(tower: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Pooled features (texts, WIDTH) of ``texts``, float32."""
-    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
+    ids = tokenizer(
+        texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    ).input_ids
     return torch.cat([tower(part.to(tower.device)).pooler_output.float().cpu() for part in ids.split(256)])
 
 
 def all_phrases() -> list[str]:
     """Every "a red striped apple" of the world."""
-    from .scenes import Thing
-
     kinds = [(n, c, t) for n in OBJECTS for c in COLOURS for t in TEXTURES]
     return [Thing(*kind, 0, 0, 1, 1).phrase for kind in kinds]
 
 
 def sample_captions(count: int, split: str = "words") -> list[str]:
-    return [caption(make_scene(split, i), variant=int(np.random.default_rng(i).integers(5))).text for i in range(count)]
+    return [
+        caption(make_scene(split, i), variant=int(np.random.default_rng(i).integers(5))).text
+        for i in range(count)
+    ]

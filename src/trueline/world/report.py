@@ -70,7 +70,9 @@ def figure(name: str, groups: Sequence[Sequence[float]]) -> Figure:
     draws = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
     total = sums[draws].sum(1)
     low, high = np.quantile(total[:, 0] / total[:, 1], [0.025, 0.975])
-    return Figure(name, float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high), int(sums[:, 1].sum()))
+    return Figure(
+        name, float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high), int(sums[:, 1].sum())
+    )
 
 
 def layout_of(scene: Scene, prompt: str, boxes: bool) -> Layout:
@@ -162,7 +164,11 @@ def judge_vae(pipeline: Pipeline, count: int) -> list[Figure]:
     from .vae import psnr
 
     scenes = [make_scene(SPLIT, i) for i in range(count)]
-    return [figure("vae_psnr", [[v] for v in psnr(pipeline.backbone.vae.float(), scenes, pipeline.backbone.device)])]
+    return [
+        figure(
+            "vae_psnr", [[v] for v in psnr(pipeline.backbone.vae.float(), scenes, pipeline.backbone.device)]
+        )
+    ]
 
 
 def judge_clip(count: int) -> list[Figure]:
@@ -197,18 +203,25 @@ def sheet(examiner: Examiner, count: int, path: Path) -> None:
     """Random held-out prompts: the true scene, text only, and with boxes, three pictures side by side."""
     scenes = [make_scene("sheet", i) for i in range(count)]
     prompts = [caption(s).text for s in scenes]
-    plain = examiner.draw([layout_of(s, p, False) for s, p in zip(scenes, prompts, strict=True)], "sheet, text")
+    plain = examiner.draw(
+        [layout_of(s, p, False) for s, p in zip(scenes, prompts, strict=True)], "sheet, text"
+    )
     layouts = [layout_of(s, p, True) for s, p in zip(scenes, prompts, strict=True)]
     boxed = examiner.draw(layouts, "sheet, boxes")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for pictures, given, name in ((plain, [Layout(p) for p in prompts], "plain"), (boxed, layouts, "grounded")):
+    for pictures, given, name in (
+        (plain, [Layout(p) for p in prompts], "plain"),
+        (boxed, layouts, "grounded"),
+    ):
         drawn = contact_sheet(pictures, given, columns=8)
         drawn.convert("RGB").save(path.with_name(f"{path.stem}_{name}.png"), optimize=True)
 
 
 def commit() -> str:
     try:
-        return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
     except OSError:
         return ""
 
@@ -228,7 +241,9 @@ def to_markdown(result: dict) -> str:
         "| figure | mean | 95% interval | n | goal |",
         "|---|--:|--:|--:|---|",
     ]
-    lines += [f"| {f.name} | {f.mean:.3f} | {f.low:.3f} .. {f.high:.3f} | {f.n} | {f.verdict} |" for f in rows]
+    lines += [
+        f"| {f.name} | {f.mean:.3f} | {f.low:.3f} .. {f.high:.3f} | {f.n} | {f.verdict} |" for f in rows
+    ]
     return "\n".join([*lines, ""])
 
 
@@ -260,7 +275,10 @@ def main(argv: list[str] | None = None) -> int:
     for name, part in parts.items():
         if not options.only or name in options.only:
             figures += part()
-            print("\n".join(f"{f.name}: {f.mean:.3f} [{f.low:.3f}, {f.high:.3f}] n={f.n}" for f in figures), flush=True)
+            print(
+                "\n".join(f"{f.name}: {f.mean:.3f} [{f.low:.3f}, {f.high:.3f}] n={f.n}" for f in figures),
+                flush=True,
+            )
     result = {
         "command": " ".join(["trueline world report", *arguments]), "commit": commit(), "model": options.model,
         "steps": options.steps, "guidance_scale": options.guidance_scale, "dtype": options.dtype,

@@ -155,7 +155,9 @@ def masks(scene: Scene) -> np.ndarray:
     """Which pixels each thing covers: bool, shape (things, SIZE, SIZE)."""
     result = np.zeros((len(scene.things), SIZE, SIZE), bool)
     for mask, thing in zip(result, scene.things, strict=True):
-        mask[thing.y : thing.y + thing.h, thing.x : thing.x + thing.w] = coverage(thing.name, thing.w, thing.h) > 0.5
+        mask[thing.y : thing.y + thing.h, thing.x : thing.x + thing.w] = (
+            coverage(thing.name, thing.w, thing.h) > 0.5
+        )
     return result
 
 
@@ -172,7 +174,12 @@ def _kinds(rng: Rng, count: int) -> list[tuple[str, str, str]]:
     return [draw() for _ in range(count)]
 
 
-_LONGEST = {1: (44, 72), 2: (40, 60), 3: (38, 52), 4: (36, 48)}  #: range of the longer side by number of things
+_LONGEST = {
+    1: (44, 72),
+    2: (40, 60),
+    3: (38, 52),
+    4: (36, 48),
+}  #: range of the longer side by number of things
 _GAP = 4  #: least free pixels between two boxes
 _MARGIN = 2  #: least free pixels to the edge of the picture
 
@@ -204,7 +211,9 @@ def _apart(x: int, y: int, w: int, h: int, other: Thing) -> bool:
 
 
 def _background(rng: Rng) -> Background:
-    return Background(int(rng.integers(len(BACKGROUNDS))), float(rng.uniform(0.84, 0.94)), float(rng.uniform(0.1, 0.24)))
+    return Background(
+        int(rng.integers(len(BACKGROUNDS))), float(rng.uniform(0.84, 0.94)), float(rng.uniform(0.1, 0.24))
+    )
 
 
 def make_scene(split: str, index: int, count: int | None = None) -> Scene:
@@ -221,4 +230,3 @@ def make_scene(split: str, index: int, count: int | None = None) -> Scene:
 def make_scenes(split: str, count: int, things: int | None = None) -> Iterator[Scene]:
     """The first ``count`` scenes of ``split``, each with ``things`` things if given."""
     return (make_scene(split, i, things) for i in range(count))
-

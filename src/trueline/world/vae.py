@@ -1,4 +1,4 @@
-"""The world's VAE: pictures of 128 x 128 pixels to latents of 4 x 16 x 16 and back (as Stable Diffusion: f8, 4 channels)."""
+"""The world's VAE: pictures of 128 x 128 pixels to latents of 4 x 16 x 16 and back (f8, as Stable Diffusion's)."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ def crop_around(scene: Scene, rng: np.random.Generator, side: int) -> tuple[np.n
     """
     thing = scene.things[int(rng.integers(len(scene.things)))]
     shift = rng.integers(-side // 3, side // 3 + 1, 2)
-    x, y = (int(np.clip(c + d - side // 2, 0, SIZE - side)) for c, d in zip(thing.centre, shift, strict=True))
+    x, y = np.clip(np.array(thing.centre) + shift - side // 2, 0, SIZE - side).astype(int)
     piece = np.s_[y : y + side, x : x + side]
-    return render(scene)[piece], 1 + masks(scene).any(0)[piece].astype(np.float32)
+    covered = masks(scene).max(axis=0)[piece]
+    return render(scene)[piece], 1 + covered.astype(np.float32)
 
 
 def reconstruction_loss(picture: Tensor, again: Tensor, weight: Tensor) -> Tensor:
