@@ -138,9 +138,9 @@ def test_nothing_is_touched_at_scale_zero(gated):
     grounding = pack([ONE], lambda p: torch.ones(len(p), 32), slots=2, width=32)
     before = hooks(gated.unet)
     for off in (0.0, torch.zeros(1)):
-        with grounded(gated.unet, grounding, off, like=torch.zeros(1)) as kwargs:
+        with grounded(gated.unet, grounding, off, like=torch.zeros(1, 4, 8, 8)) as kwargs:
             assert kwargs is None and hooks(gated.unet) == before
-    with grounded(gated.unet, None, 1.0, like=torch.zeros(1)) as kwargs:
+    with grounded(gated.unet, None, 1.0, like=torch.zeros(1, 4, 8, 8)) as kwargs:
         assert kwargs is None
 
 

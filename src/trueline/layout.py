@@ -34,9 +34,7 @@ MAX_SEED = 2**63 - 1
 MAX_MASK_SIDE = 2048
 MAX_LINE = 1_000_000  # characters of one JSON record
 _SAFE_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
-_DEVICE_NAMES = re.compile(
-    r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE
-)  # not file names on Windows
+_WINDOWS_DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 
 
 class LayoutError(ValueError):
@@ -83,20 +81,15 @@ def _one_sentence(error: ValidationError, model: type[BaseModel]) -> LayoutError
         return LayoutError(path, f"unknown key; {model.__name__} has {', '.join(model.model_fields)}")
     if first["type"] == "missing":
         return LayoutError(path, "is missing; give a value")
-    return LayoutError(path, f"{_decapitalised(first['msg'])} (got {_short(first['input'])})")
+    return LayoutError(path, f"{first['msg'][:1].lower()}{first['msg'][1:]} (got {_short(first['input'])})")
 
 
 def _path(loc: Sequence[str | int]) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{_short_key(step)}" for step in loc)
+    def shown(key: str) -> str:
+        return key if key.isidentifier() else _short(key)
+
+    steps = (f"[{step}]" if isinstance(step, int) else f".{shown(step)}" for step in loc)
     return "".join(steps).removeprefix(".")
-
-
-def _short_key(key: str) -> str:
-    return key if key.isidentifier() else _short(key)
-
-
-def _decapitalised(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
 
 
 def _short(value: Any) -> str:
@@ -214,13 +207,7 @@ class Region(_Frozen):
 
     if TYPE_CHECKING:
 
-        def __init__(
-            self,
-            phrase: str,
-            box: "Box | Sequence[float] | np.ndarray",
-            mask: "str | np.ndarray | None" = None,
-            negative: str | None = None,
-        ) -> None: ...
+        def __init__(self, phrase: str, box: Any, mask: Any = None, negative: str | None = None) -> None: ...
 
     @field_validator("box", mode="before")
     @classmethod
@@ -296,7 +283,7 @@ class Layout(_Frozen):
     @field_validator("id", mode="before")
     @classmethod
     def _file_name(cls, value: Any) -> str | None:
-        safe = isinstance(value, str) and _SAFE_ID.fullmatch(value) and not _DEVICE_NAMES.fullmatch(value)
+        safe = isinstance(value, str) and _SAFE_ID.fullmatch(value) and not _WINDOWS_DEVICE.fullmatch(value)
         if value is not None and not safe:
             rule = "use 1 to 100 letters, digits, '.', '_' or '-', with a letter or digit first"
             raise ValueError(f"must be safe as a file name (got {_short(value)}); {rule}")

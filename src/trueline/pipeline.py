@@ -7,6 +7,7 @@ The contract is the one users of diffusers expect (``generator``, ``num_images_p
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +242,8 @@ class Pipeline:
         layouts, copies = request.layouts, request.num_images_per_prompt
         if request.generators is not None or request.latents is not None:
             return [(None, 0)] * len(layouts)
-        if isinstance(request.seeds, int):
-            return [(request.seeds, place * copies) for place in range(len(layouts))]
+        if isinstance(request.seeds, Integral):
+            return [(int(request.seeds), place * copies) for place in range(len(layouts))]
         if request.seeds is None:
             return [(fresh_seed() if layout.seed is None else layout.seed, 0) for layout in layouts]
         return [seed if isinstance(seed, tuple) else (seed, 0) for seed in request.seeds]
