@@ -70,11 +70,7 @@ def _one_sentence(error: ValidationError, model: type[BaseModel]) -> LayoutError
     path = _path(first["loc"])
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, LayoutError):
-        return (
-            LayoutError(".".join(part for part in (path, inner.field) if part), inner.problem)
-            if path
-            else inner
-        )
+        return LayoutError(".".join(filter(None, (path, inner.field))), inner.problem) if path else inner
     if inner is not None:
         return LayoutError(path, str(inner))
     if first["type"] == "extra_forbidden":

@@ -7,7 +7,6 @@ The contract is the one users of diffusers expect (``generator``, ``num_images_p
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +241,7 @@ class Pipeline:
         layouts, copies = request.layouts, request.num_images_per_prompt
         if request.generators is not None or request.latents is not None:
             return [(None, 0)] * len(layouts)
-        if isinstance(request.seeds, Integral):
+        if not isinstance(request.seeds, Sequence | None):
             return [(int(request.seeds), place * copies) for place in range(len(layouts))]
         if request.seeds is None:
             return [(fresh_seed() if layout.seed is None else layout.seed, 0) for layout in layouts]
