@@ -1,0 +1,52 @@
+"""The weights that ship: small enough, whole, and trained (a random net fails every one of these)."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trueline.layout import Layout
+from trueline.pipeline import Pipeline
+from trueline.world.oracle import detect
+from trueline.world.scenes import make_scene
+from trueline.world.vae import psnr
+
+WEIGHTS = Path(str(files("trueline"))) / "world" / "weights"
+MEGABYTES = 64
+
+
+@pytest.fixture(scope="module")
+def world():
+    return Pipeline.from_pretrained("world")
+
+
+def test_all_weights_together_are_small():
+    assert sum(f.stat().st_size for f in WEIGHTS.rglob("*.safetensors")) <= MEGABYTES * 2**20
+
+
+def test_nothing_but_safetensors_and_json():
+    assert {f.suffix for f in WEIGHTS.rglob("*") if f.is_file()} <= {".safetensors", ".json", ".txt"}
+
+
+def test_the_vae_keeps_scenes(world):
+    scenes = [make_scene("held-out", i) for i in range(6)]
+    assert psnr(world.backbone.vae, scenes, torch.device("cpu")).mean() > 29
+
+
+def test_colours_follow_the_words(world):
+    """One object, text only: every foreground that the oracle sees has the colour that was asked for, mostly."""
+    colours = ("red", "green", "blue", "yellow", "purple", "black")
+    layouts = [Layout(f"a {colour} apple") for colour in colours for _ in range(2)]
+    images = world(layouts, seeds=list(range(len(layouts))), steps=12, guidance_scale=4.0, progress=False).images
+    right = []
+    for image, layout in zip(images, layouts, strict=True):
+        seen = max(detect(np.asarray(image)), key=lambda d: d.score, default=None)
+        right.append(seen is not None and f" {seen.colour} " in layout.prompt)
+    assert np.mean(right) >= 0.6
+
+
+def test_unknown_words_are_said(world):
+    with pytest.warns(UserWarning, match="zebra"):
+        world("a red zebra", steps=1, seeds=[0], progress=False)
