@@ -39,7 +39,9 @@ def test_colours_follow_the_words(world):
     """One object, text only: every foreground that the oracle sees has the colour that was asked for, mostly."""
     colours = ("red", "green", "blue", "yellow", "purple", "black")
     layouts = [Layout(f"a {colour} apple") for colour in colours for _ in range(2)]
-    images = world(layouts, seeds=list(range(len(layouts))), steps=12, guidance_scale=4.0, progress=False).images
+    images = world(
+        layouts, seeds=list(range(len(layouts))), steps=12, guidance_scale=4.0, progress=False
+    ).images
     right = []
     for image, layout in zip(images, layouts, strict=True):
         seen = max(detect(np.asarray(image)), key=lambda d: d.score, default=None)
