@@ -29,12 +29,13 @@ def pack_world(build: Build, target: Path) -> int:
     polished = (build.stage("decoder") / "done.json").exists()
     vae = build.autoencoder("decoder" if polished else "vae")
     vae.register_to_config(scaling_factor=round(factor, 6), sample_size=SIZE)
+    unet = build.unet("grounding")
+    for net in (unet, vae):  # diffusers writes down the folder a net was loaded from, which no user has
+        net.register_to_config(_name_or_path="world")
     settings = {
         "max_regions": MAX_REGIONS, "grounding_schedule": list(GROUNDING_SCHEDULE), "vocabulary": list(words()),
     }  # fmt: skip
-    backbone = Backbone(
-        build.unet("grounding"), vae, build.tower(), build.tokenizer, make_scheduler(), settings=settings
-    )
+    backbone = Backbone(unet, vae, build.tower(), build.tokenizer, make_scheduler(), settings=settings)
     _replace(target / "pipeline", lambda folder: backbone.to(dtype=torch.float16).save_pretrained(folder))
     trained = build.stage("clip") / "final"
     if trained.exists():
