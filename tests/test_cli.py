@@ -19,7 +19,7 @@ from PIL import Image
 from trueline import Layout, Pipeline, Region, read_layouts, write_layouts
 from trueline.cli import COMMANDS, main
 from trueline.commands import _run, generate, world
-from trueline.commands._folder import KEY, Folder, pixel_hash
+from trueline.folder import KEY, Folder, pixel_hash
 from trueline.pipeline import DEFAULT_BATCH
 from trueline.schedulers import SCHEDULERS
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from trueline.commands._folder import Folder, pixel_hash
 from trueline.commands._model import DTYPES, load, warnings_as_lines
+from trueline.folder import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.records import RECORD_SCHEMA, versions
 from trueline.sheet import overlay

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from trueline import __version__
-from trueline.commands._folder import Folder, pixel_hash
 from trueline.commands._model import load, warnings_as_lines
+from trueline.folder import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.request import Request
 from trueline.sheet import contact_sheet, overlay

@@ -34,16 +34,16 @@ class Folder:
 
     def write_json(self, name: str, content: Any) -> Path:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        return self._write(name, lambda file: file.write(text.encode("utf-8")))
+        return self.write(name, lambda file: file.write(text.encode("utf-8")))
 
     def write_png(self, name: str, image: Image.Image, record: dict[str, Any] | None = None) -> Path:
         """Save ``image``; ``record`` goes into the file's text: the picture alone says how it was made."""
         text = PngInfo()
         if record is not None:
             text.add_text(KEY, json.dumps(record))  # ASCII: the chunk is Latin-1
-        return self._write(name, lambda file: image.save(file, format="PNG", pnginfo=text))
+        return self.write(name, lambda file: image.save(file, format="PNG", pnginfo=text))
 
-    def _write(self, name: str, fill: Callable[[BinaryIO], Any]) -> Path:
+    def write(self, name: str, fill: Callable[[BinaryIO], Any]) -> Path:
         """Fill a temporary file beside the target, force it to disk, then rename it: the rename is atomic."""
         target, temporary = self.path / name, self.path / f".{name}.{os.getpid()}.tmp"
         try:
