@@ -167,14 +167,24 @@ def _content_loss(seer: Seer, features: Tensor, said: list[Caption]) -> Tensor:
 
 
 @torch.no_grad()
+def embed_texts(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """(texts, PROJECTION), not of unit length. A text that is too long keeps its end token."""
+    ids = tokenizer(
+        list(texts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    ).input_ids
+    return clip.text_projection(clip.text_model(ids).pooler_output)
+
+
+@torch.no_grad()
+def embed_pictures(clip: CLIPModel, pictures: np.ndarray) -> Tensor:
+    """(pictures, PROJECTION) of uint8 (pictures, SIZE, SIZE, 3), not of unit length."""
+    return clip.visual_projection(clip.vision_model(to_tensor(pictures)).pooler_output)
+
+
 def retrieval(
     clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: np.ndarray, texts: list[str], candidates: list[str]
 ) -> np.ndarray:
     """Whether the text of each picture (uint8, SIZE x SIZE) is the nearest of ``candidates``: bool (pictures,)."""
-    ids = tokenizer(
-        candidates, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
-    ).input_ids
-    text = clip.text_projection(clip.text_model(ids).pooler_output)
-    image = clip.visual_projection(clip.vision_model(to_tensor(pictures)).pooler_output)
+    text, image = embed_texts(clip, tokenizer, candidates), embed_pictures(clip, pictures)
     nearest = (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T).argmax(1)
     return np.array([candidates[int(n)] == text for n, text in zip(nearest, texts, strict=True)])

@@ -133,6 +133,37 @@ def check(detections: Sequence[Detection], caption: Caption, sure: float = SURE)
     )
 
 
+Tally = dict[str, tuple[float, float]]
+
+
+def tally(detections: Sequence[Detection], caption: Caption, sure: float = SURE) -> Tally:
+    """How much of a caption is right, of how much it says, per attribute: what ``check`` gives as fractions.
+
+    Sums over pictures are micro-averages: a caption of four groups counts four times one of one group.
+    """
+    verdict, groups = check(detections, caption, sure), caption.groups
+    asked = {
+        "object": (verdict.object, len(groups)),
+        "colour": (verdict.colour, sum(g.colour is not None for g in groups)),
+        "texture": (verdict.texture, sum(g.texture is not None for g in groups)),
+        "count": (verdict.count, len(groups)),
+        "relation": (float(verdict.relation), int(caption.relation is not None)),
+        "all": (float(verdict.all_right), 1),
+    }
+    return {name: (share * number, float(number)) for name, (share, number) in asked.items()}
+
+
+def overlap(detections: Sequence[Detection], things: Sequence[Thing], sure: float = SURE) -> list[float]:
+    """IoU of each thing with the detection *of its name* that the best assignment gives it; 0 without one."""
+    seen = [d for d in detections if d.score >= sure]
+    overlaps = np.array([[iou(d.box, t.box) * (d.name == t.name) for d in seen] for t in things])
+    overlaps = overlaps.reshape(len(things), len(seen))
+    rows, columns = linear_sum_assignment(-overlaps)
+    best = np.zeros(len(things))
+    best[rows] = overlaps[rows, columns]
+    return best.tolist()
+
+
 def ghosts(picture: np.ndarray, detections: Sequence[Detection], sure: float = SURE) -> float:
     """Fraction of the foreground's area that no sure detection explains; 0 for an empty picture.
 
