@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 #: Shares of the sampling steps with the boxes on, fading, and off (GLIGEN's scheduled sampling).
 GROUNDING_SCHEDULE = (0.4, 0.1, 0.5)
+#: How the world's CLIP was shown its pictures: SIZE x SIZE, bicubic, values in -1..1.
+CLIP_PICTURES = {
+    "image_processor_type": "CLIPImageProcessor",
+    "do_resize": True, "size": {"height": SIZE, "width": SIZE}, "resample": 3, "do_center_crop": False,
+    "do_convert_rgb": True, "do_rescale": True, "rescale_factor": 1 / 255,
+    "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+}  # fmt: skip
 
 
 def pack_world(build: Build, target: Path) -> int:
@@ -47,6 +54,7 @@ def pack_world(build: Build, target: Path) -> int:
 def _save_clip(clip: CLIPModel, build: Build, folder: Path) -> None:
     clip.save_pretrained(folder)
     build.tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(CLIP_PICTURES, indent=2) + "\n")
 
 
 def _replace(folder: Path, write) -> None:
