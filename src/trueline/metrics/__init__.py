@@ -1,0 +1,1 @@
+"""Metrics: pure functions of features, detections or numbers. What looks at pictures is in ``perception``."""

@@ -1,0 +1,140 @@
+"""Means with intervals that are honest about prompts: pictures of one prompt are not independent.
+
+Every interval is a 95% percentile bootstrap over *clusters* (prompts): a draw takes as many prompts as there
+are, with replacement, and all the pictures of each. Two methods on the same prompts are compared on the same
+draws: what is hard for both cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 2000
+COVERED = 0.95
+_CHUNK = 4_000_000  #: numbers drawn at once at most
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``value`` of ``n`` pictures from ``clusters`` prompts.
+
+    ``value`` is None when nothing was asked (all denominators 0); ``low`` and ``high`` are None, too, when there is
+    one prompt only, which says nothing about others.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    clusters: int
+    empty_draws: int = 0  #: draws in which nothing was asked, left out of the interval
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What each picture adds to a ratio, summed over each cluster: float64 (clusters,) both.
+
+    Shards are joined by joining their pictures' terms before this is built.
+    """
+
+    keys: tuple[Hashable, ...]
+    numerators: np.ndarray
+    denominators: np.ndarray
+    n: int
+
+    @classmethod
+    def of(
+        cls, numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable]
+    ) -> Terms:
+        """From one numerator, denominator and cluster key per picture. Pictures not asked have denominator 0.
+
+        Raises:
+            ValueError: different lengths, a negative denominator, or numbers that are not finite.
+        """
+        top, bottom = (np.asarray(list(v), float) for v in (numerators, denominators))
+        if not len(top) == len(bottom) == len(clusters):
+            raise ValueError(
+                f"clusters: give one per picture (got {len(top)} numerators, {len(bottom)} denominators, "
+                f"{len(clusters)} clusters)"
+            )
+        if bad := int((~np.isfinite(top) | ~np.isfinite(bottom)).sum()):
+            raise ValueError(f"numerators: {bad} of {len(top)} pictures are not finite; leave them out")
+        if (bottom < 0).any():
+            raise ValueError("denominators: must not be negative")
+        # Sorted, so that shards joined in another order give the same draws.
+        places = {key: place for place, key in enumerate(sorted(set(clusters), key=str))}
+        rows = np.array([places[key] for key in clusters], int)
+        sums = [np.bincount(rows, weights=v, minlength=len(places)) for v in (top, bottom)]
+        return cls(tuple(places), sums[0], sums[1], int((bottom > 0).sum()))
+
+    @property
+    def value(self) -> float | None:
+        total = self.denominators.sum()
+        return float(self.numerators.sum() / total) if total > 0 else None
+
+    def draws(self, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+        """The ratio in each bootstrap draw, (draws,); NaN where nothing was asked.
+
+        The draws depend on the number of clusters and the seed only, so that ratios on the same clusters can be
+        compared draw by draw.
+        """
+        count = len(self.keys)
+        rng, parts = np.random.default_rng(seed), []
+        both = np.stack([self.numerators, self.denominators], 1)
+        step = max(1, _CHUNK // max(count, 1))
+        for start in range(0, draws, step):
+            picked = rng.integers(count, size=(min(step, draws - start), count))
+            parts.append(both[picked].sum(1))
+        top, bottom = np.concatenate(parts).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return top / bottom
+
+
+def ratio(terms: Terms, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """Sum of numerators over sum of denominators, with its interval."""
+    return _estimate(terms.value, [terms], lambda: terms.draws(draws, seed))
+
+
+def macro(parts: Sequence[Terms], draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """The mean of several ratios (GenEval's overall score is the mean of its six tasks).
+
+    The parts are groups of other prompts, so each is drawn by itself.
+    """
+    values = [part.value for part in parts]
+    known = [v for v in values if v is not None]
+    value = float(np.mean(known)) if known and len(known) == len(values) else None
+    return _estimate(
+        value, parts, lambda: np.mean([p.draws(draws, seed + i) for i, p in enumerate(parts)], axis=0)
+    )
+
+
+def paired_difference(a: Terms, b: Terms, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """Ratio of ``a`` less that of ``b``, on the same prompts.
+
+    Raises:
+        ValueError: the two have other prompts.
+    """
+    if a.keys != b.keys:
+        raise ValueError(
+            f"clusters: a paired difference needs the same prompts (got {len(a.keys)} and "
+            f"{len(b.keys)}, {len(set(a.keys) & set(b.keys))} in common)"
+        )
+    value = None if a.value is None or b.value is None else a.value - b.value
+    return _estimate(value, [a, b], lambda: a.draws(draws, seed) - b.draws(draws, seed))
+
+
+def _estimate(value: float | None, parts: Sequence[Terms], draw) -> Estimate:  # type: ignore[no-untyped-def]
+    n, clusters = max(p.n for p in parts), max(len(p.keys) for p in parts)
+    if value is None or min(len(p.keys) for p in parts) < 2:
+        return Estimate(value, None, None, n, clusters)
+    drawn = draw()
+    kept = drawn[np.isfinite(drawn)]
+    empty = len(drawn) - len(kept)
+    if not len(kept):
+        return Estimate(value, None, None, n, clusters, empty)
+    edge = (1 - COVERED) / 2
+    low, high = np.quantile(kept, [edge, 1 - edge])
+    return Estimate(value, float(low), float(high), n, clusters, empty)
