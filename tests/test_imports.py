@@ -47,6 +47,7 @@ LOWER = {
     "layout": set(),
     "attention": set(),
     "sheet": {"layout"},
+    "folder": set(),
     "schedulers": set(),
     "grounding": {"layout"},
     "checkpoint": {"schedulers"},
@@ -64,13 +65,23 @@ def test_arrows_point_down(name):
     assert imports_of(SOURCE / f"{name}.py") <= allowed
 
 
+#: What knows the world beside itself: its command, and its side of the evaluation.
+OF_THE_WORLD = (
+    "trueline.commands.world",
+    "trueline.commands.evaluate",
+    "trueline.benchmarks.world",
+    "trueline.evaluation.world_judge",
+    "trueline.perception.world",
+)
+
+
 def test_nothing_below_the_command_line_imports_it_or_the_world():
     for path in FILES:
         name = module_of(path)
         upper = {n for n in imports_of(path) if n.startswith(("trueline.cli", "trueline.commands"))}
         assert not upper or name.startswith(("trueline.cli", "trueline.commands")), (name, upper)
         world = {n for n in imports_of(path) if n.startswith("trueline.world")}
-        assert not world or name.startswith(("trueline.world", "trueline.commands.world")), (name, world)
+        assert not world or name.startswith(("trueline.world", *OF_THE_WORLD)), (name, world)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -94,6 +105,7 @@ HELP = "from trueline.cli import main\ntry: main([{}'--help'])\nexcept SystemExi
         HELP.format(""),
         HELP.format("'generate', "),
         HELP.format("'world', "),
+        HELP.format("'evaluate', "),
     ],
 )
 def test_help_loads_no_library(statement):
@@ -104,13 +116,19 @@ def test_layouts_load_no_torch():
     assert loaded_after("import trueline; trueline.Layout('x')") <= {"numpy", "pydantic"}
 
 
+def test_rules_and_plans_load_no_torch():
+    modules = [m for m in MODULES if m.startswith(("trueline.rules", "trueline.planner"))]
+    loaded = loaded_after("; ".join(f"import {m}" for m in [*modules, "trueline.benchmarks.nsr_1k"]))
+    assert loaded <= {"numpy", "pydantic"}
+
+
 def test_every_public_name_is_there():
     assert all(getattr(trueline, name) is not None for name in trueline.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = trueline.nonsense
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["evaluate", "--help"]])
 def test_help_answers_at_once(arguments):
     """CPU time, the best of three: the claim is about what help does, not about how busy the machine is."""
     command = [sys.executable, "-m", "trueline.cli", *arguments]

@@ -11,6 +11,7 @@ from importlib import import_module
 #: Command name = module in ``trueline.commands`` -> what it does. Strings, so that help imports nothing.
 COMMANDS = {
     "generate": "pictures from a prompt and boxes, or from a file of layouts",
+    "evaluate": "draw what a benchmark asks for, look at it, and write the table",
     "world": "make and measure the embedded world",
 }
 

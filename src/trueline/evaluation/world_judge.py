@@ -1,0 +1,110 @@
+"""The judge of the world's benchmark: the oracle for words and boxes, the world's CLIP for the four HCMA columns.
+
+Ratios (numerator and denominator per picture, summed over pictures):
+
+- ``object_accuracy``, ``color_accuracy``, ``texture_accuracy``, ``count_accuracy``, ``relation_accuracy``: of what
+  the caption says of its groups of things, the share that the picture keeps (``world.judge.tally``);
+  ``prompt_accuracy``: the share of pictures in which all of it holds and nothing else is there.
+- ``mean_iou``: of each true box with the thing of its name; ``box_accuracy``: right name and colour at IoU >= 0.5.
+- ``clip_score``: cosine of picture and caption; ``region_clip_score``: of the picture's part in each box and its
+  phrase (crop rule of ``world.clip.crop_box``: the box, 8% wider on each side, scaled to the whole). Not multiplied.
+
+Features: ``picture`` (1, d) and ``regions`` (k, d), CLIP's image embeddings before normalisation, for the Frechet
+distances ``fid`` and ``region_fid`` ("world" features: not comparable with Inception's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from trueline.benchmarks import Example
+from trueline.benchmarks.world import World
+from trueline.evaluation.run import Seen
+from trueline.world.clip import crop_box, embed_pictures, embed_texts
+from trueline.world.judge import match, overlap, tally
+from trueline.world.oracle import SURE, Detection, detect
+from trueline.world.scenes import SIZE
+
+WEIGHTS = Path(str(files("trueline"))) / "world" / "weights" / "clip"
+
+RATIOS = {
+    "object_accuracy": "object", "color_accuracy": "colour", "texture_accuracy": "texture",
+    "count_accuracy": "count", "relation_accuracy": "relation", "prompt_accuracy": "all",
+}  # fmt: skip
+
+
+class WorldJudge:
+    """``benchmark`` knows the truth of its examples."""
+
+    protocol = f"oracle[sure={SURE}], crop 8% wider, features world-clip, rules 1"
+
+    def __init__(self, benchmark: World):
+        self.benchmark = benchmark
+        self.clip = CLIPModel.from_pretrained(WEIGHTS).float().eval()
+        self.tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS)
+
+    def look(self, examples: Sequence[Example], images: Sequence[Image.Image]) -> list[Seen]:
+        """One dictionary a picture: (2,) arrays for ratios, features, and what the oracle detected."""
+        pictures = np.stack(
+            [_pixels(example, image) for example, image in zip(examples, images, strict=True)]
+        )
+        whole = embed_pictures(self.clip, pictures)
+        said = embed_texts(self.clip, self.tokenizer, [example.prompt for example in examples])
+        fits = F.cosine_similarity(whole, said)
+        seen = []
+        for example, picture, feature, fit in zip(examples, pictures, whole, fits, strict=True):
+            detections = detect(picture)
+            regions, cosines = self._regions(example, picture)
+            ratios = self._ratios(example, detections) | {
+                "clip_score": (float(fit), 1.0),
+                "region_clip_score": (float(cosines.sum()), float(len(cosines))),
+            }
+            arrays = {name: np.array(pair) for name, pair in ratios.items()}
+            features = {"picture": feature[None].numpy(), "regions": regions.numpy()}
+            seen.append(arrays | features | _described(detections))
+        return seen
+
+    def _ratios(self, example: Example, detections: list[Detection]) -> dict[str, tuple[float, float]]:
+        things = self.benchmark.scene(example).things
+        kept = tally(detections, self.benchmark.said(example))
+        matched = match(detections, things)
+        return {name: kept[attribute] for name, attribute in RATIOS.items()} | {
+            "mean_iou": (sum(overlap(detections, things)), float(len(things))),
+            "box_accuracy": (float(sum(m.name and m.colour for m in matched)), float(len(things))),
+        }
+
+    def _regions(self, example: Example, picture: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Embeddings (k, d) of the parts in the boxes, and their cosines (k,) with the phrases."""
+        things = self.benchmark.scene(example).things
+        crops = embed_pictures(self.clip, np.stack([crop_box(picture, thing.box) for thing in things]))
+        phrases = embed_texts(self.clip, self.tokenizer, [thing.phrase for thing in things])
+        return crops, F.cosine_similarity(crops, phrases)
+
+
+def _pixels(example: Example, image: Image.Image) -> np.ndarray:
+    """uint8 (SIZE, SIZE, 3).
+
+    Raises:
+        ValueError: the picture has another size: scaled shapes are not what the oracle was measured on.
+    """
+    if image.size != (SIZE, SIZE):
+        raise ValueError(f"{example.id}: the world's judge takes {SIZE} x {SIZE} pictures (got {image.size})")
+    return np.array(image.convert("RGB"))
+
+
+def _described(detections: Sequence[Detection]) -> Seen:
+    """Sure detections as arrays: words (k, 3) of name, colour, texture; boxes (k, 4); scores (k,)."""
+    sure = [d for d in detections if d.score >= SURE]
+    return {
+        "words": np.array([(d.name, d.colour, d.texture) for d in sure], dtype=str).reshape(len(sure), 3),
+        "boxes": np.array([d.box for d in sure], float).reshape(len(sure), 4),
+        "scores": np.array([d.score for d in sure], float),
+    }

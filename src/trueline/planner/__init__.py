@@ -1,0 +1,1 @@
+"""Planners: a prompt in, a layout out."""

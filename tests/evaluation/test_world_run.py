@@ -1,0 +1,168 @@
+"""`trueline evaluate world`, for real and small: stopped, killed, sharded, and refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trueline.benchmarks.world import CATEGORIES, EACH, World
+from trueline.cli import main
+from trueline.evaluation.run import REFERENCE, ROUND_TRIP
+from trueline.evaluation.world_judge import WorldJudge
+
+SMALL = ["--n", "6", "--steps", "2", "--batch-size", "4", "--dtype", "fp32", "--quiet"]
+
+
+def evaluate(out: Path, *more: str) -> int:
+    return main(["evaluate", "world", *SMALL, "--out", str(out), *more])
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.png"))}
+
+
+def table(out: Path) -> list[dict]:
+    rows = json.loads((out / "results.json").read_text())
+    return [{key: value for key, value in row.items() if key != "command"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("evaluation") / "whole"
+    assert evaluate(out) in (0, 1)  # 1: six pictures are too few for the judge's own accuracy to be sure
+    return out
+
+
+def test_examples_are_as_many_as_said_and_of_their_category():
+    world = World()
+    assert len(world.examples) == len({e.id for e in world.examples}) == EACH * len(CATEGORIES)
+    for example in world.examples[:: EACH // 4]:
+        assert CATEGORIES[example.category](world.scene(example), world.said(example))
+        assert example.prompt == world.said(example).text
+        assert len(example.layout.regions) == len(world.scene(example).things)
+
+
+def test_the_judge_gives_renders_full_marks():
+    world = World()
+    examples = world.examples[::24]
+    seen = WorldJudge(world).look(examples, [world.reference(e) for e in examples])
+    for metric in (
+        "object_accuracy",
+        "color_accuracy",
+        "texture_accuracy",
+        "relation_accuracy",
+        "box_accuracy",
+    ):
+        right, asked = np.sum([each[metric] for each in seen], axis=0)
+        assert asked > 0
+        assert right == pytest.approx(asked), metric
+
+
+def test_the_judge_gives_the_pictures_of_other_prompts_hardly_any():
+    world = World()
+    examples = world.examples[::24]
+    pictures = [world.reference(e) for e in examples]
+    seen = WorldJudge(world).look(examples, pictures[1:] + pictures[:1])
+    right, asked = np.sum([each["color_accuracy"] for each in seen], axis=0)
+    assert right / asked < 0.2
+
+
+def test_the_table_has_each_method_metric_and_interval(done):
+    rows = table(done)
+    overall = {(row["method"], row["metric"]): row for row in rows if not row["category"]}
+    for method in ("plain", "gligen", ROUND_TRIP):
+        for metric in ("object_accuracy", "mean_iou", "clip_score", "region_clip_score", "fid", "region_fid"):
+            row = overall[method, metric]
+            assert row["low"] <= row["value"] <= row["high"]
+            assert row["n"] > 0 and row["protocol"]
+    assert (REFERENCE, "fid") not in overall
+    assert overall["gligen", "fid"]["against"] == "plain"
+    assert "against" not in overall["plain", "fid"]
+    assert {row["category"] for row in rows} == {"", *CATEGORIES}
+
+
+def test_boxes_change_the_pictures_and_words_alone_do_not_see_them(done):
+    pictures = files(done)
+    assert pictures["pictures/plain/color-0000-0.png"] != pictures["pictures/gligen/color-0000-0.png"]
+
+
+def test_a_picture_says_how_it_was_made(done):
+    with Image.open(done / "pictures/gligen/color-0000-0.png") as image:
+        record = json.loads(image.text["trueline"])
+    assert (record["method"], record["steps"], record["seed"]) == ("gligen", 2, 0)
+
+
+def test_the_same_command_again_draws_nothing(done):
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*.png")}
+    rows = table(done)
+    evaluate(done)
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*.png")} == before
+    assert table(done) == rows
+
+
+def test_shards_make_the_same_pictures_and_the_same_table(done, tmp_path):
+    out = tmp_path / "shards"
+    for part in ("2/2", "1/2"):
+        assert evaluate(out, "--shard", part) == 0
+        assert not (out / "results.json").exists()
+    evaluate(out)
+    assert files(out) == files(done)
+    assert table(out) == table(done)
+
+
+def test_more_methods_later_leave_the_first_alone(done, tmp_path):
+    out = tmp_path / "later"
+    evaluate(out, "--methods", "plain")
+    evaluate(out)
+    assert files(out) == files(done)
+
+
+@pytest.mark.parametrize(
+    ("more", "name"), [(["--steps", "3"], "steps"), (["--seeds", "4"], "seeds"), (["--n", "7"], "n")]
+)
+def test_another_configuration_is_refused(done, capsys, more, name):
+    before = files(done)
+    assert evaluate(done, *more) == 2
+    assert f"a run with another {name};" in capsys.readouterr().err
+    assert files(done) == before
+
+
+def test_a_broken_picture_is_named_and_drawn_again_once_deleted(done, tmp_path, capsys):
+    out = tmp_path / "broken"
+    evaluate(out, "--methods", "plain")
+    picture = next((out / "pictures/plain").glob("color*.png"))
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    for stale in (out / "seen/plain").iterdir():
+        stale.unlink()
+    assert evaluate(out, "--methods", "plain") == 2
+    assert str(picture) in capsys.readouterr().err
+    picture.unlink()
+    evaluate(out, "--methods", "plain")
+    assert picture.read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_killed_twice_and_started_again_it_gives_the_same_bytes(done, tmp_path):
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "trueline.cli", "evaluate", "world", *SMALL, "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for pictures in (1, 9):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+        deadline = time.monotonic() + 120
+        while len(list(out.rglob("*.png"))) < pictures and time.monotonic() < deadline:
+            assert process.poll() is None, "it was done before it could be killed"
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=False)
+    assert files(out) == files(done)
+    assert table(out) == table(done)
