@@ -12,6 +12,7 @@ from importlib import import_module
 COMMANDS = {
     "generate": "pictures from a prompt and boxes, or from a file of layouts",
     "evaluate": "draw what a benchmark asks for, look at it, and write the table",
+    "merge": "join the folders of an evaluation that was spread over machines",
     "world": "make and measure the embedded world",
 }
 

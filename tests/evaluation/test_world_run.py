@@ -118,6 +118,29 @@ def test_shards_make_the_same_pictures_and_the_same_table(done, tmp_path):
     assert table(out) == table(done)
 
 
+def test_shards_of_two_machines_are_merged_exactly(done, tmp_path, capsys):
+    parts = [tmp_path / "one", tmp_path / "two"]
+    for number, part in enumerate(parts, start=1):
+        evaluate(part, "--shard", f"{number}/2")
+    whole = tmp_path / "whole"
+    for part in reversed(parts):
+        assert main(["merge", str(part), "--out", str(whole)]) == 0
+    evaluate(whole)
+    assert files(whole) == files(done)
+    assert table(whole) == table(done)
+
+    picture = next((parts[0] / "pictures/plain").glob("*.png"))
+    picture.write_bytes(b"other")
+    assert main(["merge", *map(str, parts), "--out", str(whole)]) == 2
+    assert "differs from" in capsys.readouterr().err
+    manifest = json.loads((parts[1] / "run.json").read_text())
+    manifest["settings"]["steps"] += 1
+    (parts[1] / "run.json").write_text(json.dumps(manifest))
+    assert main(["merge", *map(str, parts), "--out", str(tmp_path / "new")]) == 2
+    assert "other settings" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_more_methods_later_leave_the_first_alone(done, tmp_path):
     out = tmp_path / "later"
     evaluate(out, "--methods", "plain")
