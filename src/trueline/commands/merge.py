@@ -5,7 +5,10 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from trueline.folder import Folder
 
 PARTS = ("pictures", "seen")
 
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     options = top.parse_args(arguments)
     copied = merge(options.folders, options.out)
     print(
-        f"{copied} files into {options.out}; give the evaluate command without --shard and with --out {options.out}"
+        f"{copied} files into {options.out}; now give the evaluate command with it as --out and without --shard"
     )
     return 0
 
@@ -60,11 +63,13 @@ def merge(folders: Sequence[Path], out: Path) -> int:
     Folder(out).write_json("run.json", manifest)
     todo = {name: path for name, path in sources.items() if not (out / name).exists()}
     for name, path in todo.items():
-        with open(path, "rb") as source:
-            Folder((out / name).parent).write(
-                name.name, lambda file, source=source: shutil.copyfileobj(source, file)
-            )
+        _copy(path, Folder((out / name).parent), name.name)
     return len(todo)
+
+
+def _copy(path: Path, folder: "Folder", name: str) -> None:
+    with open(path, "rb") as source:
+        folder.write(name, lambda file: shutil.copyfileobj(source, file))
 
 
 def _manifest(folder: Path) -> dict:
@@ -73,9 +78,7 @@ def _manifest(folder: Path) -> dict:
     except OSError as error:
         raise ValueError(f"{folder}: no folder of trueline evaluate (run.json: {error.strerror})") from None
     except ValueError:
-        raise ValueError(
-            f"{folder}/run.json: not whole JSON; copy it again from the machine it was made on"
-        ) from None
+        raise ValueError(f"{folder}/run.json: not whole JSON; copy it again from where it was made") from None
     return manifest
 
 
