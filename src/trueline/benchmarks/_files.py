@@ -121,7 +121,9 @@ def read_table(
             rows.append((reader.line_num, row))
     except csv.Error as error:
         problem = f"not {'TSV' if tabs else 'CSV'} ({error})"
-        raise ValueError(f"{path}, line {reader.line_num}: {problem}; take the file of {source}") from None
+        raise ValueError(
+            f"{path}, line {reader.reader.line_num}: {problem}; take the file of {source}"
+        ) from None
     return rows
 
 

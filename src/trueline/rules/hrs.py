@@ -1,6 +1,6 @@
 """HRS-Bench as Attention-Refocusing scores it: counting, spatial, size and colour, in three levels.
 
-Source: Attention-Refocusing/attention-refocusing@2780770a58b0, ``data_evaluate_LLM/eval_metrics``; detector UniDet
+Source: Attention-Refocusing/attention-refocusing@2c265cbcac2e, ``data_evaluate_LLM/eval_metrics``; detector UniDet
 Partitioned_COI_RS101_2x at 0.5, for colour MaskDINO (the mean hue of a mask names its colour, ``hue_colour``;
 ``Detection.colour`` holds it). Levels are equal thirds of the prompt file, in its order: 2, 3 and 4 objects.
 
