@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from trueline.evaluation.plan import Wanted
+    from trueline.evaluation.report import Shot
     from trueline.evaluation.run import Run, Seen
+    from trueline.folder import Folder
 
 BENCHMARKS = {
     "world": "held-out scenes of the embedded world, judged by its oracle and its CLIP",
@@ -125,6 +128,7 @@ def _seen(run: "Run", options: argparse.Namespace) -> "dict[str, list[Seen]]":
 
 def _report(run: "Run", seen: "dict[str, list[Seen]]", command: str) -> int:
     from trueline.evaluation.figures import Context, rows
+    from trueline.evaluation.report import write_report
     from trueline.evaluation.world_judge import WorldJudge
 
     settings = run.settings
@@ -133,14 +137,57 @@ def _report(run: "Run", seen: "dict[str, list[Seen]]", command: str) -> int:
     )
     pictures = [picture for batch in run.batches for picture in batch]
     table = rows(pictures, seen, context)
-    run.folder.write_json("results.json", table)
-    text = markdown(table)
-    run.folder.write("results.md", lambda file: file.write(text.encode()))
+    text = _write(run.folder, table)
+    shots = _shots(run, pictures, seen)
+    write_report(run.out / "report.html", f"Trueline: {settings.benchmark}", table, shots)
     print(text)
     print(
-        f"{len(run.pictures)} pictures a method in {run.out}; the table by category: {run.out / 'results.json'}"
+        f"{len(run.pictures)} pictures a method in {run.out}; all of it to look at: {run.out / 'report.html'}"
     )
     return _judged(table)
+
+
+def _write(folder: "Folder", table: list[dict[str, Any]]) -> str:
+    """results.json and results.md; returns the latter."""
+    from trueline.evaluation.tables import markdown
+
+    text = markdown(table)
+    folder.write_json("results.json", table)
+    folder.write("results.md", lambda file: file.write(text.encode()))
+    return text
+
+
+def _shots(run: "Run", pictures: "Sequence[Wanted]", seen: "dict[str, list[Seen]]") -> "list[Shot]":
+    """The pictures of the methods that draw, with what the judge saw in them."""
+    from trueline.evaluation.figures import ratio_names
+    from trueline.evaluation.report import Shot
+    from trueline.evaluation.run import REFERENCE, ROUND_TRIP
+    from trueline.perception import Detection
+
+    shots = []
+    for method in seen:
+        if method in (REFERENCE, ROUND_TRIP):
+            continue
+        for picture, each in zip(pictures, seen[method], strict=True):
+            asked = {name: each[name] for name in ratio_names(each) if each[name][1] > 0}
+            things = zip(each["words"], each["boxes"], each["scores"], strict=True)
+            detections = [
+                Detection(str(name), _corners(box), float(score), str(colour), str(texture))
+                for (name, colour, texture), box, score in things
+            ]
+            example = picture.example
+            shots.append(
+                Shot(
+                    example.id, example.category, example.prompt, method, picture.seed, run.path(method, picture),
+                    example.layout, {name: float(top / bottom) for name, (top, bottom) in asked.items()}, detections,
+                )
+            )  # fmt: skip
+    return shots
+
+
+def _corners(box: Any) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = map(float, box)
+    return x0, y0, x1, y1
 
 
 def _judged(table: list[dict[str, Any]]) -> int:
@@ -156,24 +203,6 @@ def _judged(table: list[dict[str, Any]]) -> int:
     if short:
         print(f"trueline: warning: the judge errs: {'; '.join(short)}", file=sys.stderr)
     return 1 if short else 0
-
-
-def markdown(table: list[dict[str, Any]]) -> str:
-    """Metrics in rows, methods in columns: value and interval, over all categories."""
-    overall = [row for row in table if not row["category"]]
-    methods = list(dict.fromkeys(row["method"] for row in overall))
-    lines = [f"| metric | {' | '.join(methods)} |", f"|---|{'--:|' * len(methods)}"]
-    for metric in dict.fromkeys(row["metric"] for row in overall):
-        cells = {row["method"]: _cell(row) for row in overall if row["metric"] == metric}
-        lines.append(f"| {metric} | {' | '.join(cells.get(method, '') for method in methods)} |")
-    return "\n".join([*lines, ""])
-
-
-def _cell(row: dict[str, Any]) -> str:
-    if row["value"] is None:
-        return "not asked"
-    interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
-    return f"{row['value']:.3f}{interval}"
 
 
 def _commit() -> str:
@@ -207,9 +236,5 @@ def _plans(options: argparse.Namespace, command: str) -> int:
             raise ValueError(f"--planner: write it as replay:FILE (got {planner!r})")
         files.append(Path(file))
     table = score_plans(files, options.data, options.mode, command, _commit())
-    folder = Folder(options.out)
-    folder.write_json("results.json", table)
-    text = markdown(table)
-    folder.write("results.md", lambda file: file.write(text.encode()))
-    print(text)
+    print(_write(Folder(options.out), table))
     return 0

@@ -1,0 +1,378 @@
+"""Rows of ``results.json`` as tables: for the terminal, and as ``docs/results.md``.
+
+A *row* is one number: a flat dictionary with ``benchmark, model, method, metric, category`` ("" = all of them),
+``value, low, high`` (95% interval, bootstrap clustered by prompt; None where there is none), ``n`` (pictures),
+``images_per_prompt, seeds, protocol, command, commit``; rows of every method but the first also say ``against``
+(the first method) and ``difference, difference_low, difference_high`` (paired: same prompts, same seeds).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+Row = Mapping[str, Any]
+
+TEXTS = ("benchmark", "model", "method", "metric", "category", "protocol", "command", "commit")
+COUNTS = ("n", "images_per_prompt")
+NUMBERS = ("value", "low", "high")
+DIFFERENCES = ("difference", "difference_low", "difference_high")
+FIGURE = ("name", "mean", "low", "high", "n")  #: keys of a figure of ``trueline world report``
+#: Words of a metric's name: region_fid, counting_mae.
+LOWER_IS_BETTER = frozenset({"fid", "kid", "cmmd", "mae"})
+NOTHING = "-"  #: stands where there is no number
+
+
+@dataclass(frozen=True)
+class Run:
+    """How numbers came about; numbers of one run share all of this."""
+
+    command: str
+    commit: str
+    seeds: tuple[int, ...]
+    images_per_prompt: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric of one category; ``cells[i]`` is the row of the table's method i, or None."""
+
+    metric: str
+    category: str
+    cells: tuple[Row | None, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [cell for cell in self.cells if cell is not None]
+
+    @property
+    def protocols(self) -> list[str]:
+        return list(dict.fromkeys(row["protocol"] for row in self.rows))
+
+    @property
+    def decimals(self) -> int:
+        return decimals(row[key] for row in self.rows for key in NUMBERS)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All numbers of one model on one benchmark. Lines over all categories come first."""
+
+    benchmark: str
+    model: str
+    methods: tuple[str, ...]
+    lines: tuple[Line, ...]
+    runs: tuple[Run, ...]
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """One table per benchmark and model; methods, metrics and categories in the order of their first row.
+
+    Raises:
+        ValueError: a row lacks a key or holds a number that is none, or two rows claim one cell.
+    """
+    check_rows(rows)
+    return [
+        _table(benchmark, model, [r for r in rows if (r["benchmark"], r["model"]) == (benchmark, model)])
+        for benchmark, model in dict.fromkeys((r["benchmark"], r["model"]) for r in rows)
+    ]
+
+
+def _table(benchmark: str, model: str, rows: Sequence[Row]) -> Table:
+    cells: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        key = row["category"], row["metric"], row["method"]
+        if key in cells:
+            where = f"{benchmark}, {row['method']}, {row['metric']}, category {row['category'] or 'all'}"
+            raise ValueError(f"rows: two values for {where}; keep one of them")
+        cells[key] = row
+    methods = tuple(dict.fromkeys(row["method"] for row in rows))
+    heads = dict.fromkeys((category, metric) for category, metric, _ in cells)
+    lines = [Line(metric, cat, tuple(cells.get((cat, metric, m)) for m in methods)) for cat, metric in heads]
+    return Table(
+        benchmark,
+        model,
+        methods,
+        tuple(sorted(lines, key=lambda line: line.category != "")),
+        tuple(dict.fromkeys(map(run_of, rows))),
+    )
+
+
+def run_of(row: Row) -> Run:
+    return Run(row["command"], row["commit"], tuple(row["seeds"]), row["images_per_prompt"])
+
+
+def check_rows(rows: Any, where: str = "rows") -> None:
+    """Refuse what is no list of rows, with a sentence that names the place."""
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        raise ValueError(f"{where}: must be a list of rows (got {type(rows).__name__})")
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{where}[{index}]: must be an object (got {type(row).__name__})")
+        if missing := [key for key in (*TEXTS, *NUMBERS, *COUNTS, "seeds") if key not in row]:
+            raise ValueError(f"{where}[{index}]: {missing[0]} is missing; evaluate again to write it")
+        for key in (*NUMBERS, *DIFFERENCES):
+            if row.get(key) is not None and not _finite(row[key]):
+                raise ValueError(
+                    f"{where}[{index}].{key}: must be a finite number or null (got {row[key]!r})"
+                )
+        for key in TEXTS:
+            if not isinstance(row[key], str):
+                raise ValueError(f"{where}[{index}].{key}: must be text (got {row[key]!r})")
+        for key, values in (*((key, [row[key]]) for key in COUNTS), ("seeds", row["seeds"])):
+            if not isinstance(values, Sequence) or not all(type(value) is int for value in values):
+                raise ValueError(f"{where}[{index}].{key}: must be whole numbers (got {row[key]!r})")
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of it is better; ``region_fid[world]`` is judged by the words before the bracket."""
+    return not LOWER_IS_BETTER.isdisjoint(metric.split("[")[0].lower().split("_"))
+
+
+def verdict(row: Row) -> Literal["better", "worse", ""]:
+    """What the paired difference shows: "" while its interval holds 0, or where there is none."""
+    low, high = row.get("difference_low"), row.get("difference_high")
+    if low is None or high is None or low <= 0 <= high:
+        return ""
+    return "better" if (low > 0) != lower_is_better(row["metric"]) else "worse"
+
+
+def decimals(values: Iterable[float | None]) -> int:
+    """Places after the point that suit these numbers together: 0.123, 1.000, 31.46, 143.2, 0.0042."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    if largest == 0:
+        return 3
+    power = math.floor(math.log10(largest))
+    return max(0, 3 - power) if power > 0 else min(6, max(3, 2 - power))
+
+
+def number(value: float | None, places: int, sign: bool = False) -> str:
+    """The number as text; ``sign`` also writes the plus of a difference."""
+    if value is None:
+        return NOTHING
+    text = f"{value:{'+' if sign else ''},.{places}f}"
+    return text if any(digit in text for digit in "123456789") else text.lstrip("+-")  # no "-0.000"
+
+
+def interval(low: float | None, high: float | None, places: int, sign: bool = False) -> str:
+    """ "[0.604, 0.854]", or nothing."""
+    if low is None or high is None:
+        return ""
+    return f"[{number(low, places, sign)}, {number(high, places, sign)}]"
+
+
+def ranges(seeds: Sequence[int]) -> str:
+    """ "0..15, 20" for 0, 1, ..., 15, 20."""
+    ordered = sorted(set(seeds))
+    if not ordered:
+        return NOTHING
+    breaks = [i for i, (one, two) in enumerate(pairwise(ordered), start=1) if two != one + 1]
+    spans = [ordered[a:b] for a, b in pairwise([0, *breaks, len(ordered)])]
+    return ", ".join(f"{span[0]}..{span[-1]}" if len(span) > 1 else f"{span[0]}" for span in spans)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """For each benchmark and model: values with intervals, paired differences, and how they were made."""
+    return "\n".join(_section(table, 3) for table in tables(rows))
+
+
+def _section(table: Table, level: int) -> str:
+    """A table as Markdown under a heading of that level."""
+    values = [[_value(cell, line.decimals, table.runs) for cell in line.cells] for line in table.lines]
+    parts = [
+        f"{'#' * level} {_text(table.benchmark)}, model {_code(table.model)}",
+        "",
+        *_laid_out(table, table.methods, values),
+    ]
+    later = [i for i, _ in enumerate(table.methods) if any(_compared(line.cells[i]) for line in table.lines)]
+    if later:
+        changes = [[_change(line.cells[i], line.decimals) for i in later] for line in table.lines]
+        firsts = dict.fromkeys(_code(r["against"]) for line in table.lines for r in line.rows if _compared(r))
+        against = f"Difference to {', '.join(firsts)}, paired (same prompts, same seeds)"
+        parts += ["", f"{against}; bold: its interval excludes 0."]
+        parts += ["", *_laid_out(table, [table.methods[i] for i in later], changes)]
+    parts += ["", "Intervals are 95%, bootstrap clustered by prompt; n counts pictures."]
+    protocols = dict.fromkeys(protocol for line in table.lines for protocol in line.protocols if protocol)
+    metrics = {
+        p: dict.fromkeys(_code(li.metric) for li in table.lines if p in li.protocols) for p in protocols
+    }
+    parts += ["", *(f"- {', '.join(names)}: {_text(protocol)}" for protocol, names in metrics.items())]
+    parts += ["", *(f"{i}. {_made(run)}" for i, run in enumerate(table.runs, start=1))]
+    return "\n".join([*parts, ""])
+
+
+def _laid_out(table: Table, methods: Sequence[str], cells: list[list[str]]) -> list[str]:
+    """``cells[line][method]`` with metrics in rows, or methods in rows where there are more methods than lines."""
+    names = [_text(method) for method in methods]
+    grouped = any(line.category for line in table.lines)
+    heads = [
+        [_text(line.metric) + " ↓" * lower_is_better(line.metric), *[_text(line.category or "all")] * grouped]
+        for line in table.lines
+    ]
+    counts = list(map(_count, table.lines))
+    if len(table.methods) > len(table.lines):
+        columns = [f"{', '.join(head)} (n = {n})" for head, n in zip(heads, counts, strict=True)]
+        rows = [[name, *column] for name, column in zip(names, zip(*cells, strict=True), strict=True)]
+        return _padded(["method", *columns], rows, left=1)
+    rows = [[*head, n, *row] for head, n, row in zip(heads, counts, cells, strict=True)]
+    return _padded(["metric", *["category"] * grouped, "n", *names], rows, left=1 + grouped)
+
+
+def _count(line: Line) -> str:
+    """How many pictures: once where it is the same for all methods, else in their order."""
+    counts = [NOTHING if cell is None else str(cell["n"]) for cell in line.cells]
+    same = {count for count in counts if count != NOTHING}
+    return same.pop() if len(same) == 1 else " / ".join(counts)
+
+
+def _padded(header: list[str], body: list[list[str]], left: int) -> list[str]:
+    """A Markdown table whose columns also line up in a terminal; all but the first ``left`` to the right."""
+    widths = [max(3, *map(len, column)) for column in zip(header, *body, strict=True)]
+    rule = [("-" * w if i < left else "-" * (w - 1) + ":") for i, w in enumerate(widths)]
+    lines = [
+        [
+            text.ljust(w) if i < left else text.rjust(w)
+            for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in (header, rule, *body)
+    ]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _value(row: Row | None, places: int, runs: Sequence[Run]) -> str:
+    """ "0.729 [0.604, 0.854]", and the number of its run where there are several."""
+    if row is None:
+        return NOTHING
+    run = f"({runs.index(run_of(row)) + 1})" if len(runs) > 1 else ""
+    return " ".join(
+        filter(None, (number(row["value"], places), interval(row["low"], row["high"], places), run))
+    )
+
+
+def _compared(row: Row | None) -> bool:
+    return row is not None and row.get("difference") is not None
+
+
+def _change(row: Row | None, places: int) -> str:
+    if row is None or row.get("difference") is None:
+        return NOTHING
+    shown, said = number(row["difference"], places, sign=True), verdict(row)
+    spread = interval(row.get("difference_low"), row.get("difference_high"), places, sign=True)
+    return f"**{shown}** {spread} {said}" if said else f"{shown} {spread}".rstrip()
+
+
+def _made(run: Run) -> str:
+    pictures = f"{run.images_per_prompt} picture{'s' * (run.images_per_prompt != 1)} a prompt"
+    return f"{_code(run.command)}, commit {_code(run.commit)}, seeds {ranges(run.seeds)}, {pictures}"
+
+
+def _text(text: str) -> str:
+    """Harmless in a Markdown table: one line, no column, no tag."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+    text = " ".join(str(text).split())
+    if not text:
+        return "(not recorded)"
+    fence = "``" if "`" in text else "`"
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def results_page(files: Iterable[str | Path]) -> str:
+    """``docs/results.md``: a section per file, either a list of rows or the figures of ``trueline world report``.
+
+    Raises:
+        ValueError: a file is neither, named in one sentence.
+    """
+    sections = [_file_section(Path(file)) for file in files]
+    note = "Written from `results/*.json`; do not edit. Below each table: command, commit and seeds of its numbers."
+    return "\n".join(["# Results", "", note, "↓ marks metrics of which less is better.", "", *sections])
+
+
+def write_results_page(folder: str | Path, target: str | Path) -> None:
+    """Write the page of all ``folder/*.json``, in the order of their names."""
+    files = sorted(Path(folder).glob("*.json"))
+    if not files:
+        raise ValueError(f"{folder}: holds no results (*.json); evaluate something first")
+    write_whole(target, results_page(files))
+
+
+def _file_section(file: Path) -> str:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError):  # broken JSON, or bytes that are no UTF-8
+        raise ValueError(f"{file}: not JSON; write it anew with `trueline evaluate`") from None
+    if isinstance(content, list):
+        check_rows(content, str(file))
+        return "\n".join([f"## {file.stem}", "", *(_section(table, 3) for table in tables(content))])
+    if isinstance(content, dict) and isinstance(content.get("figures"), list):
+        return _world_section(content, file)
+    raise ValueError(
+        f"{file}: neither a list of rows nor the figures of `trueline world report`; move it away"
+    )
+
+
+def _world_section(result: dict[str, Any], file: Path) -> str:
+    """The figures of ``trueline world report``: each with its mean, interval, n and, where recorded, its goal."""
+    figures = result["figures"]
+    for index, figure in enumerate(figures):
+        for key in FIGURE:
+            if not isinstance(figure, dict) or key not in figure:
+                raise ValueError(
+                    f"{file}: figures[{index}].{key} is missing; run `trueline world report` again"
+                )
+            if key != "name" and not _finite(figure[key]):
+                raise ValueError(
+                    f"{file}: figures[{index}].{key} must be a finite number (got {figure[key]!r})"
+                )
+    goals = any(figure.get("verdict") for figure in figures)
+    body = []
+    for f in figures:
+        places = decimals((f["mean"], f["low"], f["high"]))
+        numbers = [str(f["n"]), number(f["mean"], places), interval(f["low"], f["high"], places)]
+        body.append([_text(f["name"]), *([f.get("verdict", "")] if goals else []), *numbers])
+    header = ["figure", *(["goal"] if goals else []), "n", "mean", "95% interval"]
+    settings = [f"{name.replace('_', ' ')} {result[name]}" for name in _SETTINGS if name in result]
+    made = f"{_code(result.get('command', ''))}, commit {_code(result.get('commit', ''))}"
+    return "\n".join([
+        f"## {file.stem}",
+        "",
+        *_padded(header, body, left=1 + goals),
+        "",
+        "Held-out scenes, picture seeds 0, 1, 2, ...; intervals are 95%, bootstrap over scenes; n counts judgements.",
+        "",
+        f"1. {', '.join([made, *settings])}",
+        "",
+    ])  # fmt: skip
+
+
+_SETTINGS = ("model", "steps", "guidance_scale", "dtype", "seconds")
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write UTF-8 so that the file is there whole or, whatever happens, as it was before."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""Models that look at pictures, behind small protocols; the real ones are the modules beside this one.
+
+Nothing here imports torch: rules and tests need only ``Detection``. A model is named on the command line as
+``kind=checkpoint`` ("owlv2=google/owlv2-base-patch16-ensemble", "oracle") and loaded by ``load``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
+
+Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One thing seen in a picture.
+
+    ``label`` is one of the labels that were asked for; ``box`` is xyxy in 0..1 of the picture, origin at its top
+    left; ``score`` is the detector's own confidence in 0..1. ``colour`` and ``texture`` are None where nothing
+    has read them. ``mask`` is float32 (height, width) in 0..1 over the whole picture, or None.
+    """
+
+    label: str
+    box: Corners
+    score: float = 1.0
+    colour: str | None = None
+    texture: str | None = None
+    mask: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        x0, y0, x1, y1 = self.box
+        return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds things. ``name`` says which model, and enters the metric's name: ``spatial[owlv2]``."""
+
+    name: str
+
+    def detect(self, images: Sequence[Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        """The things of each picture, surest first; ``labels[i]`` are the names to look for in picture i."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Pictures and texts as unit vectors of one space: (n, d) float32."""
+
+    name: str
+
+    def images(self, images: Sequence[Image]) -> Tensor: ...
+
+    def texts(self, texts: Sequence[str]) -> Tensor: ...
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """Pictures as feature vectors (n, d) float32, for distances between sets of pictures.
+
+    ``name`` names network and resize protocol ("inception-tf", "clean", "world"): distances of different names
+    must not be compared.
+    """
+
+    name: str
+
+    def features(self, images: Sequence[Image]) -> Tensor: ...
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """How well each picture fits its text: (n,) float32, larger is better; the range is the model's own."""
+
+    name: str
+
+    def match(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor: ...
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """Visual question answering: probability of "yes" against "no", (n,) float32 in 0..1."""
+
+    name: str
+
+    def yes(self, images: Sequence[Image], questions: Sequence[str]) -> Tensor: ...
+
+
+#: What makes a model of each kind, as "module:callable" in this package; called with (checkpoint, device, dtype).
+KINDS = {
+    "owlv2": "owlv2:Owlv2",
+    "owlv2-per-label": "owlv2:per_label",
+    "grounding-dino": "grounding_dino:GroundingDino",
+    "clip": "clip:Clip",
+    "negclip": "negclip:NegClip",
+    "pickscore": "pickscore:PickScore",
+    "blip-vqa": "blip_vqa:BlipVqa",
+    "blip-itm": "blip2:Blip",
+    "blip-itc": "blip2:blip_itc",
+    "blip2-itm": "blip2:Blip2",
+    "blip2-itc": "blip2:blip2_itc",
+    "inception-tf": "inception:Inception",
+    "clean": "inception:clean",
+    "oracle": "world:Oracle",
+    "world-clip": "world:world_clip",
+}
+#: These come with the package and need no checkpoint.
+EMBEDDED = ("oracle", "world-clip")
+
+
+def load(name: str, device: str = "cpu", dtype: str = "float32", **files: Any) -> Any:
+    """The model of ``kind=checkpoint``: a folder, a Hub id, or for Inception a file of weights.
+
+    ``any-name=package.module:function`` makes a ``Matcher`` of a user's own function. ``files``: ``revision`` and
+    ``local_files_only``, for models on the Hub.
+
+    Raises:
+        ValueError: an unknown kind, no checkpoint where one is needed, or one that cannot be used.
+    """
+    from importlib import import_module
+
+    kind, _, checkpoint = (part.strip() for part in name.partition("="))
+    if kind not in KINDS:
+        plugins = import_module(f"{__name__}.plugins")
+        if kind and plugins.TARGET.fullmatch(checkpoint):
+            return plugins.Plugin(kind, checkpoint)
+        known = ", ".join(KINDS)
+        raise ValueError(
+            f"unknown kind of model {kind!r}; use one of {known}, or NAME=package.module:function for your own"
+        )
+    if not checkpoint and kind not in EMBEDDED:
+        raise ValueError(f"{kind} needs a checkpoint; give it as {kind}=FOLDER or {kind}=OWNER/NAME")
+    module, attribute = KINDS[kind].split(":")
+    make = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return (
+        make(checkpoint, device, dtype, **files) if checkpoint else make(device=device, dtype=dtype, **files)
+    )
