@@ -10,6 +10,7 @@ import sys
 import termios
 import time
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -356,6 +357,8 @@ def test_the_commands_of_the_readme_can_be_parsed():
     for line in lines:
         if line[0] == "world":
             assert line[1] in world.ACTIONS
+        elif line[0] in ("evaluate", "merge"):
+            import_module(f"trueline.commands.{line[0]}").parser().parse_args(line[1:])
         else:
             options = generate.parser().parse_args(line[1:])
             assert not options.prompt or generate.read_layouts(options)

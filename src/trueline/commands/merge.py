@@ -19,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message.removeprefix('argument ')}; see trueline merge --help")
 
 
-def main(arguments: Sequence[str]) -> int:
+def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="trueline merge", description="Join the folders of shards of one evaluation.")
     top.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="folders of trueline evaluate --shard"
@@ -27,7 +27,11 @@ def main(arguments: Sequence[str]) -> int:
     top.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="the whole; may hold parts already"
     )
-    options = top.parse_args(arguments)
+    return top
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
     copied = merge(options.folders, options.out)
     print(
         f"{copied} files into {options.out}; now give the evaluate command with it as --out and without --shard"
