@@ -25,7 +25,7 @@ A run that was stopped goes on when the same command is given again.
 
 examples:
   trueline evaluate world --methods plain gligen --n 256 --out out/world
-  trueline evaluate nsr-1k-layout --data ../shared/data --planner replay:gpt4.json replay:gpt4.spatial.json"""
+  trueline evaluate nsr-1k-layout --data DIR --planner replay:gpt4.json replay:gpt4.spatial.json"""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -52,6 +52,7 @@ def pack_world(build: Build, target: Path) -> int:
 
 
 def _save_clip(clip: CLIPModel, build: Build, folder: Path) -> None:
+    clip.config.text_config._name_or_path = ""  # the folder of the tower that it was made from
     clip.save_pretrained(folder)
     build.tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(CLIP_PICTURES, indent=2) + "\n")
