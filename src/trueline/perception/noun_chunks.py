@@ -89,7 +89,7 @@ _OUTSIDE = _words(
 #: Verbs that are hardly ever nouns; past tenses in -ed and forms in -ing need not be listed.
 _VERBS = _words(
     "lay lie lies sit sits sat stood hang hangs hung hold holds held rest rests ran shone shine shines sped flew "
-    "swam swims drove wrote write writes sleep sleeps slept fell rose grew grows blew spun strode sank woke sang "
+    "swam swims drove wrote write writes sleep sleeps slept fell grew grows blew spun strode sank woke sang "
     "sings sprang leapt slid swung broke made makes make gave gives give took takes take got gets get came comes "
     "come went goes go kept keeps keep led leads left met meets sent brought brings bring caught catches told tells "
     "wore wears wear ate eats eat drank drinks rode rides threw throws throw felt feels bent wound clung crept "
@@ -99,7 +99,7 @@ _VERBS = _words(
 )
 #: Verbs that are nouns as well: verbs where no noun follows, behind a chunk that has its noun already.
 _MAYBE_VERBS = _words(
-    "stand stands run runs fly flies swim drive drives cut cuts fall falls rise rises spin spins leap "
+    "stand stands run runs fly flies swim drive drives cut cuts fall falls rise rises rose spin spins leap "
     "leaps slide slides swing swings break breaks read reads spread spreads set sets put puts hit hits lit cover "
     "covers display displays mix fit fits match matches fill fills look looks walk walks play plays watch watches "
     "jump jumps wait enjoy reflect reflects show shows boil cook beat pound measure feature features contrast "
