@@ -128,7 +128,7 @@ def test_matching_no_layer_is_an_error(plain):
 
 
 def test_a_processor_of_someone_else_is_not_silently_replaced(tokenizer):
-    from conftest import tiny_backbone
+    from tiny import tiny_backbone
 
     unet = tiny_backbone(tokenizer, gated=False).unet
     refused = pytest.raises(RuntimeError, match="is a _Tap; a tap would silently switch it off")
@@ -146,7 +146,7 @@ def test_a_processor_of_someone_else_is_not_silently_replaced(tokenizer):
 
 @torch.no_grad()
 def test_half_precision_stays_half(tokenizer, inputs):
-    from conftest import tiny_backbone
+    from tiny import tiny_backbone
 
     backbone = tiny_backbone(tokenizer, gated=True).to(dtype=torch.bfloat16)
     z, text, grounding = inputs

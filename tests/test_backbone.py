@@ -7,8 +7,8 @@ import warnings
 import pytest
 import safetensors.torch
 import torch
-from conftest import tiny_backbone
 from peft import LoraConfig, get_peft_model_state_dict
+from tiny import tiny_backbone
 
 from trueline import checkpoint
 from trueline.backbone import Backbone, CheckpointError, DecodeError

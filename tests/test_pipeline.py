@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_backbone
 from PIL import Image
+from tiny import tiny_backbone
 
 from trueline.layout import Layout, Region
 from trueline.pipeline import Pipeline, Result

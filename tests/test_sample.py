@@ -146,8 +146,8 @@ def test_seeds_come_from_the_call_then_the_layout_then_chance(gated):
 
 @pytest.mark.parametrize("scheduler", ["ddim", None])
 def test_fresh_noise_does_not_depend_on_batch_mates(gated, tokenizer, scheduler):
-    from conftest import tiny_backbone
     from diffusers import EulerAncestralDiscreteScheduler
+    from tiny import tiny_backbone
 
     backbone = tiny_backbone(tokenizer, gated=True)
     backbone.scheduler = EulerAncestralDiscreteScheduler.from_config(backbone.scheduler.config)
