@@ -13,6 +13,8 @@ COMMANDS = {
     "generate": "pictures from a prompt and boxes, or from a file of layouts",
     "evaluate": "draw what a benchmark asks for, look at it, and write the table",
     "merge": "join the folders of an evaluation that was spread over machines",
+    "votes": "score the votes of a user study that an evaluation made the page of",
+    "results": "one page of all the result files in a folder",
     "world": "make and measure the embedded world",
 }
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trueline.benchmarks.world import CATEGORIES, EACH, World
+from trueline.benchmarks.world import CATEGORIES, EACH, SPLIT, World
 from trueline.cli import main
 from trueline.evaluation.run import REFERENCE, ROUND_TRIP
 from trueline.evaluation.world_judge import WorldJudge
+from trueline.world.scenes import make_scene
 
-SMALL = ["--n", "6", "--steps", "2", "--batch-size", "4", "--dtype", "fp32", "--quiet"]
+SMALL = ["--n", "6", "--steps", "3", "--batch-size", "4", "--dtype", "fp32", "--quiet"]
 
 
 def evaluate(out: Path, *more: str) -> int:
@@ -45,9 +46,10 @@ def test_examples_are_as_many_as_said_and_of_their_category():
     world = World()
     assert len(world.examples) == len({e.id for e in world.examples}) == EACH * len(CATEGORIES)
     for example in world.examples[:: EACH // 4]:
-        assert CATEGORIES[example.category](world.scene(example), world.said(example))
+        scene = make_scene(SPLIT, example.truth["index"])
+        assert CATEGORIES[example.category](scene, world.said(example))
         assert example.prompt == world.said(example).text
-        assert len(example.layout.regions) == len(world.scene(example).things)
+        assert len(example.layout.regions) == len(world.things(example)) == len(scene.things)
 
 
 def test_the_judge_gives_renders_full_marks():
@@ -61,7 +63,7 @@ def test_the_judge_gives_renders_full_marks():
         "relation_accuracy",
         "box_accuracy",
     ):
-        right, asked = np.sum([each[metric] for each in seen], axis=0)
+        right, asked = np.sum([each[f"ratio/{metric}"] for each in seen], axis=0)
         assert asked > 0
         assert right == pytest.approx(asked), metric
 
@@ -71,7 +73,7 @@ def test_the_judge_gives_the_pictures_of_other_prompts_hardly_any():
     examples = world.examples[::24]
     pictures = [world.reference(e) for e in examples]
     seen = WorldJudge(world).look(examples, pictures[1:] + pictures[:1])
-    right, asked = np.sum([each["color_accuracy"] for each in seen], axis=0)
+    right, asked = np.sum([each["ratio/color_accuracy"] for each in seen], axis=0)
     assert right / asked < 0.2
 
 
@@ -79,7 +81,15 @@ def test_the_table_has_each_method_metric_and_interval(done):
     rows = table(done)
     overall = {(row["method"], row["metric"]): row for row in rows if not row["category"]}
     for method in ("plain", "gligen", ROUND_TRIP):
-        for metric in ("object_accuracy", "mean_iou", "clip_score", "region_clip_score", "fid", "region_fid"):
+        for metric in (
+            "object_accuracy",
+            "mean_iou",
+            "clip_score",
+            "region_clip_score",
+            "fid",
+            "region_fid",
+            "ap",
+        ):
             row = overall[method, metric]
             assert row["low"] <= row["value"] <= row["high"]
             assert row["n"] > 0 and row["protocol"]
@@ -97,7 +107,7 @@ def test_boxes_change_the_pictures_and_words_alone_do_not_see_them(done):
 def test_a_picture_says_how_it_was_made(done):
     with Image.open(done / "pictures/gligen/color-0000-0.png") as image:
         record = json.loads(image.text["trueline"])
-    assert (record["method"], record["steps"], record["seed"]) == ("gligen", 2, 0)
+    assert (record["method"], record["steps"], record["seed"]) == ("gligen", 3, 0)
 
 
 def test_the_same_command_again_draws_nothing(done):
@@ -149,7 +159,7 @@ def test_more_methods_later_leave_the_first_alone(done, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "name"), [(["--steps", "3"], "steps"), (["--seeds", "4"], "seeds"), (["--n", "7"], "n")]
+    ("more", "name"), [(["--steps", "4"], "steps"), (["--seeds", "4"], "seeds"), (["--n", "7"], "n")]
 )
 def test_another_configuration_is_refused(done, capsys, more, name):
     before = files(done)
@@ -164,7 +174,7 @@ def test_a_broken_picture_is_named_and_drawn_again_once_deleted(done, tmp_path, 
     picture = next((out / "pictures/plain").glob("color*.png"))
     whole = picture.read_bytes()
     picture.write_bytes(whole[: len(whole) // 2])
-    for stale in (out / "seen/plain").iterdir():
+    for stale in (out / "seen/plain/world").iterdir():
         stale.unlink()
     assert evaluate(out, "--methods", "plain") == 2
     assert str(picture) in capsys.readouterr().err

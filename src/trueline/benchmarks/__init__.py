@@ -18,7 +18,7 @@ from trueline.layout import Layout
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["BENCHMARKS", "EMBEDDED", "VARIABLE", "Benchmark", "Example", "data_folder", "load"]
+__all__ = ["BENCHMARKS", "VARIABLE", "Benchmark", "Example", "data_folder", "load"]
 
 #: Name on the command line -> "module:class".
 BENCHMARKS: dict[str, str] = {
@@ -36,7 +36,6 @@ BENCHMARKS: dict[str, str] = {
     "t2i-compbench": "trueline.benchmarks.t2i_compbench:T2ICompBench",
     "world": "trueline.benchmarks.world:World",
 }
-EMBEDDED = frozenset({"world"})  #: need no files of the user
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Benchmark(Protocol):
 
 
 def load(name: str, data: str | Path | None = None, **options: Any) -> Benchmark:
-    """The benchmark of that name, read from the user's folder (``data_folder(data)``).
+    """The benchmark of that name, read from the user's folder (``data_folder(data)``; the world needs none).
 
     ``options``: keyword arguments of its class, such as ``split`` or ``categories``.
 
@@ -89,4 +88,4 @@ def load(name: str, data: str | Path | None = None, **options: Any) -> Benchmark
     if unknown := [option for option in options if option not in known]:
         choice = f"it has {', '.join(known)}" if known else "it has none"
         raise ValueError(f"{name}: no option {unknown[0]!r}; {choice}")
-    return make(**options) if name in EMBEDDED else make(data, **options)
+    return make(data, **options)

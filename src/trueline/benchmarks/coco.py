@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class COCO2014:
         n: pictures drawn with ``seed``; None = all. A smaller draw is the beginning of a larger one.
         captions: "random" (one of the picture's, drawn with ``seed``) or "first".
         prompts: "captions", or "categories" ("person, dog": the names of the kept boxes).
-        boxes: which boxes are kept.
+        boxes: which boxes are kept, as a ``BoxFilter`` or its settings by name.
         square: crop the centre square, of pictures and boxes.
 
     ``truth``: ``image_id``, ``file``, ``captions`` (all) and ``crop`` (xyxy pixels). ``filtered`` counts the boxes
@@ -79,9 +79,11 @@ class COCO2014:
         seed: int = 0,
         captions: str = "random",
         prompts: str = "captions",
-        boxes: BoxFilter = BoxFilter(),
+        boxes: BoxFilter | Mapping[str, Any] = BoxFilter(),
         square: bool = True,
     ):
+        if not isinstance(boxes, BoxFilter):
+            boxes = _box_filter(boxes)
         self.split = chosen("split", [split], tuple(SPLITS))[0]
         random_caption = chosen("captions", [captions], ("random", "first")) == ("random",)
         by_category = chosen("prompts", [prompts], ("captions", "categories")) == ("categories",)
@@ -140,6 +142,13 @@ class COCO2014:
                 return picture.convert("RGB").crop(tuple(example.truth["crop"]))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path}: cannot read the picture ({error}); it is a file of {SOURCE}") from None
+
+
+def _box_filter(settings: Mapping[str, Any]) -> BoxFilter:
+    known = [field.name for field in fields(BoxFilter)]
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"boxes: no setting {unknown[0]!r}; there are {', '.join(known)}")
+    return BoxFilter(**settings)
 
 
 def split_of(ids: Iterable[int], split: str, seed: int) -> list[int]:

@@ -10,6 +10,7 @@ import torch
 
 from trueline.pipeline import Pipeline
 
+KNOWN = "; it knows: "  #: before the words that a model knows, in the warning about those it does not
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -20,7 +21,7 @@ def load(settings: dict[str, Any]) -> Pipeline:
         ValueError: naming the flag, or saying what is wrong with the checkpoint.
     """
     device = _device(settings["device"])
-    _silence_libraries()
+    silence_libraries()
     pipe = Pipeline.from_pretrained(
         settings["model"], revision=settings["revision"], dtype=DTYPES[settings["dtype"]], device=device
     )
@@ -41,7 +42,7 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """No "Loading weights" bars: they would fill the log of every job that is not at a terminal."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -58,6 +59,11 @@ def warnings_as_lines() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         line = " ".join(str(message).split())
+        head, mark, rest = line.partition(KNOWN)
+        if mark and rest in seen:  # the list of words was shown already
+            line = head
+        elif mark:
+            seen.add(rest)
         if category is UserWarning and line not in seen:
             seen.add(line)
             print(f"trueline: warning: {line}", file=sys.stderr)

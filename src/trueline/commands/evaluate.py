@@ -6,25 +6,47 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from trueline.benchmarks import BENCHMARKS as PICTURED
+
 if TYPE_CHECKING:
+    from trueline.benchmarks import Benchmark
     from trueline.evaluation.plan import Wanted
     from trueline.evaluation.report import Shot
-    from trueline.evaluation.run import Run, Seen
+    from trueline.evaluation.run import Judge, Run
+    from trueline.evaluation.seen import Seen
     from trueline.folder import Folder
+    from trueline.rules.observation import Mode
 
-BENCHMARKS = {
-    "world": "held-out scenes of the embedded world, judged by its oracle and its CLIP",
-    "nsr-1k-layout": "plans (boxes, no pictures) for NSR-1K's prompts; needs --data and --planner",
-}
+LAYOUT = "nsr-1k-layout"
+BENCHMARKS = (*sorted(PICTURED), LAYOUT)
 METHODS = ("plain", "gligen")
-EPILOG = """methods:
-  plain   the words only
-  gligen  words and boxes, through the model's grounding layers
+NO_JUDGES = ["none"]
+EPILOG = """benchmarks:
+  world           held-out scenes of the embedded world, judged by its oracle and its CLIP; with --data also those
+                  prompts of CC-500, T2I-CompBench and NSR-1K that the world knows every word of
+  nsr-1k-layout   plans (boxes, no pictures) for NSR-1K's prompts; needs --planner
+  the others      read their official files from --data DIR (or TRUELINE_DATA)
 
-A run that was stopped goes on when the same command is given again.
+methods:
+  plain    the words only
+  gligen   words and boxes, through the model's grounding layers; for benchmarks with boxes
+
+judges, as kind=checkpoint (a folder, a Hub id, or a file of weights); what they are for:
+  owlv2, owlv2-per-label, grounding-dino, oracle   boxes: spatial, numeracy, counting, GenEval, HRS, 7Bench, AP
+  clip, negclip, world-clip                        CLIP score of pictures and regions, CMMD
+  blip-vqa                                         B-VQA
+  inception-tf, clean                              FID, KID, region FID, where there are real pictures
+  pickscore, blip-itm, blip-itc, blip2-itm, blip2-itc, NAME=package.module:function
+With --model world the judges are oracle and world-clip. "none" draws only.
+
+A run that was stopped goes on when the same command is given again. Exit code 1: the world's judge was not sure
+enough on the world's own pictures (below 99%, or 97% after the autoencoder), so that its table is in doubt.
 
 examples:
   trueline evaluate world --methods plain gligen --n 256 --out out/world
+  trueline evaluate t2i-compbench --data DIR --option categories=spatial --model stabilityai/stable-diffusion-2-1 \\
+    --judges owlv2=google/owlv2-base-patch16-ensemble --images-per-prompt 10
+  trueline evaluate geneval --data DIR --images boxdiff=out/boxdiff --judges owlv2=... clip=...
   trueline evaluate nsr-1k-layout --data DIR --planner replay:gpt4.json replay:gpt4.spatial.json"""
 
 
@@ -41,7 +63,14 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     top.add_argument("benchmark", metavar="BENCHMARK", choices=BENCHMARKS, help=" | ".join(BENCHMARKS))
     what = top.add_argument_group("what to draw")
-    what.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
+    what.add_argument(
+        "--methods", nargs="+", choices=METHODS, metavar="NAME",
+        help="plain, gligen (default: both, or plain where there are no boxes; none with --images)",
+    )  # fmt: skip
+    what.add_argument(
+        "--images", nargs="+", default=[], metavar="[NAME=]DIR",
+        help="pictures made elsewhere, ID.png or ID-COPY.png, as methods of those names",
+    )  # fmt: skip
     what.add_argument("--n", type=int, metavar="COUNT", help="prompts (default: all)")
     what.add_argument(
         "--images-per-prompt", type=int, metavar="COUNT", help="default: as many as seeds, or 1"
@@ -50,10 +79,20 @@ def parser() -> argparse.ArgumentParser:
         "--seeds", type=int, nargs="+", metavar="SEED", help="default: 0, 1, ... one per picture"
     )
     what.add_argument("--data", metavar="DIR", help="the benchmarks' files (or TRUELINE_DATA)")
-    what.add_argument("--planner", nargs="+", metavar="replay:FILE", help="published layouts to score")
     what.add_argument(
-        "--mode", choices=("official", "fixed"), default="official", help="rules (default official)"
+        "--option",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the benchmark: split=train, categories=...",
     )
+    what.add_argument("--planner", nargs="+", metavar="replay:FILE", help="published layouts to score")
+    by = top.add_argument_group("who looks")
+    by.add_argument("--judges", nargs="+", metavar="KIND=CHECKPOINT", help="models that measure; see below")
+    by.add_argument(
+        "--mode", choices=("official", "fixed"), default="official",
+        help="the published scorers' rules with their quirks, or without (default official)",
+    )  # fmt: skip
     how = top.add_argument_group("how")
     how.add_argument("--model", default="world", help="the package's model, a folder, or a Hub id")
     how.add_argument("--steps", type=int, default=50, help="default 50")
@@ -71,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     command = " ".join(["trueline evaluate", *arguments])
-    if options.benchmark == "nsr-1k-layout":
+    if options.benchmark == LAYOUT:
         return _plans(options, command)
     return _pictures(options, command)
 
@@ -92,59 +131,192 @@ def read_seeds(options: argparse.Namespace) -> tuple[int, ...]:
 
 def _pictures(options: argparse.Namespace, command: str) -> int:
     if options.planner:
-        raise ValueError("--planner: belongs to nsr-1k-layout; this benchmark brings its own boxes")
-    seeds = read_seeds(options)
-    from trueline.benchmarks.world import World
-    from trueline.evaluation.plan import Shard
+        raise ValueError(f"--planner: belongs to {LAYOUT}; this benchmark brings its own boxes")
+    seeds, names = read_seeds(options), judge_names(options)
+    from trueline.commands._model import warnings_as_lines
+    from trueline.evaluation.judges import unmeasured
+    from trueline.evaluation.plan import Shard, choose, wanted
     from trueline.evaluation.run import Run, Settings
 
     settings = Settings(
         options.benchmark, options.model, options.n, seeds, options.steps, options.guidance_scale,
         options.scheduler, options.dtype, options.batch_size,
     )  # fmt: skip
-    run = Run(Path(options.out), World(), settings, Shard.parse(options.shard))
-    seen = _seen(run, options)
-    if run.shard.count > 1:
-        print(f"shard {run.shard} is done in {run.out}; give the command without --shard when all are")
-        return 0
-    return _report(run, seen, command)
-
-
-def _seen(run: "Run", options: argparse.Namespace) -> "dict[str, list[Seen]]":
-    from trueline.commands._model import load, warnings_as_lines
-    from trueline.evaluation.run import REFERENCE, ROUND_TRIP
-    from trueline.evaluation.world_judge import WorldJudge
-
-    drawn = [*dict.fromkeys(options.methods), ROUND_TRIP]
+    shard = Shard.parse(options.shard)
     with warnings_as_lines():
-        if any(run.missing(method) for method in drawn):
-            loading: dict[str, Any] = {"model": options.model, "revision": None, "lora": None}
-            pipe = load(loading | {"dtype": options.dtype, "device": options.device})
-            for method in drawn:
-                run.draw(method, pipe, not options.quiet)
-        judge = WorldJudge(run.benchmark)  # type: ignore[arg-type]
-        return {m: run.look(m, judge, not options.quiet) for m in (*drawn[:-1], REFERENCE, ROUND_TRIP)}
+        benchmark = read_benchmark(options)
+        if not benchmark.examples:
+            raise ValueError(f"{options.benchmark}: no examples are left; loosen --option")
+        pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
+        elsewhere = read_images(options, pictures)
+        methods = choose_methods(options, pictures)
+        run = Run(Path(options.out), benchmark, settings, shard, elsewhere)
+        notes = [f"prompts of {benchmark.source}"]
+        if names:
+            notes += unmeasured(options.benchmark, names)
+        judges, looks = _looks(run, methods, names, options)
+    for note in notes:
+        print(f"trueline: {note}", file=sys.stderr)
+    if run.shard.count > 1 or not judges:
+        done = f"shard {run.shard}" if run.shard.count > 1 else "drawing"
+        print(
+            f"{done} is done in {run.out}; give the command without --shard, and with judges, for the table"
+        )
+        return 0
+    with warnings_as_lines():
+        return _report(run, judges, looks, command, notes, options.mode)
 
 
-def _report(run: "Run", seen: "dict[str, list[Seen]]", command: str) -> int:
-    from trueline.evaluation.figures import Context, rows
-    from trueline.evaluation.report import write_report
+def judge_names(options: argparse.Namespace) -> list[str]:
+    """The models that look, beside the world's own judge on the world's benchmark."""
+    if options.judges is not None:
+        return [] if options.judges == NO_JUDGES else list(options.judges)
+    if options.benchmark == "world":
+        return []
+    if options.model == "world":
+        return ["oracle", "world-clip"]
+    raise ValueError(
+        "--judges: nothing would be measured; give models as kind=checkpoint, such as "
+        "clip=openai/clip-vit-base-patch32, or none to draw only"
+    )
+
+
+def read_benchmark(options: argparse.Namespace) -> "Benchmark":
+    from trueline.benchmarks import load
+
+    given: dict[str, Any] = {}
+    for option in options.option:
+        name, equals, value = option.partition("=")
+        if not (name and equals):
+            raise ValueError(f"--option: write it as NAME=VALUE (got {option!r})")
+        name, dot, part = name.partition(".")  # boxes.min_boxes=3
+        if dot:
+            given.setdefault(name, {})[part] = _plain(value)
+        else:
+            given[name] = _plain(value)
+    return load(options.benchmark, options.data, **given)
+
+
+def _plain(text: str) -> Any:
+    """Text of the command line as a number or a truth value, where it is one."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> list[Any]:
+    from trueline.evaluation.elsewhere import Elsewhere
+    from trueline.evaluation.run import REFERENCE, ROUND_TRIP
+
+    found = [Elsewhere.parse(text, pictures) for text in options.images]
+    taken = [*METHODS, REFERENCE, ROUND_TRIP]
+    for each in found:
+        if each.method in taken:
+            raise ValueError(
+                f"--images: the name {each.method} is taken; give another, as NAME={each.folder}"
+            )
+        taken.append(each.method)
+    return found
+
+
+def choose_methods(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> list[str]:
+    """What to draw.
+
+    Raises:
+        ValueError: a method that needs boxes, on prompts that have none.
+    """
+    boxed = any(picture.example.layout.regions for picture in pictures)
+    if options.methods is None:
+        return [] if options.images else ["plain", "gligen"] if boxed else ["plain"]
+    methods = list(dict.fromkeys(options.methods))
+    if "gligen" in methods and not boxed:
+        raise ValueError(f"--methods: gligen needs boxes, and {options.benchmark} has none; leave it out")
+    return methods
+
+
+def _looks(
+    run: "Run", methods: list[str], names: list[str], options: argparse.Namespace
+) -> "tuple[list[Judge], dict[str, dict[str, list[Seen]]]]":
+    """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
+    from trueline.commands._model import load, silence_libraries
+    from trueline.evaluation.judges import make_judges
+    from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge, has_reference
     from trueline.evaluation.world_judge import WorldJudge
+
+    own = options.benchmark == "world" and options.judges != NO_JUDGES
+    drawn = [*methods, *([ROUND_TRIP] if own else [])]
+    if any(run.missing(method) for method in drawn):
+        loading: dict[str, Any] = {"model": options.model, "revision": None, "lora": None}
+        pipe = load(loading | {"dtype": options.dtype, "device": options.device})
+        for method in drawn:
+            run.draw(method, pipe, not options.quiet)
+    real = any(has_reference(run.benchmark, picture.example) for picture in run.pictures)
+    device = options.device or "cpu"
+    silence_libraries()
+    judges: list[Judge] = [WorldJudge(run.benchmark)] if own else []  # type: ignore[arg-type]
+    judges += make_judges(names, options.benchmark, options.mode, device, "float32", real)
+    compares = own or any(judge.distances for judge in judges)
+    seen_by = [*methods, *run.elsewhere, *([REFERENCE] if real and compares else []), *drawn[len(methods) :]]
+    looks = {m: {judge.name: run.look(m, judge, not options.quiet) for judge in judges} for m in seen_by}
+    return judges, looks
+
+
+def _report(
+    run: "Run",
+    judges: "list[Judge]",
+    looks: "dict[str, dict[str, list[Seen]]]",
+    command: str,
+    notes: list[str],
+    mode: "Mode",
+) -> int:
+    from trueline.evaluation.bindings import BINDINGS
+    from trueline.evaluation.figures import Context, rows
+    from trueline.evaluation.judges import Combined
+    from trueline.evaluation.report import write_report
+    from trueline.evaluation.tables import markdown
 
     settings = run.settings
-    context = Context(
-        settings.benchmark, settings.model, settings.seeds, WorldJudge.protocol, command, _commit()
-    )
     pictures = [picture for batch in run.batches for picture in batch]
-    table = rows(pictures, seen, context)
-    text = _write(run.folder, table)
-    shots = _shots(run, pictures, seen)
-    write_report(run.out / "report.html", f"Trueline: {settings.benchmark}", table, shots)
-    print(text)
+    last = Combined(settings.benchmark)
+    judges = [*judges, last]
+    for seen in looks.values():
+        seen[last.name] = last.combine(pictures, seen)
+    binding = BINDINGS.get(settings.benchmark)
+    grouped = binding.group if binding else None
+    group = (lambda example: grouped(example, mode)) if grouped else None
+    context = Context(settings.benchmark, settings.model, settings.seeds, command, _commit(), group)
+    table = rows(pictures, judges, looks, context)
+    _write(run.folder, table)
+    shots = _shots(run, pictures, judges, looks)
+    write_report(run.out / "report.html", f"Trueline: {settings.benchmark}", table, shots, notes)
+    print(markdown([row for row in table if not row["category"]]))
     print(
-        f"{len(run.pictures)} pictures a method in {run.out}; all of it to look at: {run.out / 'report.html'}"
+        f"{len(run.pictures)} pictures a method; by category too, with the pictures: {run.out / 'report.html'}"
     )
-    return _judged(table)
+    _study(run, shots)
+    return _judged(table) if settings.benchmark == "world" else 0
+
+
+def _study(run: "Run", shots: "list[Shot]") -> None:
+    """The page for blind votes, where there are two methods to vote on."""
+    from trueline.evaluation.votes import write_study
+
+    if len({shot.method for shot in shots}) < 2:
+        return
+    settings = run.settings
+    study = write_study(
+        run.out / "study",
+        "Two pictures of one text",
+        shots,
+        benchmark=settings.benchmark,
+        model=settings.model,
+    )
+    print(f"{study.pairs} pairs to vote on: {study.page}; then: trueline votes --key {study.key} FILE ...")
 
 
 def _write(folder: "Folder", table: list[dict[str, Any]]) -> str:
@@ -157,37 +329,33 @@ def _write(folder: "Folder", table: list[dict[str, Any]]) -> str:
     return text
 
 
-def _shots(run: "Run", pictures: "Sequence[Wanted]", seen: "dict[str, list[Seen]]") -> "list[Shot]":
-    """The pictures of the methods that draw, with what the judge saw in them."""
-    from trueline.evaluation.figures import ratio_names
+def _shots(
+    run: "Run", pictures: "Sequence[Wanted]", judges: "list[Judge]", looks: "dict[str, dict[str, list[Seen]]]"
+) -> "list[Shot]":
+    """The pictures of the methods that draw, with what the first detector saw in them."""
     from trueline.evaluation.report import Shot
     from trueline.evaluation.run import REFERENCE, ROUND_TRIP
-    from trueline.perception import Detection
+    from trueline.evaluation.seen import RATIO, detections, ratio_names
 
+    detector = next((judge.name for judge in judges if judge.precision), None)
     shots = []
-    for method in seen:
+    for method, by_judge in looks.items():
         if method in (REFERENCE, ROUND_TRIP):
             continue
-        for picture, each in zip(pictures, seen[method], strict=True):
-            asked = {name: each[name] for name in ratio_names(each) if each[name][1] > 0}
-            things = zip(each["words"], each["boxes"], each["scores"], strict=True)
-            detections = [
-                Detection(str(name), _corners(box), float(score), str(colour), str(texture))
-                for (name, colour, texture), box, score in things
-            ]
+        for place, picture in enumerate(pictures):
+            scores: dict[str, float] = {}
+            for seen in (by_judge[judge.name][place] for judge in judges):
+                asked = {name: seen[RATIO + name] for name in ratio_names([seen])}
+                scores |= {name: float(top / bottom) for name, (top, bottom) in asked.items() if bottom > 0}
             example = picture.example
+            found = detections(by_judge[detector][place]) if detector else []
             shots.append(
                 Shot(
                     example.id, example.category, example.prompt, method, picture.seed, run.path(method, picture),
-                    example.layout, {name: float(top / bottom) for name, (top, bottom) in asked.items()}, detections,
+                    example.layout, scores, found,
                 )
             )  # fmt: skip
     return shots
-
-
-def _corners(box: Any) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = map(float, box)
-    return x0, y0, x1, y1
 
 
 def _judged(table: list[dict[str, Any]]) -> int:

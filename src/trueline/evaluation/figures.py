@@ -1,150 +1,230 @@
-"""From what was seen to rows of a table: values, intervals, and paired differences to the first method."""
+"""From what was seen to rows of a table: values, intervals, and paired differences to the first method.
+
+A metric of a method is taken over the pictures in which it was asked; a difference over those in which both were.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
+from trueline.benchmarks import Example
 from trueline.evaluation.plan import Wanted
-from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Seen
+from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge
+from trueline.evaluation.seen import FEATURES, RATIO, Distance, Seen, detections, ratio_names, truths
+from trueline.metrics.average_precision import APInput
 from trueline.metrics.frechet import Moments, frechet_distance
-from trueline.metrics.statistics import Estimate, Terms, paired_difference, ratio
+from trueline.metrics.kernel import cmmd, kid_whole
+from trueline.metrics.statistics import Estimate, Terms, macro, macro_difference, paired_difference, ratio
 
-#: Distances to the reference pictures: metric -> the features it is taken on.
-DISTANCES = {"fid": "picture", "region_fid": "regions"}
-DISTANCE_DRAWS = 100  #: bootstrap draws of a distance, each of which needs an eigenvalue decomposition
+SET_DRAWS = 100  #: bootstrap draws of what is no mean over pictures, each of which is computed anew
+WIDEST = 768  #: dimensions up to which a Frechet distance has an interval: beyond, a hundred draws take hours
+
+#: Method -> judge -> what it saw in each picture.
+Looks = Mapping[str, Mapping[str, Sequence[Seen]]]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every row repeats."""
+    """What every row repeats. ``group``: figures over all pictures are means over these groups (GenEval's tasks)."""
 
     benchmark: str
     model: str
     seeds: tuple[int, ...]
-    protocol: str
     command: str
     commit: str
+    group: Callable[[Example], str] | None = None
 
 
 def rows(
-    pictures: Sequence[Wanted], seen: Mapping[str, Sequence[Seen]], context: Context
+    pictures: Sequence[Wanted], judges: Sequence[Judge], looks: Looks, context: Context
 ) -> list[dict[str, Any]]:
     """Rows for every method and metric, over all pictures (category "") and in each category."""
-    first = next((method for method in seen if method not in (REFERENCE, ROUND_TRIP)), None)
-    groups = {"": list(range(len(pictures)))}
+    first = next((method for method in looks if method not in (REFERENCE, ROUND_TRIP)), None)
+    categories = {"": list(range(len(pictures)))}
     for place, picture in enumerate(pictures):
-        groups.setdefault(picture.example.category, []).append(place)
+        if picture.example.category:
+            categories.setdefault(picture.example.category, []).append(place)
+    if len(categories) == 2:  # one category is all there is
+        categories = {"": categories[""]}
     found = []
-    for method in seen:
+    for method in looks:
         against = None if method in (first, REFERENCE, ROUND_TRIP) else first
-        for category, places in groups.items():
-            found += _ratios(pictures, seen, method, against, category, places, context)
-        found += _distances(pictures, seen, method, against, context)
+        for judge in judges:
+            seen = {of: looks[of][judge.name] for of in looks if judge.name in looks[of]}
+            part = _Part(pictures, seen, method, against, judge, context)
+            for category, places in categories.items():
+                found += part.ratios(category, places)
+            found += part.distances()
+            found += part.precision()
     return found
 
 
-def _ratios(
-    pictures: Sequence[Wanted], seen: Mapping[str, Sequence[Seen]], method: str, against: str | None,
-    category: str, places: Sequence[int], context: Context,
-) -> list[dict[str, Any]]:  # fmt: skip
-    prompts = [pictures[place].example.id for place in places]
+@dataclass(frozen=True)
+class _Part:
+    """What one judge says of one method."""
 
-    def terms(of: str, metric: str) -> Terms:
-        pairs = np.array([seen[of][place][metric] for place in places])
-        return Terms.of(pairs[:, 0].tolist(), pairs[:, 1].tolist(), prompts)
+    pictures: Sequence[Wanted]
+    seen: Mapping[str, Sequence[Seen]]
+    method: str
+    against: str | None
+    judge: Judge
+    context: Context
 
-    found = []
-    for metric in ratio_names(seen[method][0]):
-        own = terms(method, metric)
-        difference = None if against is None else paired_difference(own, terms(against, metric))
-        if own.value is not None:
-            found.append(_row(context, method, metric, category, ratio(own), against, difference))
-    return found
-
-
-def ratio_names(seen: Seen) -> list[str]:
-    """The metrics that are a numerator and a denominator per picture."""
-    return [
-        name
-        for name, array in seen.items()
-        if array.shape == (2,) and name.endswith(("accuracy", "iou", "score"))
-    ]
-
-
-def _distances(
-    pictures: Sequence[Wanted],
-    seen: Mapping[str, Sequence[Seen]],
-    method: str,
-    against: str | None,
-    context: Context,
-) -> list[dict[str, Any]]:
-    if REFERENCE not in seen or method == REFERENCE:
-        return []
-    prompts = np.unique([p.example.id for p in pictures], return_inverse=True)[1]
-    found = []
-    for metric, name in DISTANCES.items():
-        sets = {
-            of: [each[name] for each in seen[of]] for of in (method, REFERENCE, against) if of is not None
-        }
-        value = _distance(sets[method], sets[REFERENCE])
-        drawn = _drawn(sets, prompts, [method] + ([against] if against else []))
-        own = _centred(value, drawn[method], pictures)
-        difference = None
-        if against is not None:
-            off = value - _distance(sets[against], sets[REFERENCE])
-            difference = _centred(off, drawn[method] - drawn[against], pictures)
-        found.append(_row(context, method, metric, "", own, against, difference))
-    return found
-
-
-def _distance(made: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> float:
-    return frechet_distance(Moments.of(np.concatenate(made)), Moments.of(np.concatenate(real)))
-
-
-def _drawn(
-    sets: Mapping[str, list[np.ndarray]], prompts: np.ndarray, methods: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """The distance in bootstrap draws over prompts, made and real pictures of a prompt together."""
-    rng, count = np.random.default_rng(0), prompts.max() + 1
-    members = [np.flatnonzero(prompts == p) for p in range(count)]
-    values: dict[str, list[float]] = {method: [] for method in methods}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of few pictures: said once, for the value itself
-        for _ in range(DISTANCE_DRAWS if count > 1 else 0):
-            picked = np.concatenate([members[p] for p in rng.integers(count, size=count)])
-            real = [sets[REFERENCE][i] for i in picked]
-            for method in methods:
-                values[method].append(_distance([sets[method][i] for i in picked], real))
-    return {method: np.array(v) for method, v in values.items()}
-
-
-def _centred(value: float, drawn: np.ndarray, pictures: Sequence[Wanted]) -> Estimate:
-    """The percentile interval, moved so that it is about ``value``: drawing a picture twice biases a distance."""
-    clusters = len({p.example.id for p in pictures})
-    if not len(drawn):
-        return Estimate(value, None, None, len(pictures), clusters)
-    low, high = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() + value
-    return Estimate(value, float(low), float(high), len(pictures), clusters)
-
-
-def _row(
-    context: Context, method: str, metric: str, category: str, own: Estimate, against: str | None,
-    difference: Estimate | None,
-) -> dict[str, Any]:  # fmt: skip
-    row: dict[str, Any] = {
-        "benchmark": context.benchmark, "model": context.model, "method": method, "metric": metric,
-        "category": category, "value": own.value, "low": own.low, "high": own.high, "n": own.n,
-        "images_per_prompt": len(context.seeds), "seeds": list(context.seeds), "protocol": context.protocol,
-        "command": context.command, "commit": context.commit,
-    }  # fmt: skip
-    if difference is not None:
-        row |= {
-            "against": against, "difference": difference.value, "difference_low": difference.low,
-            "difference_high": difference.high,
+    def row(self, metric: str, category: str, own: Estimate, difference: Estimate | None) -> dict[str, Any]:
+        c = self.context
+        row: dict[str, Any] = {
+            "benchmark": c.benchmark, "model": c.model, "method": self.method, "metric": metric,
+            "category": category, "value": own.value, "low": own.low, "high": own.high, "n": own.n,
+            "images_per_prompt": len(c.seeds), "seeds": list(c.seeds), "protocol": self.judge.protocol,
+            "command": c.command, "commit": c.commit,
         }  # fmt: skip
-    return row
+        if difference is not None and difference.value is not None:
+            row |= {
+                "against": self.against, "difference": difference.value, "difference_low": difference.low,
+                "difference_high": difference.high,
+            }  # fmt: skip
+        return row
+
+    # Means over pictures
+
+    def ratios(self, category: str, places: Sequence[int]) -> list[dict[str, Any]]:
+        found = []
+        for metric in ratio_names(self.seen[self.method][place] for place in places):
+            asked = [place for place in places if RATIO + metric in self.seen[self.method][place]]
+            both = [p for p in asked if self.against and RATIO + metric in self.seen[self.against][p]]
+            own = _mean(self._terms(self.method, metric, asked))
+            if own.value is None:
+                continue
+            difference = None
+            if both:
+                difference = _difference(
+                    *(self._terms(of, metric, both) for of in (self.method, self.against or ""))
+                )
+            found.append(self.row(metric, category, own, difference))
+        return found
+
+    def _terms(self, of: str, metric: str, places: Sequence[int]) -> list[Terms]:
+        """One for each group of the benchmark, one in all where it has none."""
+        groups: dict[str, list[int]] = {}
+        for place in places:
+            name = self.context.group(self.pictures[place].example) if self.context.group else ""
+            groups.setdefault(name, []).append(place)
+        made = []
+        for members in groups.values():
+            pairs = np.array([self.seen[of][place][RATIO + metric] for place in members])
+            prompts = [self.pictures[place].example.id for place in members]
+            made.append(Terms.of(pairs[:, 0].tolist(), pairs[:, 1].tolist(), prompts))
+        return made
+
+    # Distances to the real pictures
+
+    def distances(self) -> list[dict[str, Any]]:
+        if REFERENCE not in self.seen or self.method == REFERENCE:
+            return []
+        found = []
+        for distance in self.judge.distances:
+            of = [self.method, REFERENCE] + ([self.against] if self.against else [])
+            key = FEATURES + distance.features
+            places = [p for p in range(len(self.pictures)) if all(key in self.seen[m][p] for m in of)]
+            sets = {m: [self.seen[m][p][key] for p in places] for m in of}
+            if sum(map(len, sets[REFERENCE])) < 2:
+                continue
+
+            def value(method: str, picked: Sequence[int], sets=sets, distance=distance) -> float:  # type: ignore[no-untyped-def]
+                real = np.concatenate([sets[REFERENCE][i] for i in picked])
+                return _distance(distance, np.concatenate([sets[method][i] for i in picked]), real)
+
+            wide = distance.kind == "frechet" and sets[REFERENCE][0].shape[1] > WIDEST
+            found.append(self._of_a_set(distance.metric, places, value, 0 if wide else SET_DRAWS))
+        return found
+
+    # Average precision
+
+    def precision(self) -> list[dict[str, Any]]:
+        """COCO's AP over IoU .5 to .95 of what the judge detects, where there are true boxes."""
+        if not self.judge.precision:
+            return []
+        of = [self.method] + ([self.against] if self.against else [])
+        there = [p for p in range(len(self.pictures)) if all(len(truths(self.seen[m][p])) for m in of)]
+        if not there:
+            return []
+        inputs = {m: [_scored(self.seen[m][p]) for p in there] for m in of}
+
+        def value(method: str, picked: Sequence[int]) -> float:
+            return _joined([inputs[method][i] for i in picked]).mean() or 0.0
+
+        return [self._of_a_set(self.judge.precision, there, value, SET_DRAWS)]
+
+    def _of_a_set(
+        self, metric: str, places: Sequence[int], value: Callable[[str, Sequence[int]], float], draws: int
+    ) -> dict[str, Any]:
+        """A row of what is computed on whole sets. ``value(method, picked)`` takes indices into ``places``.
+
+        The percentile interval, drawn over prompts, is moved so that it is about the value: drawing a picture twice
+        biases such figures.
+        """
+        everything = range(len(places))
+        prompts = np.unique([self.pictures[p].example.id for p in places], return_inverse=True)[1]
+        members = [np.flatnonzero(prompts == p) for p in range(prompts.max() + 1)]
+        of = [self.method] + ([self.against] if self.against else [])
+        values = {method: value(method, everything) for method in of}
+        drawn: dict[str, list[float]] = {method: [] for method in of}
+        rng = np.random.default_rng(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of few pictures: said once, for the value itself
+            for _ in range(draws if len(members) > 1 else 0):
+                drawn_prompts = rng.integers(len(members), size=len(members))
+                picked = [int(i) for p in drawn_prompts for i in members[p]]
+                for method in of:
+                    drawn[method].append(value(method, picked))
+        spread = {method: np.array(v) for method, v in drawn.items()}
+        own = _centred(values[self.method], spread[self.method], len(places), len(members))
+        difference = None
+        if self.against:
+            off = values[self.method] - values[self.against]
+            difference = _centred(off, spread[self.method] - spread[self.against], len(places), len(members))
+        return self.row(metric, "", own, difference)
+
+
+def _mean(parts: list[Terms]) -> Estimate:
+    if len(parts) == 1:
+        return ratio(parts[0])
+    found = macro(parts)
+    n, clusters = sum(p.n for p in parts), sum(len(p.keys) for p in parts)
+    return Estimate(found.value, found.low, found.high, n, clusters)
+
+
+def _difference(own: list[Terms], other: list[Terms]) -> Estimate:
+    return paired_difference(own[0], other[0]) if len(own) == 1 else macro_difference(own, other)
+
+
+def _distance(distance: Distance, made: np.ndarray, real: np.ndarray) -> float:
+    if distance.kind == "frechet":
+        return frechet_distance(Moments.of(made), Moments.of(real))
+    return float((kid_whole if distance.kind == "kid" else cmmd)(made, real).value)
+
+
+def _scored(seen: Seen) -> APInput:
+    one = APInput()
+    one.add(detections(seen), truths(seen))
+    return one
+
+
+def _joined(parts: Sequence[APInput]) -> APInput:
+    """Pairwise, so that lists are copied as often as their length has binary digits."""
+    while len(parts) > 1:
+        parts = [reduce(APInput.merge, parts[at : at + 2]) for at in range(0, len(parts), 2)]
+    return parts[0]
+
+
+def _centred(value: float, drawn: np.ndarray, n: int, clusters: int) -> Estimate:
+    if not len(drawn):
+        return Estimate(value, None, None, n, clusters)
+    low, high = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() + value
+    return Estimate(value, float(low), float(high), n, clusters)

@@ -1,10 +1,11 @@
 """One run in one folder: draws what is missing, looks at what is new, and can be stopped at any moment.
 
     run.json                    the manifest: settings and names of all pictures; another configuration is refused
-    pictures/METHOD/NAME.png    each whole or not there at all, its record in the file's text
-    seen/METHOD/BATCH.npz       what the judge saw in the pictures of a batch
+    pictures/METHOD/NAME.png      each whole or not there at all, its record in the file's text
+    seen/METHOD/JUDGE/BATCH.npz   what a judge saw in the pictures of a batch
 
-A batch is the unit of work: drawn, and looked at, as a whole. What is there is not made again.
+A batch is the unit of work: drawn, and looked at, as a whole. What is there is not made again. Pictures made
+elsewhere (``Elsewhere``) are methods that are only looked at.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from trueline.benchmarks import Benchmark, Example
+from trueline.evaluation.elsewhere import Elsewhere
 from trueline.evaluation.plan import Shard, Wanted, batches, choose, wanted
+from trueline.evaluation.seen import Distance, Seen
 from trueline.folder import Folder
 from trueline.layout import Layout
 from trueline.pipeline import Pipeline
@@ -34,13 +37,20 @@ ROUND_TRIP = (
 )
 METHODS = ("plain", "gligen")
 
-Seen = dict[str, np.ndarray]
-
 
 class Judge(Protocol):
-    """Looks at pictures. ``protocol`` says in one line who looks and by which rules."""
+    """Looks at pictures. ``name`` is unique in a run and safe as a folder's name; ``protocol`` says in one line who
+    looks and by which rules; ``distances`` are the figures of whole sets that its features are for, and ``precision``
+    the name of the average precision of what it detects ("" where it detects nothing)."""
 
-    protocol: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def distances(self) -> Sequence[Distance]: ...
+    @property
+    def precision(self) -> str: ...
 
     def look(self, examples: Sequence[Example], images: Sequence[Image.Image]) -> list[Seen]:
         """What was seen in each picture, as named arrays."""
@@ -72,8 +82,12 @@ class Run:
         ValueError: the folder belongs to a run with other settings, or cannot be written.
     """
 
-    def __init__(self, out: Path, benchmark: Benchmark, settings: Settings, shard: Shard | None = None):
+    def __init__(
+        self, out: Path, benchmark: Benchmark, settings: Settings, shard: Shard | None = None,
+        elsewhere: Sequence[Elsewhere] = (),
+    ):  # fmt: skip
         self.out, self.benchmark, self.settings, self.shard = out, benchmark, settings, shard or Shard()
+        self.elsewhere = {each.method: each for each in elsewhere}
         places = choose(benchmark.examples, settings.n)
         self.pictures = wanted(benchmark.examples, places, settings.seeds)
         self.batches = batches(self.pictures, settings.batch_size)
@@ -100,13 +114,22 @@ class Run:
     # Drawing
 
     def path(self, method: str, picture: Wanted) -> Path:
+        if method in self.elsewhere:
+            return self.elsewhere[method].path(picture)
         return self.out / "pictures" / method / f"{picture.name}.png"
+
+    def exists_for(self, method: str, picture: Wanted) -> bool:
+        """Whether the method has such a picture: of the benchmark's own, not every prompt has one."""
+        return method not in (REFERENCE, ROUND_TRIP) or has_reference(self.benchmark, picture.example)
 
     def missing(self, method: str) -> list[int]:
         """The shard's batches with a picture that is not there."""
         return [
             number for number in self.mine
-            if not all(self.path(method, picture).exists() for picture in self.batches[number])
+            if not all(
+                self.path(method, picture).exists()
+                for picture in self.batches[number] if self.exists_for(method, picture)
+            )
         ]  # fmt: skip
 
     def draw(self, method: str, pipe: Pipeline, progress: bool = True) -> int:
@@ -127,6 +150,7 @@ class Run:
         self, method: str, pipe: Pipeline, batch: Sequence[Wanted]
     ) -> Iterator[tuple[Wanted, Image.Image, dict[str, Any]]]:
         if method == ROUND_TRIP:
+            batch = [picture for picture in batch if self.exists_for(method, picture)]
             images = [self.benchmark.reference(picture.example) for picture in batch]
             for picture, image in zip(batch, _round_trip(pipe, images), strict=True):
                 yield picture, image, {"method": method, "example": picture.example.id}
@@ -143,27 +167,41 @@ class Run:
     # Looking
 
     def look(self, method: str, judge: Judge, progress: bool = True) -> list[Seen]:
-        """What the judge sees in the shard's pictures, in their order; only batches not seen yet are looked at."""
+        """What the judge sees in the shard's pictures, in their order; {} for one that the method does not have. Only
+        batches not seen yet are looked at.
+
+        Raises:
+            ValueError: a picture is missing or broken, or the judge gives a number that is not finite.
+        """
         seen: list[Seen] = []
-        with _bar(sum(len(self.batches[n]) for n in self.mine), f"{method}: looking", progress) as bar:
+        total = sum(len(self.batches[number]) for number in self.mine)
+        with _bar(total, f"{method}: {judge.name} looking", progress) as bar:
             for number in self.mine:
                 seen += self._look(method, judge, number)
                 bar.update(len(self.batches[number]))
         return seen
 
     def _look(self, method: str, judge: Judge, number: int) -> list[Seen]:
-        batch, target = self.batches[number], self.out / "seen" / method / f"{number:05d}.npz"
-        names = [picture.name for picture in batch]
-        if (stored := _load(target, judge.protocol, names)) is not None:
-            return stored
-        images = [self._open(method, picture) for picture in batch]
-        seen = judge.look([picture.example for picture in batch], images)
-        arrays: dict[str, Any] = {
-            f"{row}/{key}": array for row, each in enumerate(seen) for key, array in each.items()
-        }
-        arrays["about"] = np.array(json.dumps({"protocol": judge.protocol, "names": names}))
-        Folder(target.parent).write(target.name, lambda file: np.savez(file, **arrays))
-        return seen
+        batch = self.batches[number]
+        there = [picture for picture in batch if self.exists_for(method, picture)]
+        if not there:
+            return [{} for _ in batch]
+        target = self.out / "seen" / method / judge.name / f"{number:05d}.npz"
+        about: dict[str, Any] = {"protocol": judge.protocol, "names": [picture.name for picture in there]}
+        if method in self.elsewhere:  # pictures that others may change
+            about["sha256"] = [self.elsewhere[method].digest(picture) for picture in there]
+        seen = _load(target, about)
+        if seen is None:
+            images = [self._open(method, picture) for picture in there]
+            seen = judge.look([picture.example for picture in there], images)
+            _refuse_nan(method, judge, there, seen)
+            arrays: dict[str, Any] = {
+                f"{row}/{key}": array for row, each in enumerate(seen) for key, array in each.items()
+            }
+            arrays["about"] = np.array(json.dumps(about))
+            Folder(target.parent).write(target.name, lambda file: np.savez(file, **arrays))
+        of = {picture.name: each for picture, each in zip(there, seen, strict=True)}
+        return [of.get(picture.name, {}) for picture in batch]
 
     def _open(self, method: str, picture: Wanted) -> Image.Image:
         if method == REFERENCE:
@@ -178,9 +216,8 @@ class Run:
         except FileNotFoundError:
             raise ValueError(f"{path} is missing; run the same command again to draw it") from None
         except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(
-                f"{path} is no whole picture ({error}); delete it and run the same command again"
-            ) from None
+            cure = "make it again" if method in self.elsewhere else "delete it and run the same command again"
+            raise ValueError(f"{path} is no whole picture ({error}); {cure}") from None
 
 
 def _layout(method: str, picture: Wanted) -> Layout:
@@ -212,14 +249,13 @@ def _differences(path: Path, manifest: dict[str, Any]) -> list[str]:
     return found or ([] if old["pictures"] == manifest["pictures"] else ["list of pictures"])
 
 
-def _load(path: Path, protocol: str, names: list[str]) -> list[Seen] | None:
-    """What was stored for these pictures under this protocol; None if there is nothing of the kind."""
+def _load(path: Path, about: dict[str, Any]) -> list[Seen] | None:
+    """What was stored about just these pictures under this protocol; None if there is nothing of the kind."""
     try:
         with np.load(path) as file:
-            about = json.loads(str(file["about"]))
-            if about != {"protocol": protocol, "names": names}:
+            if json.loads(str(file["about"])) != about:
                 return None
-            seen: list[Seen] = [{} for _ in names]
+            seen: list[Seen] = [{} for _ in about["names"]]
             for key in file.files:
                 row, slash, name = key.partition("/")
                 if slash:
@@ -227,6 +263,24 @@ def _load(path: Path, protocol: str, names: list[str]) -> list[Seen] | None:
             return seen
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
+
+
+def _refuse_nan(method: str, judge: Judge, pictures: Sequence[Wanted], seen: Sequence[Seen]) -> None:
+    bad = [
+        (picture.name, key) for picture, each in zip(pictures, seen, strict=True)
+        for key, array in each.items() if array.dtype.kind == "f" and not np.isfinite(array).all()
+    ]  # fmt: skip
+    if bad:
+        raise ValueError(
+            f"{judge.name}: {len({name for name, _ in bad})} pictures of {method} give numbers that are not finite, "
+            f"first {bad[0][0]} ({bad[0][1]}); load the model with another dtype, or leave it out"
+        )
+
+
+def has_reference(benchmark: Benchmark, example: Example) -> bool:
+    """Whether the benchmark has a real picture of the example; benchmarks that can tell cheaply have a method."""
+    tells = getattr(benchmark, "has_reference", None)
+    return bool(tells(example)) if tells else benchmark.reference(example) is not None
 
 
 def _bar(total: int, what: str, progress: bool) -> tqdm:

@@ -25,7 +25,8 @@ NUMBERS = ("value", "low", "high")
 DIFFERENCES = ("difference", "difference_low", "difference_high")
 FIGURE = ("name", "mean", "low", "high", "n")  #: keys of a figure of ``trueline world report``
 #: Words of a metric's name: region_fid, counting_mae.
-LOWER_IS_BETTER = frozenset({"fid", "kid", "cmmd", "mae"})
+LOWER_IS_BETTER = frozenset({"fid", "kid", "cmmd", "mae", "extra"})
+FEWEST = 10  #: pictures of which a difference is called better or worse
 NOTHING = "-"  #: stands where there is no number
 
 
@@ -140,9 +141,10 @@ def lower_is_better(metric: str) -> bool:
 
 
 def verdict(row: Row) -> Literal["better", "worse", ""]:
-    """What the paired difference shows: "" while its interval holds 0, or where there is none."""
+    """What the paired difference shows: "" while its interval holds 0, where there is none, and of fewer pictures
+    than ``FEWEST``: a bootstrap of a handful knows nothing of the others."""
     low, high = row.get("difference_low"), row.get("difference_high")
-    if low is None or high is None or low <= 0 <= high:
+    if low is None or high is None or low <= 0 <= high or row["n"] < FEWEST:
         return ""
     return "better" if (low > 0) != lower_is_better(row["metric"]) else "worse"
 
@@ -199,7 +201,7 @@ def _section(table: Table, level: int) -> str:
         changes = [[_change(line.cells[i], line.decimals) for i in later] for line in table.lines]
         firsts = dict.fromkeys(_code(r["against"]) for line in table.lines for r in line.rows if _compared(r))
         against = f"Difference to {', '.join(firsts)}, paired (same prompts, same seeds)"
-        parts += ["", f"{against}; bold: its interval excludes 0."]
+        parts += ["", f"{against}; bold: its interval excludes 0 (of {FEWEST} pictures at least)."]
         parts += ["", *_laid_out(table, [table.methods[i] for i in later], changes)]
     parts += ["", "Intervals are 95%, bootstrap clustered by prompt; n counts pictures."]
     protocols = dict.fromkeys(protocol for line in table.lines for protocol in line.protocols if protocol)

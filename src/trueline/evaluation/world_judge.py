@@ -10,7 +10,8 @@ Ratios (numerator and denominator per picture, summed over pictures):
   phrase (crop rule of ``world.clip.crop_box``: the box, 8% wider on each side, scaled to the whole). Not multiplied.
 
 Features: ``picture`` (1, d) and ``regions`` (k, d), CLIP's image embeddings before normalisation, for the Frechet
-distances ``fid`` and ``region_fid`` ("world" features: not comparable with Inception's).
+distances ``fid`` and ``region_fid`` ("world" features: not comparable with Inception's). What was detected, and the
+true boxes, for average precision. Official prompts have no true boxes: nothing is asked of them there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -27,7 +29,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from trueline.benchmarks import Example
 from trueline.benchmarks.world import World
-from trueline.evaluation.run import Seen
+from trueline.evaluation.seen import FEATURES, RATIO, Distance, Seen, detected, true_boxes
 from trueline.world.clip import crop_box, embed_pictures, embed_texts
 from trueline.world.judge import match, overlap, tally
 from trueline.world.oracle import SURE, Detection, detect
@@ -44,7 +46,10 @@ RATIOS = {
 class WorldJudge:
     """``benchmark`` knows the truth of its examples."""
 
-    protocol = f"oracle[sure={SURE}], crop 8% wider, features world-clip, rules 1"
+    name = "world"
+    protocol = f"oracle[sure={SURE}], crop 8% wider, features world-clip, rules 2"
+    distances = (Distance("fid", "frechet", "picture"), Distance("region_fid", "frechet", "regions"))
+    precision = "ap"
 
     def __init__(self, benchmark: World):
         self.benchmark = benchmark
@@ -67,13 +72,15 @@ class WorldJudge:
                 "clip_score": (float(fit), 1.0),
                 "region_clip_score": (float(cosines.sum()), float(len(cosines))),
             }
-            arrays = {name: np.array(pair) for name, pair in ratios.items()}
-            features = {"picture": feature[None].numpy(), "regions": regions.numpy()}
-            seen.append(arrays | features | _described(detections))
+            arrays = {f"{RATIO}{name}": np.array(pair) for name, pair in ratios.items()}
+            features = {f"{FEATURES}picture": feature[None].numpy(), f"{FEATURES}regions": regions.numpy()}
+            things = self.benchmark.things(example)
+            truth = true_boxes([thing.name for thing in things], [thing.box for thing in things])
+            seen.append(arrays | features | _described(detections) | truth)
         return seen
 
     def _ratios(self, example: Example, detections: list[Detection]) -> dict[str, tuple[float, float]]:
-        things = self.benchmark.scene(example).things
+        things = self.benchmark.things(example)
         kept = tally(detections, self.benchmark.said(example))
         matched = match(detections, things)
         return {name: kept[attribute] for name, attribute in RATIOS.items()} | {
@@ -83,7 +90,9 @@ class WorldJudge:
 
     def _regions(self, example: Example, picture: np.ndarray) -> tuple[Tensor, Tensor]:
         """Embeddings (k, d) of the parts in the boxes, and their cosines (k,) with the phrases."""
-        things = self.benchmark.scene(example).things
+        things = self.benchmark.things(example)
+        if not things:
+            return torch.zeros(0, self.clip.config.projection_dim), torch.zeros(0)
         crops = embed_pictures(self.clip, np.stack([crop_box(picture, thing.box) for thing in things]))
         phrases = embed_texts(self.clip, self.tokenizer, [thing.phrase for thing in things])
         return crops, F.cosine_similarity(crops, phrases)
@@ -101,10 +110,6 @@ def _pixels(example: Example, image: Image.Image) -> np.ndarray:
 
 
 def _described(detections: Sequence[Detection]) -> Seen:
-    """Sure detections as arrays: words (k, 3) of name, colour, texture; boxes (k, 4); scores (k,)."""
+    """The sure detections."""
     sure = [d for d in detections if d.score >= SURE]
-    return {
-        "words": np.array([(d.name, d.colour, d.texture) for d in sure], dtype=str).reshape(len(sure), 3),
-        "boxes": np.array([d.box for d in sure], float).reshape(len(sure), 4),
-        "scores": np.array([d.score for d in sure], float),
-    }
+    return detected([(d.name, d.colour, d.texture, d.box, d.score) for d in sure])

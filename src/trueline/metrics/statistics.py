@@ -111,6 +111,26 @@ def macro(parts: Sequence[Terms], draws: int = DRAWS, seed: int = 0) -> Estimate
     )
 
 
+def macro_difference(a: Sequence[Terms], b: Sequence[Terms], draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """``macro`` of ``a`` less that of ``b``, group by group on the same prompts.
+
+    Raises:
+        ValueError: the two have other groups or other prompts.
+    """
+    if [part.keys for part in a] != [part.keys for part in b]:
+        raise ValueError("clusters: a paired difference needs the same groups of the same prompts")
+    pairs = list(zip(a, b, strict=True))
+    values = [x.value - y.value for x, y in pairs if x.value is not None and y.value is not None]
+    value = float(np.mean(values)) if values and len(values) == len(pairs) else None
+
+    def draw() -> np.ndarray:
+        return np.mean(
+            [x.draws(draws, seed + i) - y.draws(draws, seed + i) for i, (x, y) in enumerate(pairs)], axis=0
+        )
+
+    return _estimate(value, [*a, *b], draw)
+
+
 def paired_difference(a: Terms, b: Terms, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Ratio of ``a`` less that of ``b``, on the same prompts.
 

@@ -49,6 +49,16 @@ def best_parser() -> Parser:
     return "spacy"
 
 
+def without_adjectives(prompt: str, parser: Parser = "rules") -> str:
+    """The prompt without its adjectives, which is what T2I-CompBench's CLIP score reads of complex prompts.
+
+    The official scorer drops every word that spaCy tags as an adjective; the rules drop those of a closed list.
+    """
+    if parser == "spacy":
+        return " ".join(token.text for token in _spacy()(prompt) if token.pos_ != "ADJ")
+    return " ".join(word for word in prompt.split() if word.strip(".,;:!?").lower() not in _ADJECTIVES)
+
+
 @lru_cache(maxsize=1)
 def _spacy() -> Any:
     try:

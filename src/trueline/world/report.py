@@ -1,7 +1,7 @@
 """``trueline world report``: is the world good enough to experiment on? Every figure with its interval.
 
 Held-out scenes (split "held-out", never trained on), judged by the oracle. The figures go into a JSON file beside
-the command, the commit and the seeds that made them; ``docs/results.md`` is written from it.
+the command, the commit and the seeds that made them; ``trueline results`` makes ``docs/results.md`` of it.
 """
 
 from __future__ import annotations
@@ -226,27 +226,6 @@ def commit() -> str:
         return ""
 
 
-def to_markdown(result: dict) -> str:
-    """``docs/results.md``."""
-    rows = [Figure(**row) for row in result["figures"]]
-    lines = [
-        "# Results",
-        "",
-        "Written by `trueline world report` from `results/world.json`; do not edit.",
-        "",
-        f"Command `{result['command']}`, commit `{result['commit']}`, {result['seconds']:.0f} s, "
-        f"{result['steps']} DDIM steps, guidance {result['guidance_scale']:g}, {result['dtype']}. "
-        "Held-out scenes, picture seeds 0, 1, 2, ...; intervals are 95% bootstrap over scenes.",
-        "",
-        "| figure | mean | 95% interval | n | goal |",
-        "|---|--:|--:|--:|---|",
-    ]
-    lines += [
-        f"| {f.name} | {f.mean:.3f} | {f.low:.3f} .. {f.high:.3f} | {f.n} | {f.verdict} |" for f in rows
-    ]
-    return "\n".join([*lines, ""])
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("trueline world report", description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="world")
@@ -255,7 +234,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--guidance-scale", type=float, default=5.0)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--out", type=Path, default=Path("results/world.json"))
-    parser.add_argument("--docs", type=Path, help="also write this Markdown page")
     parser.add_argument("--sheet", type=Path, help="also draw contact sheets of 64 prompts beside this path")
     parser.add_argument("--only", nargs="*", choices=("vae", "clip", "oracle", "single", "pairs", "boxes"))
     arguments = sys.argv[1:] if argv is None else argv
@@ -282,12 +260,11 @@ def main(argv: list[str] | None = None) -> int:
     result = {
         "command": " ".join(["trueline world report", *arguments]), "commit": commit(), "model": options.model,
         "steps": options.steps, "guidance_scale": options.guidance_scale, "dtype": options.dtype,
-        "seconds": round(time.monotonic() - began, 1), "figures": [asdict(f) for f in figures],
+        "seconds": round(time.monotonic() - began, 1),
+        "figures": [asdict(f) | {"verdict": f.verdict} for f in figures],
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    if options.docs:
-        options.docs.write_text(to_markdown(result))
     if options.sheet:
         sheet(examiner, 64, options.sheet)
     return 0
