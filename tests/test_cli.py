@@ -357,7 +357,7 @@ def test_the_commands_of_the_readme_can_be_parsed():
     for line in lines:
         if line[0] == "world":
             assert line[1] in world.ACTIONS
-        elif line[0] in ("evaluate", "merge"):
+        elif line[0] in ("evaluate", "merge", "votes", "results"):
             import_module(f"trueline.commands.{line[0]}").parser().parse_args(line[1:])
         else:
             options = generate.parser().parse_args(line[1:])

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trueline.benchmarks import Example
+from trueline.benchmarks import BENCHMARKS, Example
 from trueline.benchmarks.compbench_folder import export_compbench
 from trueline.cli import main
+from trueline.commands import evaluate as evaluate_command
 from trueline.evaluation.bindings import BINDINGS
-from trueline.evaluation.judges import Boxes, Combined, Fit, make_judges, role, unmeasured
+from trueline.evaluation.judges import NEEDS, Boxes, Combined, Fit, make_judges, role, unmeasured
 from trueline.evaluation.plan import Wanted
 from trueline.evaluation.seen import ratios
 from trueline.layout import Layout
@@ -339,10 +340,10 @@ def test_colours_are_read_where_the_detector_gives_none():
     assert seen["ratio/accuracy[blind,official]"].tolist() == [1, 1]
 
 
-def test_every_binding_is_of_a_benchmark_and_scores_an_empty_picture():
-    from trueline.benchmarks import BENCHMARKS
-
+def test_the_tables_of_benchmarks_agree():
     assert set(BINDINGS) <= set(BENCHMARKS)
+    assert set(NEEDS) == set(BENCHMARKS) - {"world"}
+    assert {*BENCHMARKS, evaluate_command.LAYOUT} == set(evaluate_command.BENCHMARKS)
 
 
 def test_clip_score_is_the_cosine_of_picture_and_prompt():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trueline.metrics.statistics import Terms, macro, paired_difference, ratio
+from trueline.metrics.statistics import Terms, macro, macro_difference, paired_difference, ratio
 
 
 def test_a_ratio_is_the_sum_over_the_sum_not_the_mean_of_ratios():
@@ -76,3 +76,14 @@ def test_a_macro_mean_weighs_its_parts_equally():
 def test_bad_numbers_are_named(tops, bottoms, clusters, message):
     with pytest.raises(ValueError, match=message):
         Terms.of(tops, bottoms, clusters)
+
+
+def test_a_difference_of_macro_means_is_paired_within_each_group():
+    a = [Terms.of([1, 1, 0, 1], [1] * 4, list("abcd")), Terms.of([0, 1], [1] * 2, list("ef"))]
+    b = [Terms.of([1, 0, 0, 1], [1] * 4, list("abcd")), Terms.of([0, 1], [1] * 2, list("ef"))]
+    found = macro_difference(a, b)
+    assert found.value == pytest.approx(((3 - 2) / 4 + 0) / 2)
+    assert found.low is not None and found.low >= 0
+    assert macro_difference(a, a).low == macro_difference(a, a).high == 0
+    with pytest.raises(ValueError, match="same groups"):
+        macro_difference(a, list(reversed(b)))
