@@ -150,6 +150,14 @@ def test_a_folder_in_t2i_compbenchs_convention_is_read_by_its_manifest(world, tm
     assert values(tmp_path / "out")["exported", "accuracy[oracle,official]"]["value"] == 1
 
 
+def test_exported_pictures_can_be_judged_again(world, tmp_path):
+    pictures = ["--images", str(world / "right")]
+    assert evaluate(world, "geneval", tmp_path / "a", *pictures, "--export", str(tmp_path / "export")) == 0
+    assert evaluate(world, "geneval", tmp_path / "b", "--images", str(tmp_path / "export/right")) == 0
+    one, two = ({k: row["value"] for k, row in values(tmp_path / name).items()} for name in "ab")
+    assert one == two
+
+
 def test_what_was_seen_is_kept_until_the_picture_changes(world, tmp_path):
     mine = tmp_path / "mine"
     shutil.copytree(world / "right", mine)

@@ -20,7 +20,7 @@ def load(settings: dict[str, Any]) -> Pipeline:
     Raises:
         ValueError: naming the flag, or saying what is wrong with the checkpoint.
     """
-    device = _device(settings["device"])
+    device = find_device(settings["device"])
     silence_libraries()
     pipe = Pipeline.from_pretrained(
         settings["model"], revision=settings["revision"], dtype=DTYPES[settings["dtype"]], device=device
@@ -30,7 +30,7 @@ def load(settings: dict[str, Any]) -> Pipeline:
     return pipe
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
     """The named device, tried out; without a name CUDA where there is one."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

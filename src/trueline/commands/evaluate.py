@@ -105,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--batch-size", type=int, default=16, metavar="COUNT", help="default 16")
     how.add_argument("--shard", default="1/1", metavar="I/N", help="draw and look at this part only")
     top.add_argument("--out", default="out/evaluation", metavar="FOLDER", help="default out/evaluation")
+    top.add_argument(
+        "--export",
+        metavar="FOLDER",
+        help="copy each method's pictures to FOLDER/METHOD in T2I-CompBench's convention",
+    )
     top.add_argument("--quiet", action="store_true", help="no progress bar")
     return top
 
@@ -159,6 +164,8 @@ def _pictures(options: argparse.Namespace, command: str) -> int:
         judges, looks = _looks(run, methods, names, options)
     for note in notes:
         print(f"trueline: {note}", file=sys.stderr)
+    if options.export is not None:
+        _export(run, [*methods, *run.elsewhere], Path(options.export))
     if run.shard.count > 1 or not judges:
         done = f"shard {run.shard}" if run.shard.count > 1 else "drawing"
         print(
@@ -167,6 +174,15 @@ def _pictures(options: argparse.Namespace, command: str) -> int:
         return 0
     with warnings_as_lines():
         return _report(run, judges, looks, command, notes, options.mode)
+
+
+def _export(run: "Run", methods: list[str], folder: Path) -> None:
+    from trueline.benchmarks.compbench_folder import export_compbench
+
+    for method in methods:
+        mine = [picture for number in run.mine for picture in run.batches[number]]
+        pairs = ((picture.example, run.path(method, picture)) for picture in mine)
+        print(f"{len(export_compbench(folder / method, pairs))} pictures exported to {folder / method}")
 
 
 def judge_names(options: argparse.Namespace) -> list[str]:
@@ -245,7 +261,7 @@ def _looks(
     run: "Run", methods: list[str], names: list[str], options: argparse.Namespace
 ) -> "tuple[list[Judge], dict[str, dict[str, list[Seen]]]]":
     """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
-    from trueline.commands._model import load, silence_libraries
+    from trueline.commands._model import find_device, load, silence_libraries
     from trueline.evaluation.judges import make_judges
     from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge, has_reference
     from trueline.evaluation.world_judge import WorldJudge
@@ -255,13 +271,18 @@ def _looks(
     if any(run.missing(method) for method in drawn):
         loading: dict[str, Any] = {"model": options.model, "revision": None, "lora": None}
         pipe = load(loading | {"dtype": options.dtype, "device": options.device})
+        if "gligen" in methods and not pipe.backbone.grounded:
+            raise ValueError(
+                f"--methods: {options.model} has no grounding layers for gligen; take a GLIGEN checkpoint"
+            )
         for method in drawn:
             run.draw(method, pipe, not options.quiet)
     real = any(has_reference(run.benchmark, picture.example) for picture in run.pictures)
-    device = options.device or "cpu"
     silence_libraries()
     judges: list[Judge] = [WorldJudge(run.benchmark)] if own else []  # type: ignore[arg-type]
-    judges += make_judges(names, options.benchmark, options.mode, device, "float32", real)
+    judges += make_judges(
+        names, options.benchmark, options.mode, str(find_device(options.device)), "float32", real
+    )
     compares = own or any(judge.distances for judge in judges)
     seen_by = [*methods, *run.elsewhere, *([REFERENCE] if real and compares else []), *drawn[len(methods) :]]
     looks = {m: {judge.name: run.look(m, judge, not options.quiet) for judge in judges} for m in seen_by}
