@@ -87,8 +87,10 @@ FLAGS = {
     ("a cat", "--steps", "1001"): "steps: must be",
     ("a cat", "--scheduler", "magic"): "scheduler: must be one of ddim, dpmsolver++, euler, lms, pndm",
     ("a cat", "--guidance-scale", "nan"): "guidance_scale: must be a number",
-    ("a cat", "--grounding-schedule", ".3,.7"): "--grounding-schedule: write three fractions",
+    ("a cat", "--grounding-schedule", ".3,.7"): "--grounding-schedule: write 3 fractions",
     ("a cat", "--grounding-schedule", ".5,.5,.5"): "sum to 1",
+    ("a cat", "--guidance-interval", ".5"): "--guidance-interval: write 2 fractions",
+    ("a cat", "--guidance-interval", ".5,.2"): "guidance_interval: must be start < stop",
     ("a cat", "--grounding-schedule", "nan,0,1"): "grounding_schedule",
     ("a cat", "--width", "100"): "width: must be a multiple of 8",
     ("a cat", "--height", "4096"): "height: must be a multiple of 8 from 64 to 2048",
@@ -270,7 +272,7 @@ def test_a_record_that_is_nowhere(refused, tmp_path):
 def test_commands_that_are_not_there(refused):
     assert (
         refused(command="generat")
-        == "there is no command 'generat'; there are generate, evaluate, merge, world"
+        == "there is no command 'generat'; there are generate, evaluate, merge, votes, results, world"
     )
     assert refused("unmake", command="world") == "world: there is no action 'unmake'; there are build, report"
 

@@ -51,7 +51,7 @@ LOWER = {
     "schedulers": set(),
     "grounding": {"layout"},
     "checkpoint": {"schedulers"},
-    "backbone": {"checkpoint", "grounding"},
+    "backbone": {"checkpoint", "grounding", "schedulers"},
     "sample": {"attention", "backbone", "grounding", "layout", "schedulers"},
     "request": {"grounding", "layout", "sample", "schedulers"},
     "records": {"backbone", "layout", "request"},

@@ -165,6 +165,7 @@ def test_a_record_says_everything_in_json(pipe):
     assert record["layout"] == {"schema": 1, "prompt": "a blue car", "width": 64, "height": 64, "seed": 4}
     wanted = {
         "index": 1, "seed": 4, "seed_index": 0, "steps": 3, "scheduler": "ddim", "guidance_scale": 4.0,
+        "guidance_interval": [0.0, 1.0],
         "grounding_schedule": [0.3, 0.0, 0.7], "eta": 0.0, "dtype": "float32", "device": "cpu", "notes": [],
         "methods": [{"name": "Shift", "settings": {"by": 0.2}}], "batch": {"size": 2, "row": 1},
         "model": {"source": "memory", "revision": None, "loras": {}},
@@ -331,6 +332,7 @@ def test_a_decode_in_float32_is_noted_for_its_picture_only(tokenizer):
         ("p", {"methods": Shift()}, TypeError, "methods: "),
         ("p", {"methods": [Shift()], "scheduler": "pndm"}, ValueError, "scheduler: pndm"),
         ("p", {"grounding_schedule": (1, 1)}, ValueError, "grounding_schedule: "),
+        ("p", {"guidance_interval": (0.5, 0.5)}, ValueError, "guidance_interval: must be start < stop"),
         ("p", {"callback_on_step_end": 3}, TypeError, "callback_on_step_end: must be a function"),
         ("p", {"callback_on_step_end": lambda *_: 3}, TypeError, "callback_on_step_end: must return"),
         (

@@ -301,6 +301,25 @@ def test_the_backbones_scheduler_is_never_stepped(gated):
     assert vars(gated.scheduler).keys() == before.keys() and gated.scheduler.num_inference_steps is None
 
 
+def test_guidance_acts_within_its_interval_only(gated, monkeypatch):
+    rows = []
+    predict = type(gated).predict
+    monkeypatch.setattr(
+        type(gated), "predict", lambda self, z, *more: rows.append(len(z)) or predict(self, z, *more)
+    )
+    whole = run(gated, [CAR], steps=4)
+    assert rows == [2, 2, 2, 2]
+    rows.clear()
+    middle = run(gated, [CAR], steps=4, guidance_interval=(0.25, 0.75))
+    assert rows == [1, 2, 2, 1]
+    never = run(gated, [CAR], steps=4, guidance_scale=1.0)
+    assert torch.equal(middle[0].z, never[0].z) and not torch.equal(middle[1].z, never[1].z)
+    assert not torch.equal(middle[-1].z, whole[-1].z)
+    monkeypatch.setitem(gated.settings, "guidance_interval", [0.25, 0.75])
+    assert torch.equal(run(gated, [CAR], steps=4)[-1].z, middle[-1].z), "the checkpoint's own is the default"
+    assert torch.equal(run(gated, [CAR], steps=4, guidance_interval=(0, 1))[-1].z, whole[-1].z)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -311,6 +330,8 @@ def test_the_backbones_scheduler_is_never_stepped(gated):
         ({"latents": torch.zeros(1, 4, 9, 8)}, "latents: must have shape"),
         ({"generators": [torch.Generator()] * 2}, "generators: give one per picture"),
         ({"grounding_schedule": (1, 1, 1)}, "grounding_schedule: "),
+        ({"guidance_interval": (0, 2)}, "guidance_interval: must be start < stop in 0..1"),
+        ({"guidance_interval": 0.5}, "guidance_interval: give two fractions"),
     ],
 )
 def test_misuse_names_the_argument(gated, options, sentence):

@@ -21,6 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from trueline import checkpoint
 from trueline.checkpoint import CheckpointError
 from trueline.grounding import RELEASED_SCHEDULE, RELEASED_SLOTS, Grounding, check_schedule, grounded
+from trueline.schedulers import check_interval
 
 __all__ = ["Backbone", "CheckpointError", "DecodeError"]
 
@@ -34,8 +35,8 @@ class Backbone:
     inference.
 
     ``settings`` is the "trueline" entry of the checkpoint's ``model_index.json``, a dictionary that may hold
-    ``max_regions``, ``grounding_schedule`` and ``vocabulary``. ``source`` and ``revision`` say where it came
-    from. The scheduler is a template: it is never stepped.
+    ``max_regions``, ``grounding_schedule``, ``guidance_interval`` and ``vocabulary``. ``source`` and ``revision`` say
+    where it came from. The scheduler is a template: it is never stepped.
     """
 
     def __init__(
@@ -173,6 +174,11 @@ class Backbone:
     def grounding_schedule(self) -> tuple[float, float, float]:
         """The checkpoint's own scheduled sampling (see ``grounding.alpha_schedule``)."""
         return check_schedule(self.settings.get("grounding_schedule", RELEASED_SCHEDULE))
+
+    @property
+    def guidance_interval(self) -> tuple[float, float]:
+        """Between which fractions of the steps the checkpoint wants guidance (see ``sample``)."""
+        return check_interval(self.settings.get("guidance_interval", (0.0, 1.0)))
 
     @property
     def vocabulary(self) -> frozenset[str] | None:

@@ -117,8 +117,11 @@ class Pipeline:
             raise ValueError(f"methods: give those of the record, in its order: {record['methods']}")
         size, row = record["batch"]["size"], record["batch"]["row"]
         layout, seed = Layout.from_record(record["layout"]), (record["seed"], record["seed_index"])
-        same = ("steps", "guidance_scale", "grounding_schedule", "scheduler", "eta")
-        options = {name: record[name] for name in same} | {"methods": methods, "batch_size": size}
+        same = ("steps", "guidance_scale", "guidance_interval", "grounding_schedule", "scheduler", "eta")
+        options = {name: record[name] for name in same if name in record} | {
+            "methods": methods,
+            "batch_size": size,
+        }
         stream = self.stream([layout] * size, seeds=[seed] * size, progress=False, **options)
         copies = sorted(stream, key=lambda picture: picture.index)
         return replace(copies[row], index=0)
@@ -185,6 +188,7 @@ class Pipeline:
             request.methods,
             request.steps,
             request.guidance_scale,
+            guidance_interval=request.guidance_interval,
             grounding_schedule=request.grounding_schedule,
             scheduler=request.scheduler,
             latents=torch.stack(given) if given else None,

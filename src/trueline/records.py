@@ -44,6 +44,7 @@ def make_record(
         "steps": request.steps,
         "scheduler": request.scheduler,
         "guidance_scale": float(request.guidance_scale),
+        "guidance_interval": list(request.guidance_interval or backbone.guidance_interval),
         "grounding_schedule": list(request.grounding_schedule or backbone.grounding_schedule),
         "eta": float(request.eta),
         "methods": [

@@ -12,7 +12,7 @@ from torch import Tensor
 from trueline.grounding import check_schedule
 from trueline.layout import MAX_SEED, Layout
 from trueline.sample import Method, check_steps
-from trueline.schedulers import SCHEDULERS
+from trueline.schedulers import SCHEDULERS, check_interval
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 TENSOR_INPUTS = ("latents", "x0")
@@ -32,8 +32,8 @@ class Request:
         generator: one, or one per picture, instead of ``seeds``. One generator for many pictures is drawn in
             order.
         latents: unit noise of all pictures, instead of drawn noise.
-        steps (``num_inference_steps`` is its other name), guidance_scale, grounding_schedule, eta: as in
-            ``sample``.
+        steps (``num_inference_steps`` is its other name), guidance_scale, guidance_interval, grounding_schedule,
+            eta: as in ``sample``.
         scheduler: a name of ``schedulers.SCHEDULERS``; None is the checkpoint's own.
         output_type: "pil", "np" (h w 3 in 0..1), "pt" (3 h w in 0..1) or "latent".
         callback_on_step_end: ``(pipeline, step, timestep, tensors) -> dict``; returned "latents" replace
@@ -51,6 +51,7 @@ class Request:
     num_images_per_prompt: int = 1
     steps: int = 50
     guidance_scale: float = 7.5
+    guidance_interval: Sequence[float] | None = None
     grounding_schedule: Sequence[float] | None = None
     scheduler: str | None = "ddim"
     eta: float = 0.0
@@ -96,6 +97,8 @@ class Request:
             _whole("batch_size", self.batch_size)
         _number("guidance_scale", self.guidance_scale, 0, math.inf)
         _number("eta", self.eta, 0, 1)
+        if self.guidance_interval is not None:
+            check_interval(self.guidance_interval)
         if self.grounding_schedule is not None:
             check_schedule(self.grounding_schedule)
         _choice("output_type", self.output_type, OUTPUT_TYPES)

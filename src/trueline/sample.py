@@ -25,7 +25,7 @@ from trueline.attention import Maps, Site, sites, tapped
 from trueline.backbone import Backbone
 from trueline.grounding import Grounding, alpha_schedule, pack
 from trueline.layout import MAX_SEED, Layout
-from trueline.schedulers import MAX_STEPS, Stepper, make_scheduler, refuse_moves
+from trueline.schedulers import MAX_STEPS, Stepper, check_interval, make_scheduler, refuse_moves
 
 Where = Callable[[Site], bool]
 Seed = int | tuple[int, int]
@@ -86,7 +86,7 @@ class Context:
     backbone: Backbone
     methods: tuple[Method, ...]
     text: Float[Tensor, "batch tokens width"]
-    negative: Float[Tensor, "batch tokens width"] | None  # None when guidance is off
+    negative: Float[Tensor, "batch tokens width"] | None  # None while guidance is off
     guidance_scale: float
     grounding: Grounding | None  # None when the U-Net is plain or no picture has regions
     grounding_scale: Float[Tensor, " batch"]  # 0 for pictures without regions
@@ -188,6 +188,7 @@ def sample(
     guidance_scale: float = 7.5,
     seeds: Sequence[Seed] | None = None,
     *,
+    guidance_interval: Sequence[float] | None = None,
     grounding_schedule: Sequence[float] | None = None,
     scheduler: str | None = "ddim",
     latents: Float[Tensor, "batch c h w"] | None = None,
@@ -198,11 +199,15 @@ def sample(
     """Denoise one batch of layouts of one size, step by step.
 
     A picture depends on its own layout and noise only, not on its batch mates. The consumer may ``send``
-    other latents back for the next step. Guidance is off at ``guidance_scale <= 1``, as in diffusers.
+    other latents back for the next step. Guidance is off at ``guidance_scale <= 1``, as in diffusers, and outside
+    ``guidance_interval``, where a step costs half.
 
     Args:
         seeds: per picture a seed, or (seed, index of the picture under that seed). Default: the layouts' own
             seeds, fresh ones where there are none.
+        guidance_interval: (start, stop), fractions of the steps between which guidance acts (Kynkaanniemi et al.
+            2024, "Applying Guidance in a Limited Interval"; there noise levels, here steps); None = the
+            checkpoint's own, (0, 1) unless it says otherwise.
         grounding_schedule: three fractions (``grounding.alpha_schedule``); None = the checkpoint's own.
         scheduler: a name of ``schedulers.SCHEDULERS``; None = the checkpoint's own.
         latents: unit noise instead of drawn noise. ``generators``: one per picture, instead of ``seeds``.
@@ -222,12 +227,15 @@ def sample(
         text = method.text(text, layouts, backbone)
     negative = backbone.encode([layout.negative_prompt for layout in layouts]) if guidance_scale > 1 else None
     grounding, has_regions = _ground(backbone, layouts)
+    start, stop = check_interval(guidance_interval or backbone.guidance_interval)
     alphas = alpha_schedule(len(stepper.timesteps), grounding_schedule or backbone.grounding_schedule)
 
     stepped = z
     for index, (t, alpha) in enumerate(zip(stepper.timesteps, alphas, strict=True)):
+        guided = start <= index / len(alphas) < stop
         ctx = Context(
-            index, len(alphas), t, layouts, backbone, methods, text, negative, guidance_scale, grounding,
+            index, len(alphas), t, layouts, backbone, methods, text, negative if guided else None, guidance_scale,
+            grounding,
             alpha * has_regions, stepper,
         )  # fmt: skip
         for method in methods:

@@ -157,3 +157,16 @@ def refuse_moves(scheduler: Any) -> None:
         raise ValueError(
             f"scheduler: pndm goes back to latents of an earlier step and would lose a method's move; {cure}"
         )
+
+
+def check_interval(interval: Sequence[float]) -> tuple[float, float]:
+    """Start and stop as floats, or a ValueError that says what is wrong with them."""
+    try:
+        start, stop = (float(fraction) for fraction in interval)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"guidance_interval: give two fractions such as (0, 0.5), got {interval!r}"
+        ) from None
+    if not 0 <= start < stop <= 1:
+        raise ValueError(f"guidance_interval: must be start < stop in 0..1, got {interval!r}")
+    return start, stop

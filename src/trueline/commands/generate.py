@@ -21,7 +21,8 @@ EPILOG = """examples:
 #: What --regenerate takes from the record, so that giving it too would be a contradiction.
 RECORDED = (
     *("prompt", "box", "layout", "model", "revision", "n", "seed", "steps", "scheduler", "guidance_scale"),
-    *("grounding_schedule", "negative", "dtype", "device", "batch_size", "width", "height", "lora"),
+    *("guidance_interval", "grounding_schedule", "negative", "dtype", "device", "batch_size"),
+    *("width", "height", "lora"),
 )
 DEFAULTS = {"model": "world", "n": 1, "seed": 0, "steps": 50, "scheduler": "ddim", "guidance_scale": 7.5}
 DEFAULTS |= {"dtype": "fp32", "batch_size": 16}
@@ -89,6 +90,11 @@ def _how(group: argparse._ArgumentGroup) -> None:
         "--guidance-scale", type=float, metavar="W", help=_default("guidance_scale", "weight of the prompt")
     )
     group.add_argument(
+        "--guidance-interval",
+        metavar="A,B",
+        help="fractions of the steps between which the weight acts (default: the model's own, mostly 0,1)",
+    )
+    group.add_argument(
         "--grounding-schedule",
         metavar="A,B,C",
         help="fractions of the steps with full, fading and no grounding (default: the model's own)",
@@ -133,7 +139,8 @@ def read_settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("revision", "lora", "device", *DEFAULTS)
     settings = {name: getattr(options, name) for name in names}
     settings |= {name: value for name, value in DEFAULTS.items() if settings[name] is None}
-    settings["grounding_schedule"] = _fractions(options.grounding_schedule)
+    settings["guidance_interval"] = _fractions("--guidance-interval", options.guidance_interval, "0,.5")
+    settings["grounding_schedule"] = _fractions("--grounding-schedule", options.grounding_schedule, ".3,0,.7")
     _check_range("--n", settings["n"], 1, MAX_PICTURES_EACH)
     _check_range("--batch-size", settings["batch_size"], 1, MAX_PICTURES_EACH)
     _check_range("--seed", settings["seed"], 0, 2**63 - 1)
@@ -145,14 +152,17 @@ def _check_range(flag: str, value: int, low: int, high: int) -> None:
         raise ValueError(f"{flag}: must be from {low} to {high} (got {value})")
 
 
-def _fractions(text: str | None) -> list[float] | None:
+def _fractions(flag: str, text: str | None, form: str) -> list[float] | None:
+    """As many fractions as ``form`` has."""
     if text is None:
         return None
     try:
-        first, second, third = (float(part) for part in text.split(","))
+        found = [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--grounding-schedule: write three fractions as .3,0,.7 (got {text!r})") from None
-    return [first, second, third]
+        found = []
+    if len(found) != len(form.split(",")):
+        raise ValueError(f"{flag}: write {len(form.split(','))} fractions as {form} (got {text!r})")
+    return found
 
 
 def read_layouts(options: argparse.Namespace) -> "list[Layout]":
