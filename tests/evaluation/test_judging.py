@@ -119,8 +119,8 @@ def test_coco_measures_distances_regions_and_boxes(world, tmp_path):
     assert found["right", "ap[oracle]"]["value"] > 0.9
     assert found["wrong", "ap[oracle]"]["value"] < 0.3
     assert (
-        found["right", "region_clip_score[world]"]["value"]
-        > found["wrong", "region_clip_score[world]"]["value"]
+        found["right", "region_clip_score[world,padded]"]["value"]
+        > found["wrong", "region_clip_score[world,padded]"]["value"]
     )
     assert found["reference", "clip_score[world]"] == found["right", "clip_score[world]"] | {
         "method": "reference"

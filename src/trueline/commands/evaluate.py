@@ -160,7 +160,7 @@ def _pictures(options: argparse.Namespace, command: str) -> int:
         run = Run(Path(options.out), benchmark, settings, shard, elsewhere)
         notes = [f"prompts of {benchmark.source}"]
         if names:
-            notes += unmeasured(options.benchmark, names)
+            notes += unmeasured(options.benchmark, names, {picture.example.category for picture in pictures})
         judges, looks = _looks(run, methods, names, options)
     for note in notes:
         print(f"trueline: {note}", file=sys.stderr)

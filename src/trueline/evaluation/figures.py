@@ -5,6 +5,7 @@ A metric of a method is taken over the pictures in which it was asked; a differe
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,11 @@ class _Part:
                 return _distance(distance, np.concatenate([sets[method][i] for i in picked]), real)
 
             wide = distance.kind == "frechet" and sets[REFERENCE][0].shape[1] > WIDEST
-            found.append(self._of_a_set(distance.metric, places, value, 0 if wide else SET_DRAWS))
+            least = (
+                -math.inf if distance.kind == "kid" else 0.0
+            )  # KID's estimate without bias may be negative
+            draws = 0 if wide else SET_DRAWS
+            found.append(self._of_a_set(distance.metric, places, value, draws, (least, math.inf)))
         return found
 
     # Average precision
@@ -159,15 +164,20 @@ class _Part:
         def value(method: str, picked: Sequence[int]) -> float:
             return _joined([inputs[method][i] for i in picked]).mean() or 0.0
 
-        return [self._of_a_set(self.judge.precision, there, value, SET_DRAWS)]
+        return [self._of_a_set(self.judge.precision, there, value, SET_DRAWS, (0.0, 1.0))]
 
     def _of_a_set(
-        self, metric: str, places: Sequence[int], value: Callable[[str, Sequence[int]], float], draws: int
+        self,
+        metric: str,
+        places: Sequence[int],
+        value: Callable[[str, Sequence[int]], float],
+        draws: int,
+        bounds: tuple[float, float],
     ) -> dict[str, Any]:
         """A row of what is computed on whole sets. ``value(method, picked)`` takes indices into ``places``.
 
         The percentile interval, drawn over prompts, is moved so that it is about the value: drawing a picture twice
-        biases such figures.
+        biases such figures. It is cut at the ``bounds`` of the figure.
         """
         everything = range(len(places))
         prompts = np.unique([self.pictures[p].example.id for p in places], return_inverse=True)[1]
@@ -184,7 +194,7 @@ class _Part:
                 for method in of:
                     drawn[method].append(value(method, picked))
         spread = {method: np.array(v) for method, v in drawn.items()}
-        own = _centred(values[self.method], spread[self.method], len(places), len(members))
+        own = _centred(values[self.method], spread[self.method], len(places), len(members), bounds)
         difference = None
         if self.against:
             off = values[self.method] - values[self.against]
@@ -223,8 +233,14 @@ def _joined(parts: Sequence[APInput]) -> APInput:
     return parts[0]
 
 
-def _centred(value: float, drawn: np.ndarray, n: int, clusters: int) -> Estimate:
+def _centred(
+    value: float,
+    drawn: np.ndarray,
+    n: int,
+    clusters: int,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
     if not len(drawn):
         return Estimate(value, None, None, n, clusters)
     low, high = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() + value
-    return Estimate(value, float(low), float(high), n, clusters)
+    return Estimate(value, max(float(low), bounds[0]), min(float(high), bounds[1]), n, clusters)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from PIL.Image import Image
@@ -65,10 +65,14 @@ def role(name: str) -> str:
     return ROLES.get(name.partition("=")[0].strip(), "matcher")
 
 
-def unmeasured(benchmark: str, names: Sequence[str]) -> list[str]:
+def unmeasured(benchmark: str, names: Sequence[str], categories: Collection[str] = ()) -> list[str]:
     """One sentence for each usual metric of the benchmark that these models cannot give."""
     there = {role(name) for name in names}
     found = []
+    if "3d_spatial" in categories:
+        found.append(
+            "not measured: 3d_spatial (its rule, rules.compbench.spatial_3d_score, wants depth maps)"
+        )
     for metric, needed in NEEDS.get(benchmark, {}).items():
         if missing := [kind for kind in needed if kind not in there]:
             cure = " and ".join(f"--judges {EXAMPLES_OF[kind]}" for kind in missing)
@@ -127,7 +131,10 @@ class Fit:
             if crops:
                 phrases = self.model.texts([region.phrase for region in example.layout.regions])
                 cosines = clip_scores(self.model.images([c for c in crops if c is not None]), phrases)
-                found[f"region_clip_score[{self.model.name}]"] = (float(cosines.sum()), float(len(cosines)))
+                found[f"region_clip_score[{self.model.name},{CROP}]"] = (
+                    float(cosines.sum()),
+                    float(len(cosines)),
+                )
             features = {f"{FEATURES}{self.model.name}": whole[row : row + 1].numpy()} if self.real else {}
             seen.append(ratios(found) | features)
         return seen

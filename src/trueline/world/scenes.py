@@ -175,12 +175,12 @@ def _kinds(rng: Rng, count: int) -> list[tuple[str, str, str]]:
 
 
 _LONGEST = {
-    1: (44, 72),
-    2: (40, 60),
-    3: (38, 52),
-    4: (36, 48),
+    1: (56, 88),
+    2: (50, 66),
+    3: (46, 58),
+    4: (44, 54),
 }  #: range of the longer side by number of things
-_GAP = 4  #: least free pixels between two boxes
+_GAP = 3  #: least free pixels between two boxes
 _MARGIN = 2  #: least free pixels to the edge of the picture
 
 
