@@ -29,7 +29,7 @@ def test_sites_have_kind_and_place(gated, plain):
     assert {(s.place, s.kind) for s in found} == {
         (place, kind) for place in ("down", "mid", "up") for kind in ("self", "cross", "gated")
     }
-    assert found[0] == Site("down_blocks.0.attentions.0.transformer_blocks.0.attn1", "self", "down")
+    assert found[0] == Site("down_blocks.0.attentions.0.transformer_blocks.0.attn1", "self", "down", 1)
     assert {s.kind for s in sites(plain.unet)} == {"self", "cross"}
 
 

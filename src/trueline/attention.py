@@ -10,7 +10,7 @@ processor.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,12 +38,13 @@ class Site:
 
     ``name`` is its module path. ``kind``: ``self`` (attn1), ``cross`` (attn2: keys are text tokens) or
     ``gated`` (the attention inside a GLIGEN fuser: queries and keys are the picture's places followed by the
-    grounding tokens).
+    grounding tokens). ``scale``: the map's side is the latent's divided by it.
     """
 
     name: str
     kind: Kind
     place: Place
+    scale: int
 
 
 Edit = Callable[[Site, Float[Tensor, "rows heads queries keys"]], Float[Tensor, "rows heads queries keys"]]
@@ -52,23 +53,33 @@ Maps = dict[Site, Float[Tensor, "rows heads queries keys"]]
 
 def sites(unet: UNet2DConditionModel) -> list[Site]:
     """All attention layers in the U-Net's transformer blocks, in the order in which it registers them."""
-    found = (_site(key) for key in unet.attn_processors)
+    levels = len(unet.config.block_out_channels)
+    found = (_site(key, levels) for key in unet.attn_processors)
     return [site for site in found if site is not None]
 
 
-def _site(key: str) -> Site | None:
+def _site(key: str, levels: int) -> Site | None:
     """The site behind a key of ``unet.attn_processors``; None for attention outside a transformer block."""
     for suffix, kind in _KINDS.items():
         if key.endswith(suffix):
-            return Site(key.removesuffix(".processor"), kind, _PLACES[key.split(".", 1)[0]])
+            block, index, *_ = key.split(".")
+            place = _PLACES[block]
+            depth = (
+                {"down": int(index), "up": levels - 1 - int(index)} if place != "mid" else {"mid": levels - 1}
+            )
+            return Site(key.removesuffix(".processor"), kind, place, 2 ** depth[place])
     return None
+
+
+class _Enough(Exception):
+    """Every map that was asked for is there: the rest of the U-Net need not run."""
 
 
 class _Tap:
     """An attention processor that computes softmax(q k / sqrt(d)) v in the open."""
 
-    def __init__(self, site: Site, edits: Sequence[Edit], maps: Maps | None, skip: int):
-        self.site, self.edits, self.maps, self.skip = site, edits, maps, skip
+    def __init__(self, site: Site, edits: Sequence[Edit], maps: Maps | None, skip: int, last: int | None):
+        self.site, self.edits, self.maps, self.skip, self.last = site, edits, maps, skip, last
 
     def __call__(
         self,
@@ -89,6 +100,8 @@ class _Tap:
         probs = logits.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
         if self.maps is not None:
             self.maps[self.site] = probs[self.skip :]
+            if self.last is not None and len(self.maps) == self.last:
+                raise _Enough
         dense, dropout = attn.to_out
         return dropout(dense((probs @ value).transpose(1, 2).flatten(2)))
 
@@ -124,6 +137,7 @@ def tapped(
     *,
     record: Callable[[Site], bool] = lambda _site: True,
     skip: int = 0,
+    stop: bool = False,
 ) -> Iterator[Maps]:
     """Open the layers that ``where`` chooses; on leaving, every layer has its former processor again.
 
@@ -133,6 +147,7 @@ def tapped(
             carry gradients when the pass does; a later pass overwrites them.
         skip: number of leading batch rows (the unconditional half) that edits do not see and maps do not
             hold.
+        stop: run one pass only, within ``until_enough``, and no further than to the last recorded map.
 
     Raises:
         ValueError: ``where`` chooses no layer (the caller's method would have no effect).
@@ -149,14 +164,23 @@ def tapped(
         if type(before[key]).__name__ not in _PLAIN:
             raise RuntimeError(f"{key} is a {type(before[key]).__name__}; a tap would silently switch it off")
     maps: Maps = {}
+    last = sum(map(record, chosen.values())) if stop else None
     taps = {
-        key: _Tap(site, tuple(edits), maps if record(site) else None, skip) for key, site in chosen.items()
+        key: _Tap(site, tuple(edits), maps if record(site) else None, skip, last)
+        for key, site in chosen.items()
     }
     try:
         unet.set_attn_processor(before | taps)
         yield maps
     finally:
         unet.set_attn_processor(dict(before))  # a copy: diffusers pops from the dict it is given
+
+
+@contextmanager
+def until_enough() -> Iterator[None]:
+    """Around a pass in ``tapped(stop=True)``: leaving it early is what was wanted."""
+    with suppress(_Enough):
+        yield
 
 
 def _inventory(unet: UNet2DConditionModel) -> str:

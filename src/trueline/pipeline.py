@@ -163,6 +163,8 @@ class Pipeline:
 
     def _make(self, batch: list[_Job], request: Request, bar: tqdm) -> list[Picture]:
         step = self._denoise(batch, request, bar)
+        for (row, sentence), times in step.notes.items():
+            batch[row].notes.append(f"{sentence} ({times} times)" if times > 1 else sentence)
 
         def note(row: int, sentence: str) -> None:
             batch[row].notes.append(sentence)

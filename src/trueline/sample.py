@@ -11,7 +11,8 @@ import hashlib
 import secrets
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -21,7 +22,7 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from trueline.attention import Maps, Site, sites, tapped
+from trueline.attention import Maps, Site, sites, tapped, until_enough
 from trueline.backbone import Backbone
 from trueline.grounding import Grounding, alpha_schedule, pack
 from trueline.layout import MAX_SEED, Layout
@@ -91,11 +92,27 @@ class Context:
     grounding: Grounding | None  # None when the U-Net is plain or no picture has regions
     grounding_scale: Float[Tensor, " batch"]  # 0 for pictures without regions
     stepper: Stepper
+    notes: Counter[tuple[int, str]]  # of the whole run: (row, what happened) -> how often
 
     @property
     def progress(self) -> float:
         """0 at the first step, towards 1 at the last."""
         return self.index / self.steps
+
+    def note(self, row: int, sentence: str) -> None:
+        """Say something about a picture: a warning the first time, and counted in its record."""
+        if (row, sentence) not in self.notes:
+            warnings.warn(sentence, stacklevel=2)
+        self.notes[row, sentence] += 1
+
+    def maps(self, z: Float[Tensor, "batch c h w"], where: Where) -> Maps:
+        """The maps of ``where``'s sites on the conditional rows; the U-Net runs no further than to the last of them.
+
+        With gradients where the caller has enabled them. Methods' edits act as in ``look``.
+        """
+        with self._open(where, stop=True) as maps, until_enough():
+            self.predict(z, self.text, self.grounding)
+        return maps
 
     def look(
         self, z: Float[Tensor, "batch c h w"], where: Where | None = None
@@ -139,7 +156,7 @@ class Context:
         return cond, uncond, maps
 
     @contextmanager
-    def _open(self, where: Where | None, skip: int = 0) -> Iterator[Maps]:
+    def _open(self, where: Where | None, skip: int = 0, stop: bool = False) -> Iterator[Maps]:
         """Tap what the methods edit and what the caller wants to see; yields the maps of the latter."""
 
         def wanted(site: Site) -> bool:
@@ -155,7 +172,12 @@ class Context:
             yield {}
             return
         with tapped(
-            self.backbone.unet, lambda s: wanted(s) or self._tapping(s), [edit], record=wanted, skip=skip
+            self.backbone.unet,
+            lambda s: wanted(s) or self._tapping(s),
+            [edit],
+            record=wanted,
+            skip=skip,
+            stop=stop,
         ) as maps:
             yield maps
 
@@ -167,7 +189,8 @@ class Context:
 class Step:
     """One finished step. ``z``: the latents after it; ``x0``: the clean latents as the net saw them.
 
-    ``t``: where it started; ``maps``: the conditional rows' attention at the sites that were asked for.
+    ``t``: where it started; ``maps``: the conditional rows' attention at the sites that were asked for; ``notes``:
+    what methods said of each picture so far.
     """
 
     index: int
@@ -177,6 +200,7 @@ class Step:
     x0: Float[Tensor, "batch c h w"]
     maps: Maps
     grounding_scale: float
+    notes: Mapping[tuple[int, str], int]  # what methods said of (row) so far, and how often
 
 
 @torch.no_grad()  # the decorator, not a block: a block around a yield would leak into the consumer
@@ -230,13 +254,12 @@ def sample(
     start, stop = check_interval(guidance_interval or backbone.guidance_interval)
     alphas = alpha_schedule(len(stepper.timesteps), grounding_schedule or backbone.grounding_schedule)
 
-    stepped = z
+    stepped, notes = z, Counter[tuple[int, str]]()
     for index, (t, alpha) in enumerate(zip(stepper.timesteps, alphas, strict=True)):
         guided = start <= index / len(alphas) < stop
         ctx = Context(
             index, len(alphas), t, layouts, backbone, methods, text, negative if guided else None, guidance_scale,
-            grounding,
-            alpha * has_regions, stepper,
+            grounding, alpha * has_regions, stepper, notes,
         )  # fmt: skip
         for method in methods:
             z = method.guide(z.clone(), ctx)
@@ -247,7 +270,7 @@ def sample(
         x0 = ctx.x0(prediction, z)
         stepped = stepper.step(prediction, z, _differ(z, stepped), generators, eta)
         sent = yield Step(
-            index, len(alphas), float(t), stepped.clone(), x0, maps, alpha if grounding else 0.0
+            index, len(alphas), float(t), stepped.clone(), x0, maps, alpha if grounding else 0.0, dict(notes)
         )
         z = stepped if sent is None else sent
 

@@ -1,0 +1,61 @@
+"""Regions on the grid of an attention map or a latent."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from trueline.layout import Box, Region
+
+
+def region_mask(region: Region, height: int, width: int) -> Float[Tensor, "height width"]:
+    """0 or 1: the cells that belong to the region, by its mask if it has one, else its box.
+
+    A cell belongs to it if at least half of the cell does; a region that covers half of no cell has the one cell that
+    it covers most of.
+    """
+    shares = _mask_shares(region, height, width) if region.mask else _box_shares(region.box, height, width)
+    inside = (shares >= 0.5).float()
+    if not inside.any():
+        inside.view(-1)[int(shares.argmax())] = 1.0
+    return inside
+
+
+def region_masks(regions: Sequence[Region], height: int, width: int) -> Float[Tensor, "regions height width"]:
+    """``region_mask`` of each; (0, height, width) for no regions."""
+    if not regions:
+        return torch.zeros(0, height, width)
+    return torch.stack([region_mask(region, height, width) for region in regions])
+
+
+def grid(places: int, latent: Sequence[int]) -> tuple[int, int]:
+    """(height, width) of an attention map with that many places, of a latent (..., height, width).
+
+    Raises:
+        ValueError: no halving of the latent has so many.
+    """
+    height, width = latent[-2:]
+    while height * width > places:
+        height, width = -(-height // 2), -(-width // 2)
+    if height * width != places:
+        raise ValueError(f"a map of {places} places does not belong to a latent of {tuple(latent[-2:])}")
+    return height, width
+
+
+def _box_shares(box: Box, height: int, width: int) -> Float[Tensor, "height width"]:
+    """How much of each cell the box covers, 0..1."""
+    across = _overlap(box.x0 * width, box.x1 * width, width)
+    down = _overlap(box.y0 * height, box.y1 * height, height)
+    return down[:, None] * across[None, :]
+
+
+def _overlap(low: float, high: float, cells: int) -> Float[Tensor, " cells"]:
+    start = torch.arange(cells, dtype=torch.float64)
+    return ((start + 1).clamp(max=high) - start.clamp(min=low)).clamp(0, 1).float()
+
+
+def _mask_shares(region: Region, height: int, width: int) -> Float[Tensor, "height width"]:
+    mask = torch.from_numpy(region.mask_array()).float()
+    return F.interpolate(mask[None, None], size=(height, width), mode="area")[0, 0]

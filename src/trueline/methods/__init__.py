@@ -1,0 +1,64 @@
+"""Methods by name: one file and one line in this table each. Nothing here imports torch."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """``home``: "module:class" in this package. ``hooks``: what it uses of the loop. ``needs``: words or boxes."""
+
+    home: str
+    paper: str
+    hooks: str
+    needs: str
+    does: str
+
+
+METHODS: dict[str, Entry] = {
+    "attend-and-excite": Entry(
+        "attend_and_excite:AttendAndExcite", "Chefer et al. 2023, arXiv 2301.13826", "guide", "words",
+        "no subject of the prompt is neglected",
+    ),
+    "boxdiff": Entry(
+        "boxdiff:BoxDiff", "Xie et al. 2023, arXiv 2307.10816", "guide", "boxes",
+        "each subject's attention fills its box",
+    ),
+    "layout-guidance": Entry(
+        "layout_guidance:LayoutGuidance", "Chen et al. 2023, arXiv 2304.03373", "guide", "boxes",
+        "each phrase's attention is pushed into its boxes",
+    ),
+}  # fmt: skip
+
+
+def method_class(name: str) -> Any:
+    """The class of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"--method: there is no {name!r}; there are {', '.join(METHODS)}")
+    module, _, attribute = METHODS[name].home.partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+
+def make(name: str, settings: dict[str, Any]) -> Any:
+    """The method with these settings (numbers, or text as on the command line).
+
+    Raises:
+        ValueError: an unknown method or setting, or a value out of its range, in one sentence.
+    """
+    from pydantic import ValidationError
+
+    kind = method_class(name)
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(kind.model_fields)
+            raise ValueError(f"--{name}.{field}: {name} has no such setting; it has {known}") from None
+        raise ValueError(f"--{name}.{field}: {first['msg']} (got {first['input']!r})") from None

@@ -1,0 +1,364 @@
+"""Attend-and-Excite, BoxDiff, Layout-Guidance: golden numbers, parity, and the claims that all of them make."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from diffusers.pipelines.deprecated.stable_diffusion_attend_and_excite import (
+    pipeline_stable_diffusion_attend_and_excite as diffusers_module,
+)
+
+from trueline.guidance import Subject, cross_sites, look, mean_map, move, nearest_scale, sharpened, smoothed
+from trueline.layout import Layout, Region
+from trueline.methods import METHODS, make, method_class
+from trueline.methods.attend_and_excite import AttendAndExcite, excite_loss, subject_maps
+from trueline.methods.boxdiff import BoxDiff, corner_loss, inner_loss, outer_loss
+from trueline.methods.layout_guidance import LayoutGuidance, inside_loss
+from trueline.sample import Method, sample
+
+CAR = Layout("a red apple and a blue car", regions=[Region("a blue car", (0.5, 0.2, 1.0, 0.8))], seed=1)
+TWO = Layout(
+    "a red apple and a blue car",
+    regions=[Region("a red apple", (0.0, 0.0, 0.5, 0.5)), Region("a blue car", (0.5, 0.5, 1.0, 1.0))],
+    seed=2,
+)
+CATS = Layout(
+    "a cat", regions=[Region("cat", (0.1, 0.5, 0.4, 0.9)), Region("cat", (0.6, 0.5, 0.9, 0.9))], seed=3
+)
+PLAIN = Layout("a green chair", seed=4)
+GUIDED = [
+    AttendAndExcite(cells=8, scale=4.0, refinements=2),
+    BoxDiff(cells=8, scale=4.0, refinements=2),
+    LayoutGuidance(scale=4.0, until=0.5),
+]
+
+
+def run(backbone, layouts, *methods, steps=4, **options):
+    return list(sample(backbone, layouts, methods, steps, 4.0, **options))
+
+
+def last(backbone, layouts, *methods, **options):
+    return run(backbone, layouts, *methods, **options)[-1].z
+
+
+# Golden numbers: the formulas again, in numpy and float64
+
+
+def numpy_softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def numpy_smooth(a):
+    weights = np.exp(-((np.arange(-1, 2) / (2 * 0.5)) ** 2))
+    kernel = np.outer(weights, weights)
+    kernel /= kernel.sum()
+    padded = np.pad(a, 1, mode="reflect")
+    return sum(
+        kernel[i, j] * padded[i : i + a.shape[0], j : j + a.shape[1]] for i in range(3) for j in range(3)
+    )
+
+
+@pytest.fixture
+def attention():
+    logits = np.random.default_rng(0).normal(size=(5, 6, 9)) * 0.3
+    return numpy_softmax(logits)
+
+
+def test_excite_loss_is_that_of_the_least_subject(attention):
+    sharp = numpy_softmax(100 * attention[..., 1:-1])
+    maxima = [numpy_smooth(sharp[..., token - 1]).max() for token in (2, 5)]
+    found = [Subject("a", (1, 2), (2,), ()), Subject("b", (4, 5), (5,), ())]
+    got = excite_loss(subject_maps(torch.from_numpy(attention), found))
+    assert float(got) == pytest.approx(1 - min(maxima), abs=1e-9)
+    both = (numpy_smooth(sharp[..., 1]) + numpy_smooth(sharp[..., 4])) / 2
+    one = subject_maps(torch.from_numpy(attention), [Subject("ab", (2, 5), (2, 5), ())])
+    assert one[0].numpy() == pytest.approx(both, abs=1e-9)
+
+
+def test_words_behind_the_end_can_be_left_out(attention):
+    got = sharpened(torch.from_numpy(attention), end=6)
+    assert got.numpy() == pytest.approx(numpy_softmax(100 * attention[..., 1:6]))
+
+
+def test_smoothing_is_the_released_kernel():
+    kernel = diffusers_module.GaussianSmoothing()
+    picture = torch.rand(2, 7, 6)
+    padded = torch.nn.functional.pad(picture[:, None], (1, 1, 1, 1), mode="reflect")
+    assert torch.allclose(smoothed(picture), kernel(padded)[:, 0], atol=1e-7)
+
+
+def test_boxdiff_losses_by_hand():
+    mask = np.zeros((4, 5))
+    mask[1:3, 1:4] = 1  # six cells; the greatest 50% are three
+    a = np.random.default_rng(1).random((4, 5))
+    inside, outside = np.sort((a * mask).ravel())[::-1], np.sort((a * (1 - mask)).ravel())[::-1]
+    maps, masks = torch.from_numpy(a)[None], torch.from_numpy(mask)[None]
+    assert float(inner_loss(maps, masks, 0.5)) == pytest.approx(1 - inside[:3].mean())
+    assert float(outer_loss(maps, masks, 0.5)) == pytest.approx(outside[:3].mean())
+    # rows: box 1..2, so all four rows are within one cell of an edge; columns: box 1..3, edges at 1 and 4
+    rows = np.abs(a.max(1) - mask.max(1)).mean()
+    columns = np.abs(a.max(0) - mask.max(0))[[0, 1, 3, 4]].mean()
+    assert float(corner_loss(maps, masks, 1)) == pytest.approx(rows + columns)
+    perfect = torch.from_numpy(mask)[None]
+    assert float(corner_loss(perfect, masks)) == float(outer_loss(perfect, masks)) == 0
+    assert float(inner_loss(perfect, masks)) == 0
+
+
+def test_layout_guidance_loss_by_hand():
+    rng = np.random.default_rng(2)
+    a, mask = rng.random((3, 4, 4, 2)), np.zeros((4, 4))
+    mask[:2, 1:] = 1
+    share = (a * mask[..., None]).sum((1, 2)) / a.sum((1, 2))
+    got = inside_loss(torch.from_numpy(a), torch.from_numpy(mask))
+    assert float(got) == pytest.approx(((1 - share) ** 2).mean())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda m: excite_loss(m),
+        lambda m: inner_loss(m, MASKS).sum() + outer_loss(m, MASKS).sum() + corner_loss(m, MASKS).sum(),
+        lambda m: inside_loss(m[..., None], MASKS[0]),
+    ],
+)
+def test_gradients_agree_with_finite_differences(loss):
+    maps = torch.rand(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    assert torch.autograd.gradcheck(loss, maps.requires_grad_(True), eps=1e-6, atol=1e-5)
+
+
+MASKS = torch.zeros(2, 4, 4, dtype=torch.float64)
+MASKS[0, :2, :2] = 1
+MASKS[1, 1:3, 2:] = 1
+
+
+def test_maps_of_the_size_nearest_to_what_was_asked(gated):
+    from trueline.attention import sites
+
+    cross = [site for site in sites(gated.unet) if site.kind == "cross"]
+    assert {site.scale for site in cross} == {1, 2}
+    assert nearest_scale(cross, (8, 8), 16) == 1
+    assert nearest_scale(cross, (8, 8), 4) == 2
+    assert nearest_scale(cross, (8, 12), 6) == 1, "the finer of two that are as near"
+
+
+# Parity
+
+
+def test_attend_and_excite_equals_diffusers(plain):
+    """Guided at every step, refined at the first and the third; the word is one token."""
+    pipeline = diffusers_module.StableDiffusionAttendAndExcitePipeline(
+        plain.vae, plain.text_encoder, plain.tokenizer, plain.unet,
+        DDIMScheduler.from_config(plain.scheduler.config), None, None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    layout = Layout("a cat and a clock", regions=[Region("cat", (0, 0, 1, 1)), Region("clock", (0, 0, 1, 1))])
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    ids = plain.tokenizer(layout.prompt).input_ids
+    tokens = [ids.index(plain.tokenizer.convert_tokens_to_ids(f"{word}</w>")) for word in ("cat", "clock")]
+    expected = pipeline(
+        layout.prompt, tokens, height=64, width=64, num_inference_steps=5, guidance_scale=4.0, latents=noise.clone(),
+        output_type="latent", max_iter_to_alter=5, thresholds={0: 0.9, 2: 0.95}, scale_factor=7, attn_res=(8, 8),
+    ).images  # fmt: skip
+    method = AttendAndExcite(scale=7, until=1.0, thresholds=((0.0, 0.9), (0.4, 0.95)), cells=8)
+    ours = last(plain, [layout], method, steps=5, latents=noise)
+    assert not torch.allclose(ours, last(plain, [layout], steps=5, latents=noise), atol=1e-3), (
+        "it does something"
+    )
+    assert torch.allclose(ours, expected, atol=1e-4)
+
+
+# What every method of this family claims
+
+
+@pytest.mark.parametrize("method", GUIDED, ids=lambda m: type(m).__name__)
+class TestClaims:
+    def test_strength_zero_is_plain_sampling(self, gated, method):
+        off = method.model_copy(update={"strength": 0.0})
+        assert torch.equal(last(gated, [TWO], off), last(gated, [TWO]))
+        assert not torch.equal(last(gated, [TWO], method), last(gated, [TWO]))
+
+    def test_a_picture_does_not_depend_on_its_batch_mates(self, gated, method):
+        layouts = [CAR, TWO, CATS, PLAIN]
+        together = last(gated, layouts, method)
+        for row, layout in enumerate(layouts):
+            batch = [layout] if layout.regions else [layout, CAR]
+            alone = last(gated, batch, method)[:1]
+            assert torch.allclose(together[row : row + 1], alone, atol=1e-5)
+
+    def test_its_loss_falls(self, gated, method, monkeypatch):
+        losses = []
+        module = __import__(type(method).__module__, fromlist=["look"])
+        home = module if hasattr(module, "look") else __import__("trueline.guidance", fromlist=["look"])
+        look = home.look
+
+        def watched(*arguments):
+            seen = look(*arguments)
+            losses.append(float(seen.loss[0]))
+            return seen
+
+        monkeypatch.setattr(home, "look", watched)
+        gentle = method.model_copy(update={"until": 0.01, "scale": 2.0, "strength": 1.0})
+        many = (
+            {"iterations": 8, "enough": 0.0}
+            if "iterations" in type(method).model_fields
+            else {"refinements": 8, "thresholds": ((0.0, 0.999),)}
+        )
+        last(gated, [TWO], gentle.model_copy(update=many), steps=2)
+        assert losses[min(7, len(losses) - 1)] < losses[0]
+
+    def test_nets_are_as_before_also_after_an_error(self, gated, method):
+        before = dict(gated.unet.attn_processors)
+        weights = {name: value.clone() for name, value in gated.unet.state_dict().items()}
+        last(gated, [TWO], method)
+
+        class Breaks(Method):
+            def guide(self, z, ctx):
+                raise RuntimeError("broken")
+
+        with pytest.raises(RuntimeError, match="broken"):
+            last(gated, [TWO], method, Breaks())
+        assert gated.unet.attn_processors == before
+        assert all(torch.equal(value, weights[name]) for name, value in gated.unet.state_dict().items())
+
+    def test_it_runs_on_a_plain_backbone_and_with_other_schedulers(self, plain, method):
+        for scheduler in ("ddim", "euler", "lms", "dpmsolver++"):
+            assert last(plain, [TWO], method, scheduler=scheduler).isfinite().all()
+        with pytest.raises(ValueError, match="pndm"):
+            last(plain, [TWO], method, scheduler="pndm")
+
+    def test_it_composes(self, gated, method):
+        others = [other for other in GUIDED if other is not method]
+        both = last(gated, [TWO], method, others[0])
+        assert both.isfinite().all() and not torch.equal(both, last(gated, [TWO], method))
+
+    def test_a_phrase_that_the_prompt_lacks_is_said(self, gated, method):
+        layout = Layout(
+            "a cat", regions=[Region("cat", (0, 0, 0.5, 1)), Region("chair", (0.5, 0, 1, 1))], seed=1
+        )
+        with pytest.warns(UserWarning, match="does not hold the phrase 'chair'; it is not guided"):
+            steps = run(gated, [layout], method)
+        assert list(steps[-1].notes) == [(0, "the prompt does not hold the phrase 'chair'; it is not guided")]
+
+    def test_a_loss_that_is_not_finite_leaves_the_picture_and_its_mates_alone(self, gated, method):
+        class Poison(Method):
+            """NaN in the second picture's maps, in the guided steps only."""
+
+            def taps(self, site):
+                return site.kind == "cross"
+
+            def edit(self, site, logits, ctx):
+                if torch.is_grad_enabled():
+                    logits = torch.cat([logits[:1], logits[1:] * torch.nan])
+                return logits
+
+        with pytest.warns(UserWarning, match="its loss was not finite"):
+            steps = run(gated, [TWO, CAR], method, Poison())
+        assert steps[-1].z.isfinite().all()
+        assert torch.allclose(steps[-1].z[1], last(gated, [TWO, CAR])[1], atol=1e-5)
+        assert torch.allclose(steps[-1].z[0], last(gated, [TWO], method)[0], atol=1e-5)
+        rows = {row for row, _ in steps[-1].notes}
+        assert rows == {1} and max(steps[-1].notes.values()) >= 1
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "lms", "dpmsolver++"])
+def test_a_step_is_taken_in_latents_of_unit_variance(plain, scheduler):
+    checked = []
+
+    class Check(Method):
+        def guide(self, z, ctx):
+            def loss(maps):
+                return mean_map(maps, (8, 8))[..., 1:4].square().sum((1, 2, 3)) * 100
+
+            where = cross_sites(ctx, 8)
+            seen = look(z, ctx, where, loss)
+            unit = float(ctx.stepper.net_input(torch.ones(1)))
+            with torch.enable_grad():
+                u = (z * unit).detach().requires_grad_(True)
+                (expected,) = torch.autograd.grad(loss(ctx.maps(u / unit, where)).sum(), u)
+            assert torch.allclose(seen.gradient, expected, rtol=1e-3, atol=1e-6)
+            moved = move(z, seen, 0.5, "raw", ctx)
+            assert torch.allclose((moved - z) * unit, -0.5 * expected, rtol=1e-3, atol=1e-5)
+            sigma = float(ctx.stepper.alpha_sigma()[1])
+            less = move(z, seen, 0.5, "variance", ctx)
+            assert torch.allclose((less - z) * unit, -0.5 * sigma**2 * expected, rtol=1e-3, atol=1e-5)
+            far = move(z, seen, 0.1, "norm", ctx)
+            assert float(((far - z) * unit).norm()) == pytest.approx(0.1 * float((z * unit).norm()), rel=1e-4)
+            checked.append(unit)
+            return z
+
+    last(plain, [TWO], Check(), scheduler=scheduler)
+    assert (
+        len(checked) == 4 and (scheduler == "ddim") == (set(checked) == {1.0})
+    ) or scheduler == "dpmsolver++"
+
+
+@pytest.mark.parametrize("name", ["boxdiff", "layout-guidance"])
+def test_methods_of_boxes_refuse_a_batch_without_any(gated, name):
+    with pytest.raises(ValueError, match=f"regions: {name} needs at least one region"):
+        last(gated, [PLAIN], make(name, {}))
+
+
+def test_attend_and_excite_reads_the_prompt_where_there_are_no_regions(gated):
+    method = AttendAndExcite(cells=8, scale=4.0, refinements=1)
+    named = Layout(
+        "a red apple and a cat", regions=[Region(p, (0, 0, 1, 1)) for p in ("a red apple", "a cat")], seed=4
+    )
+    bare = Layout("a red apple and a cat", seed=4)
+    options = {"grounding_schedule": (0, 0, 1)}
+    assert torch.allclose(
+        last(gated, [named], method, **options), last(gated, [bare], method, **options), atol=1e-6
+    )
+
+
+def test_the_pass_stops_after_the_last_map(gated, monkeypatch):
+    """Layout-Guidance needs the middle and the first up block; what comes after them does not run."""
+    ran = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in (("up1", gated.unet.up_blocks[-1]), ("out", gated.unet.conv_out))
+    ]
+    try:
+        method = AttendAndExcite(cells=4, thresholds=(), until=1.0)
+        run(gated, [TWO], method, steps=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert ran.count("out") == 1, "once for the prediction, not for the guidance"
+
+
+def test_mean_of_layers_and_heads(gated):
+    seen = run(gated, [CAR], steps=1, record=lambda s: s.kind == "cross" and s.scale == 1)[0].maps
+    expected = np.mean([probs[0].mean(0).numpy() for probs in seen.values()], axis=0).reshape(8, 8, -1)
+    assert mean_map(seen, (8, 8))[0].numpy() == pytest.approx(expected, abs=1e-6)
+
+
+# The table
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_entry_of_the_table_is_a_method_that_says_what_it_is(name):
+    kind, entry = method_class(name), METHODS[name]
+    assert issubclass(kind, Method) and kind.__doc__ and "strength" in kind.model_fields
+    assert kind() == make(name, {})
+    for hook in entry.hooks.split(", "):
+        assert hook in vars(kind)
+    assert entry.needs in ("words", "boxes") and entry.paper and entry.does
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("boxdif", {}, "--method: there is no 'boxdif'; there are "),
+        ("boxdiff", {"skale": 1}, "--boxdiff.skale: boxdiff has no such setting; it has strength"),
+        ("boxdiff", {"scale": -1}, "--boxdiff.scale: Input should be greater than or equal to 0"),
+        ("boxdiff", {"scale": "x"}, "--boxdiff.scale: Input should be a valid number"),
+    ],
+)
+def test_bad_settings_are_one_sentence(name, settings, said):
+    with pytest.raises(ValueError, match="--") as raised:
+        make(name, settings)
+    assert str(raised.value).startswith(said)
+    assert math.isfinite(make("boxdiff", {"scale": "7.5"}).scale)

@@ -1,0 +1,101 @@
+"""Where phrases stand in tokens, and regions on grids."""
+
+import numpy as np
+import pytest
+import torch
+
+from trueline.layout import Layout, Region
+from trueline.masks import grid, region_mask, region_masks
+from trueline.phrases import locate, locate_phrase, prompt_length
+from trueline.pipeline import Pipeline
+
+BOX = (0.1, 0.1, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The world's tokenizer, whose BPE makes several tokens of some words."""
+    return Pipeline.from_pretrained("world").backbone.tokenizer
+
+
+def words(tokenizer, prompt, found):
+    ids = tokenizer(prompt).input_ids
+    return tokenizer.decode([ids[i] for i in found.tokens]).strip()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "phrase", "said"),
+    [
+        ("a red apple and a blue car", "a red apple", "a red apple"),
+        ("A RED Apple, and a blue car", "a red apple", "a red apple"),
+        ("the red apple and a blue car", "a red apple", "red apple"),
+        ("two red apples", "a red apple", "red apples"),
+        ("two umbrellas", "an umbrella", "umbrellas"),
+        ("a photo of apples", "a red apple", "apples"),
+        ("a car in the carpet", "car", "car"),
+    ],
+)
+def test_a_phrase_is_found_however_it_is_written(real, prompt, phrase, said):
+    found = locate_phrase(real, prompt, phrase)
+    assert words(real, prompt, found) == said
+    assert not found.problem
+    ids = real(prompt).input_ids
+    assert real.decode([ids[i] for i in found.head]).strip() == said.split()[-1]
+
+
+def test_a_word_of_several_tokens_has_them_all(real):
+    text = "a suitcase and an umbrella"
+    found = locate_phrase(real, text, "umbrella")
+    pieces = real("umbrella").input_ids[1:-1]
+    assert [real(text).input_ids[i] for i in found.tokens] == pieces
+    several = [w for w in ("airplane", "umbrellas", "suitcases", "checkered") if len(real(w).input_ids) > 3]
+    assert several, "the world's tokenizer splits some words"
+    for word in several:
+        assert len(locate_phrase(real, f"a red {word}", word).tokens) == len(real(word).input_ids) - 2
+
+
+def test_the_kth_region_of_a_phrase_takes_its_kth_occurrence(real):
+    layout = Layout(
+        "a cat and a cat", regions=[Region("a cat", BOX), Region("A cat", BOX), Region("a cat", BOX)]
+    )
+    first, second, third = (found.tokens for found in locate(real, layout))
+    assert first[-1] < second[0]
+    assert third == second
+
+
+def test_what_is_not_there_and_what_is_cut_off(real):
+    assert "does not hold the phrase 'dog'" in locate_phrase(real, "a cat", "dog").problem
+    assert locate_phrase(real, "a caterpillar", "cat").tokens == ()
+    long = " ".join(["a red apple"] * 40)
+    cut = locate_phrase(real, f"{long} and a cat", "cat")
+    assert cut.tokens == () and "cut off at the prompt's 32 tokens" in cut.problem
+    assert prompt_length(real, long) == 30
+    assert prompt_length(real, "a cat") == len(real("a cat").input_ids) - 2
+
+
+def test_a_box_covers_the_cells_that_are_at_least_half_in_it():
+    mask = region_mask(Region("a", (0.0, 0.25, 0.5, 0.875)), 4, 4)
+    expected = np.zeros((4, 4))
+    expected[1:4, 0:2] = 1
+    assert mask.tolist() == expected.tolist()
+
+
+def test_a_box_below_one_cell_has_the_cell_it_covers_most_of():
+    mask = region_mask(Region("a", (0.30, 0.55, 0.36, 0.6)), 4, 4)
+    assert mask.sum() == 1 and mask[2, 1] == 1
+
+
+def test_a_mask_counts_instead_of_the_box():
+    drawn = np.zeros((8, 8), bool)
+    drawn[0:4, 4:8] = True
+    mask = region_mask(Region("a", (0, 0, 1, 1), mask=drawn), 2, 2)
+    assert mask.tolist() == [[0, 1], [0, 0]]
+
+
+def test_no_regions_and_grids():
+    assert region_masks([], 3, 5).shape == (0, 3, 5)
+    assert grid(64, (16, 16)) == (8, 8)
+    assert grid(15, (9, 5)) == (5, 3)
+    with pytest.raises(ValueError, match="does not belong"):
+        grid(7, (16, 16))
+    assert torch.equal(region_masks([Region("a", (0, 0, 1, 1))], 2, 2), torch.ones(1, 2, 2))
