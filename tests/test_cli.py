@@ -20,6 +20,7 @@ from PIL import Image
 from trueline import Layout, Pipeline, Region, read_layouts, write_layouts
 from trueline.cli import COMMANDS, main
 from trueline.commands import _run, generate, world
+from trueline.commands._methods import split_settings
 from trueline.folder import KEY, Folder, pixel_hash
 from trueline.pipeline import DEFAULT_BATCH
 from trueline.schedulers import SCHEDULERS
@@ -357,10 +358,12 @@ def test_the_commands_of_the_readme_can_be_parsed():
     for line in lines:
         if line[0] == "world":
             assert line[1] in world.ACTIONS
-        elif line[0] in ("evaluate", "merge", "votes", "results"):
+        elif line[0] in ("evaluate", "merge", "votes", "results", "methods"):
             import_module(f"trueline.commands.{line[0]}").parser().parse_args(line[1:])
         else:
-            options = generate.parser().parse_args(line[1:])
+            arguments, given = split_settings(line[1:])
+            options = generate.parser().parse_args(arguments)
+            assert set(given) <= set(options.method or [])
             assert not options.prompt or generate.read_layouts(options)
 
 

@@ -16,6 +16,9 @@ _HOME = {
     "write_layouts": "layout",
     "Backbone": "backbone",
     "Method": "sample",
+    "AttendAndExcite": "methods.attend_and_excite",
+    "BoxDiff": "methods.boxdiff",
+    "LayoutGuidance": "methods.layout_guidance",
     "Pipeline": "pipeline",
 }
 

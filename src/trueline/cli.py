@@ -11,6 +11,7 @@ from importlib import import_module
 #: Command name = module in ``trueline.commands`` -> what it does. Strings, so that help imports nothing.
 COMMANDS = {
     "generate": "pictures from a prompt and boxes, or from a file of layouts",
+    "methods": "what to guide sampling with, and its settings",
     "evaluate": "draw what a benchmark asks for, look at it, and write the table",
     "merge": "join the folders of an evaluation that was spread over machines",
     "votes": "score the votes of a user study that an evaluation made the page of",

@@ -10,6 +10,7 @@ import torch
 from trueline.commands._model import DTYPES, load, warnings_as_lines
 from trueline.folder import Folder, pixel_hash
 from trueline.layout import Layout
+from trueline.methods import of_record
 from trueline.records import RECORD_SCHEMA, versions
 from trueline.sheet import overlay
 
@@ -40,7 +41,7 @@ def _remake(old: dict[str, Any]) -> Any:
     # The commit that was loaded then, not what the branch or tag means today.
     pipe = load(made_with | {"revision": old["model"]["revision"] or made_with["revision"]})
     try:
-        return pipe.remake(old)
+        return pipe.remake(old, methods=of_record(old["methods"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"--regenerate: the record is not whole ({type(error).__name__}: {error})") from None
 

@@ -23,11 +23,16 @@ SAMPLING = ("steps", "scheduler", "guidance_scale", "guidance_interval", "ground
 LOADING = ("model", "revision", "lora", "dtype", "device")
 
 
-def run(layouts: Sequence[Layout], settings: dict[str, Any], options: argparse.Namespace) -> int:
+def run(
+    layouts: Sequence[Layout],
+    settings: dict[str, Any],
+    options: argparse.Namespace,
+    methods: Sequence[Any] = (),
+) -> int:
     """Make all pictures; the exit code. What needs no model is checked before the model is loaded."""
     jobs = jobs_of(layouts, settings["n"], settings["seed"])
     Request.of([job.layout for job in jobs], {name: settings[name] for name in SAMPLING})
-    state = Run(Folder(options.out), jobs, settings, options.overlay)
+    state = Run(Folder(options.out), jobs, settings, options.overlay, methods)
     try:
         with warnings_as_lines():
             _make(state, progress=False if options.quiet else None)
@@ -48,7 +53,9 @@ def _make(state: "Run", progress: bool | None) -> None:
     pipe = load(state.settings)
     sampling = {name: state.settings[name] for name in SAMPLING}
     made_with = loading_settings(state.settings) | {"device": str(pipe.backbone.device)}
-    for picture in pipe.stream([job.layout for job in state.jobs], progress=progress, **sampling):
+    for picture in pipe.stream(
+        [job.layout for job in state.jobs], methods=state.methods, progress=progress, **sampling
+    ):
         state.keep(state.jobs[picture.index], picture.image, picture.record | {"made_with": made_with})
 
 
@@ -105,6 +112,7 @@ class Run:
     jobs: Sequence[Job]
     settings: dict[str, Any]
     overlay: bool
+    methods: Sequence[Any] = ()
     started: float = field(default_factory=time.monotonic)
     done: list[str] = field(default_factory=list)
     shown: dict[str, tuple[Image.Image, Job]] = field(default_factory=dict)

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from trueline.commands._methods import Given, chosen, split_settings
+from trueline.methods import METHODS
+
 if TYPE_CHECKING:
     from trueline.benchmarks import Benchmark
     from trueline.evaluation.plan import Wanted
     from trueline.evaluation.report import Shot
-    from trueline.evaluation.run import Judge, Run
+    from trueline.evaluation.run import Judge, Recipe, Run
     from trueline.evaluation.seen import Seen
     from trueline.folder import Folder
     from trueline.rules.observation import Mode
@@ -21,7 +24,8 @@ BENCHMARKS = (
     "7bench", "abc-6k", "cc-500", "coco", "drawbench", "geneval", "hrs", "imagereward", "multigen", "nsr-1k",
     "partiprompts", "t2i-compbench", "world", LAYOUT,
 )  # fmt: skip
-METHODS = ("plain", "gligen")
+BASIC = ("plain", "gligen")
+GROUNDED = "gligen+"  #: before a method's name: on top of the grounding layers
 NO_JUDGES = ["none"]
 EPILOG = """benchmarks:
   world           held-out scenes of the embedded world, judged by its oracle and its CLIP; with --data also those
@@ -32,6 +36,7 @@ EPILOG = """benchmarks:
 methods:
   plain    the words only
   gligen   words and boxes, through the model's grounding layers; for benchmarks with boxes
+  NAME     one of `trueline methods`, without the grounding layers; gligen+NAME with them; --NAME.scale 20 sets it
 
 judges, as kind=checkpoint (a folder, a Hub id, or a file of weights); what they are for:
   owlv2, owlv2-per-label, grounding-dino, oracle   boxes: spatial, numeracy, counting, GenEval, HRS, 7Bench, AP
@@ -66,8 +71,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("benchmark", metavar="BENCHMARK", choices=BENCHMARKS, help=" | ".join(BENCHMARKS))
     what = top.add_argument_group("what to draw")
     what.add_argument(
-        "--methods", nargs="+", choices=METHODS, metavar="NAME",
-        help="plain, gligen (default: both, or plain where there are no boxes; none with --images)",
+        "--methods", nargs="+", metavar="NAME",
+        help="default: plain gligen, or plain where there are no boxes; none with --images",
     )  # fmt: skip
     what.add_argument(
         "--images", nargs="+", default=[], metavar="[NAME=]DIR",
@@ -115,11 +120,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parser().parse_args(arguments)
     command = " ".join(["trueline evaluate", *arguments])
+    arguments, given = split_settings(arguments)
+    options = parser().parse_args(arguments)
     if options.benchmark == LAYOUT:
         return _plans(options, command)
-    return _pictures(options, command)
+    return _pictures(options, command, given)
 
 
 def read_seeds(options: argparse.Namespace) -> tuple[int, ...]:
@@ -136,7 +142,7 @@ def read_seeds(options: argparse.Namespace) -> tuple[int, ...]:
     return tuple(given)
 
 
-def _pictures(options: argparse.Namespace, command: str) -> int:
+def _pictures(options: argparse.Namespace, command: str, given: Given) -> int:
     if options.planner:
         raise ValueError(f"--planner: belongs to {LAYOUT}; this benchmark brings its own boxes")
     seeds, names = read_seeds(options), judge_names(options)
@@ -156,7 +162,7 @@ def _pictures(options: argparse.Namespace, command: str) -> int:
             raise ValueError(f"{options.benchmark}: no examples are left; loosen --option")
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
         elsewhere = read_images(options, pictures)
-        methods = choose_methods(options, pictures)
+        methods = choose_methods(options, pictures, given)
         run = Run(Path(options.out), benchmark, settings, shard, elsewhere)
         notes = [f"prompts of {benchmark.source}"]
         if names:
@@ -165,7 +171,7 @@ def _pictures(options: argparse.Namespace, command: str) -> int:
     for note in notes:
         print(f"trueline: {note}", file=sys.stderr)
     if options.export is not None:
-        _export(run, [*methods, *run.elsewhere], Path(options.export))
+        _export(run, [*(method.name for method in methods), *run.elsewhere], Path(options.export))
     if run.shard.count > 1 or not judges:
         done = f"shard {run.shard}" if run.shard.count > 1 else "drawing"
         print(
@@ -232,7 +238,7 @@ def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> li
     from trueline.evaluation.run import REFERENCE, ROUND_TRIP
 
     found = [Elsewhere.parse(text, pictures) for text in options.images]
-    taken = [*METHODS, REFERENCE, ROUND_TRIP]
+    taken = [*BASIC, *METHODS, REFERENCE, ROUND_TRIP]
     for each in found:
         if each.method in taken:
             raise ValueError(
@@ -242,23 +248,36 @@ def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> li
     return found
 
 
-def choose_methods(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> list[str]:
-    """What to draw.
+def choose_methods(options: argparse.Namespace, pictures: "Sequence[Wanted]", given: Given) -> "list[Recipe]":
+    """What to draw, and how.
 
     Raises:
-        ValueError: a method that needs boxes, on prompts that have none.
+        ValueError: no such method; or one that needs boxes, on prompts that have none.
     """
+    from trueline.evaluation.run import GLIGEN, PLAIN, Recipe
+
     boxed = any(picture.example.layout.regions for picture in pictures)
     if options.methods is None:
-        return [] if options.images else ["plain", "gligen"] if boxed else ["plain"]
-    methods = list(dict.fromkeys(options.methods))
-    if "gligen" in methods and not boxed:
-        raise ValueError(f"--methods: gligen needs boxes, and {options.benchmark} has none; leave it out")
-    return methods
+        names = [] if options.images else ["plain", "gligen"] if boxed else ["plain"]
+    else:
+        names = list(dict.fromkeys(options.methods))
+    basic = {"plain": PLAIN, "gligen": GLIGEN}
+    others = list(dict.fromkeys(name.removeprefix(GROUNDED) for name in names if name not in basic))
+    made = dict(zip(others, chosen(others, given), strict=True))
+    recipes = [
+        basic.get(name) or Recipe(name, name.startswith(GROUNDED), True, (made[name.removeprefix(GROUNDED)],))
+        for name in names
+    ]
+    needy = [
+        r.name for r in recipes if r.grounded or (r.name in METHODS and METHODS[r.name].needs == "boxes")
+    ]
+    if needy and not boxed:
+        raise ValueError(f"--methods: {needy[0]} needs boxes, and {options.benchmark} has none; leave it out")
+    return recipes
 
 
 def _looks(
-    run: "Run", methods: list[str], names: list[str], options: argparse.Namespace
+    run: "Run", methods: "list[Recipe]", names: list[str], options: argparse.Namespace
 ) -> "tuple[list[Judge], dict[str, dict[str, list[Seen]]]]":
     """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
     from trueline.commands._model import find_device, load, silence_libraries
@@ -267,16 +286,21 @@ def _looks(
     from trueline.evaluation.world_judge import WorldJudge
 
     own = options.benchmark == "world" and options.judges != NO_JUDGES
-    drawn = [*methods, *([ROUND_TRIP] if own else [])]
-    if any(run.missing(method) for method in drawn):
+    mine, trip = [method.name for method in methods], [ROUND_TRIP] if own else []
+    for method in methods:
+        run.claim(method)
+    if any(run.missing(name) for name in (*mine, *trip)):
         loading: dict[str, Any] = {"model": options.model, "revision": None, "lora": None}
         pipe = load(loading | {"dtype": options.dtype, "device": options.device})
-        if "gligen" in methods and not pipe.backbone.grounded:
+        if not pipe.backbone.grounded and (asked := [m.name for m in methods if m.grounded]):
             raise ValueError(
-                f"--methods: {options.model} has no grounding layers for gligen; take a GLIGEN checkpoint"
+                f"--methods: {options.model} has no grounding layers for {asked[0]}; "
+                "use a GLIGEN checkpoint, or leave it out"
             )
-        for method in drawn:
+        for method in methods:
             run.draw(method, pipe, not options.quiet)
+        for name in trip:
+            run.draw(name, pipe, not options.quiet)
     real = any(has_reference(run.benchmark, picture.example) for picture in run.pictures)
     silence_libraries()
     judges: list[Judge] = [WorldJudge(run.benchmark)] if own else []  # type: ignore[arg-type]
@@ -284,7 +308,7 @@ def _looks(
         names, options.benchmark, options.mode, str(find_device(options.device)), "float32", real
     )
     compares = own or any(judge.distances for judge in judges)
-    seen_by = [*methods, *run.elsewhere, *([REFERENCE] if real and compares else []), *drawn[len(methods) :]]
+    seen_by = [*mine, *run.elsewhere, *([REFERENCE] if real and compares else []), *trip]
     looks = {m: {judge.name: run.look(m, judge, not options.quiet) for judge in judges} for m in seen_by}
     return judges, looks
 

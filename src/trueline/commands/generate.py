@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from trueline.commands._methods import chosen, split_settings
+
 if TYPE_CHECKING:
     from trueline.layout import Layout, Region
 
@@ -22,7 +24,7 @@ EPILOG = """examples:
 RECORDED = (
     *("prompt", "box", "layout", "model", "revision", "n", "seed", "steps", "scheduler", "guidance_scale"),
     *("guidance_interval", "grounding_schedule", "negative", "dtype", "device", "batch_size"),
-    *("width", "height", "lora"),
+    *("width", "height", "lora", "method"),
 )
 DEFAULTS = {"model": "world", "n": 1, "seed": 0, "steps": 50, "scheduler": "ddim", "guidance_scale": 7.5}
 DEFAULTS |= {"dtype": "fp32", "batch_size": 16}
@@ -80,6 +82,12 @@ def _which_model(group: argparse._ArgumentGroup) -> None:
 
 
 def _how(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--method",
+        action="append",
+        metavar="NAME",
+        help="see trueline methods; --NAME.scale 20 sets it; repeatable",
+    )
     group.add_argument("--n", type=int, metavar="COUNT", help=_default("n", "pictures of each layout"))
     group.add_argument("--seed", type=int, help=_default("seed", "of the first of them, then seed+1, ..."))
     group.add_argument("--steps", type=int, help=_default("steps", "denoising steps"))
@@ -115,6 +123,7 @@ def _where(group: argparse._ArgumentGroup) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
+    arguments, given = split_settings(arguments)
     options = parser().parse_args(arguments)
     if options.regenerate is not None:
         _refuse_beside_record(options)
@@ -124,7 +133,9 @@ def main(arguments: Sequence[str]) -> int:
     layouts, settings = read_layouts(options), read_settings(options)
     from trueline.commands._run import run
 
-    return run(layouts, settings, options)
+    return run(
+        layouts, settings | {"methods": options.method or []}, options, chosen(options.method or [], given)
+    )
 
 
 def _refuse_beside_record(options: argparse.Namespace) -> None:

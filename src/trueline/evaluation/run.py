@@ -31,11 +31,15 @@ from trueline.layout import Layout
 from trueline.pipeline import Pipeline
 
 SCHEMA = 1
+UNGROUNDED = (
+    0.0,
+    0.0,
+    1.0,
+)  #: the grounding schedule of methods that use the boxes without the grounding layers
 REFERENCE = "reference"  #: the benchmark's own pictures, as a method: what a perfect picture scores
 ROUND_TRIP = (
     "reference-vae"  #: the same after the model's autoencoder: the best that a latent model can reach
 )
-METHODS = ("plain", "gligen")
 
 
 class Judge(Protocol):
@@ -55,6 +59,29 @@ class Judge(Protocol):
     def look(self, examples: Sequence[Example], images: Sequence[Image.Image]) -> list[Seen]:
         """What was seen in each picture, as named arrays."""
         ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method of the table draws: with its boxes through the grounding layers or not, guided by ``methods``."""
+
+    name: str
+    grounded: bool = False
+    boxes: bool = False  #: whether its methods want the regions
+    methods: tuple[Any, ...] = ()
+
+    def layout(self, picture: Wanted) -> Layout:
+        layout = picture.example.layout
+        return layout if self.grounded or self.boxes else layout.model_copy(update={"regions": ()})
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "grounded": self.grounded,
+            "methods": [{type(m).__name__: m.model_dump(mode="json")} for m in self.methods],
+        }
+
+
+PLAIN, GLIGEN = Recipe("plain"), Recipe("gligen", grounded=True)
 
 
 @dataclass(frozen=True)
@@ -132,37 +159,59 @@ class Run:
             )
         ]  # fmt: skip
 
-    def draw(self, method: str, pipe: Pipeline, progress: bool = True) -> int:
+    def claim(self, recipe: Recipe) -> None:
+        """Take the method's folder for these settings of it.
+
+        Raises:
+            ValueError: it holds pictures of the method with others.
+        """
+        folder, mine = Folder(self.out / "pictures" / recipe.name), recipe.to_json()
+        path = folder.path / "method.json"
+        if not path.exists():
+            folder.write_json("method.json", mine)
+            return
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            theirs = None
+        if theirs != mine:
+            raise ValueError(
+                f"--out: {folder.path} holds pictures of {recipe.name} with other settings; give the same, or "
+                "another folder"
+            )
+
+    def draw(self, recipe: Recipe | str, pipe: Pipeline, progress: bool = True) -> int:
         """Draw the batches that are not whole; returns the number of pictures made."""
+        method = recipe if isinstance(recipe, str) else recipe.name
         todo = self.missing(method)
         total, made = sum(len(self.batches[number]) for number in todo), 0
         folder = Folder(self.out / "pictures" / method)
         with _bar(total, f"{method}: drawing", progress) as bar:
             for number in todo:
                 batch = self.batches[number]
-                for picture, image, record in self._make(method, pipe, batch):
+                for picture, image, record in self._make(recipe, pipe, batch):
                     folder.write_png(f"{picture.name}.png", image, record)
                     made += 1
                     bar.update()
         return made
 
     def _make(
-        self, method: str, pipe: Pipeline, batch: Sequence[Wanted]
+        self, recipe: Recipe | str, pipe: Pipeline, batch: Sequence[Wanted]
     ) -> Iterator[tuple[Wanted, Image.Image, dict[str, Any]]]:
-        if method == ROUND_TRIP:
-            batch = [picture for picture in batch if self.exists_for(method, picture)]
+        if isinstance(recipe, str):  # ROUND_TRIP
+            batch = [picture for picture in batch if self.exists_for(recipe, picture)]
             images = [self.benchmark.reference(picture.example) for picture in batch]
             for picture, image in zip(batch, _round_trip(pipe, images), strict=True):
-                yield picture, image, {"method": method, "example": picture.example.id}
+                yield picture, image, {"method": recipe, "example": picture.example.id}
             return
         s = self.settings
         made = pipe.stream(
-            [_layout(method, picture) for picture in batch], seeds=[(p.seed, p.place) for p in batch],
-            steps=s.steps, guidance_scale=s.guidance_scale, scheduler=s.scheduler, batch_size=len(batch),
-            progress=False,
+            [recipe.layout(picture) for picture in batch], seeds=[(p.seed, p.place) for p in batch],
+            methods=recipe.methods, grounding_schedule=None if recipe.grounded else UNGROUNDED, steps=s.steps,
+            guidance_scale=s.guidance_scale, scheduler=s.scheduler, batch_size=len(batch), progress=False,
         )  # fmt: skip
         for drawn in made:
-            yield batch[drawn.index], drawn.image, drawn.record | {"method": method}
+            yield batch[drawn.index], drawn.image, drawn.record | {"method": recipe.name}
 
     # Looking
 
@@ -218,12 +267,6 @@ class Run:
         except (OSError, SyntaxError, ValueError) as error:
             cure = "make it again" if method in self.elsewhere else "delete it and run the same command again"
             raise ValueError(f"{path} is no whole picture ({error}); {cure}") from None
-
-
-def _layout(method: str, picture: Wanted) -> Layout:
-    """ "plain": words only. "gligen": words and boxes."""
-    layout = picture.example.layout
-    return layout.model_copy(update={"regions": ()}) if method == "plain" else layout
 
 
 def _round_trip(pipe: Pipeline, images: Sequence[Image.Image | None]) -> list[Image.Image]:

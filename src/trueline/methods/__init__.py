@@ -44,6 +44,18 @@ def method_class(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{module}"), attribute)
 
 
+def of_record(recorded: list[dict[str, Any]]) -> list[Any]:
+    """The methods that a picture's record names.
+
+    Raises:
+        ValueError: one that is not in the table.
+    """
+    names = {entry.home.partition(":")[2]: name for name, entry in METHODS.items()}
+    if unknown := [one["name"] for one in recorded if one["name"] not in names]:
+        raise ValueError(f"--regenerate: the record's method {unknown[0]} is none of {', '.join(names)}")
+    return [make(names[one["name"]], one["settings"]) for one in recorded]
+
+
 def make(name: str, settings: dict[str, Any]) -> Any:
     """The method with these settings (numbers, or text as on the command line).
 

@@ -1,0 +1,59 @@
+"""Methods on a command line: ``--method boxdiff --boxdiff.scale 30``."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from trueline.methods import METHODS, make
+
+_SETTING = re.compile(r"--([a-z][a-z-]*)\.([a-z_]+)(?:=(.*))?", re.DOTALL)
+Given = dict[str, dict[str, Any]]
+
+
+def split_settings(arguments: Sequence[str]) -> tuple[list[str], Given]:
+    """The arguments without ``--NAME.key value``, and those settings by method.
+
+    Raises:
+        ValueError: a setting without its value, twice over, or of no method.
+    """
+    rest: list[str] = []
+    given: Given = {}
+    waiting = iter(arguments)
+    for argument in waiting:
+        match = _SETTING.fullmatch(argument)
+        if match is None:
+            rest.append(argument)
+            continue
+        name, key, value = match.groups()
+        if name not in METHODS:
+            raise ValueError(f"{argument}: there is no method {name!r}; there are {', '.join(METHODS)}")
+        value = next(waiting, None) if value is None else value
+        if value is None:
+            raise ValueError(f"--{name}.{key}: give it a value")
+        if key in given.setdefault(name, {}):
+            raise ValueError(f"--{name}.{key}: is there twice")
+        given[name][key] = _value(value)
+    return rest, given
+
+
+def _value(text: str) -> Any:
+    """Numbers, lists and truth values as JSON writes them; anything else is text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def chosen(names: Sequence[str], given: Given) -> list[Any]:
+    """The methods of these names, with their settings.
+
+    Raises:
+        ValueError: a name twice over, settings of a method that is not among them, or ``methods.make``'s.
+    """
+    if twice := [name for name in names if list(names).count(name) > 1]:
+        raise ValueError(f"--method: {twice[0]} is there twice")
+    if idle := [name for name in given if name not in names]:
+        key = next(iter(given[idle[0]]))
+        raise ValueError(f"--{idle[0]}.{key}: belongs to --method {idle[0]}, which is not given")
+    return [make(name, given.get(name, {})) for name in names]

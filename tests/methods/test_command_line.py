@@ -1,0 +1,108 @@
+"""Methods from the shell: generate, regenerate, evaluate, and the list of them."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from trueline.cli import main
+from trueline.commands._methods import split_settings
+from trueline.methods import METHODS
+
+BOXES = [
+    "a red apple and a blue car",
+    "--box",
+    "a red apple@.05,.3,.45,.7",
+    "--box",
+    "a blue car@.55,.3,.95,.7",
+]
+FAST = ["--steps", "4", "--quiet", "--guidance-scale", "4"]
+BOXDIFF = ["--method", "boxdiff", "--boxdiff.refinements", "1", "--boxdiff.scale=5"]
+
+
+def generate(out, *more):
+    return main(["generate", *BOXES, *FAST, "--out", str(out), *more])
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return image.convert("RGB").tobytes()
+
+
+def test_settings_are_taken_out_of_the_command_line():
+    rest, given = split_settings(["a", "--boxdiff.scale", "-3", "--n", "2", "--boxdiff.thresholds=[[0,0.1]]"])
+    assert rest == ["a", "--n", "2"]
+    assert given == {"boxdiff": {"scale": -3, "thresholds": [[0, 0.1]]}}
+
+
+def test_generate_with_a_method_and_again(tmp_path, capsys):
+    assert generate(tmp_path / "plain") == 0
+    assert generate(tmp_path / "guided", *BOXDIFF) == 0
+    assert pixels(tmp_path / "plain/0000-0.png") != pixels(tmp_path / "guided/0000-0.png")
+    record = json.loads((tmp_path / "guided/0000-0.json").read_text())
+    assert record["methods"][0]["name"] == "BoxDiff"
+    assert record["methods"][0]["settings"]["scale"] == 5
+    capsys.readouterr()
+    again = [
+        "generate",
+        "--regenerate",
+        str(tmp_path / "guided/0000-0.json"),
+        "--out",
+        str(tmp_path / "again"),
+    ]
+    assert main(again) == 0
+    assert "bit for bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--method", "boxdif"], "--method: there is no 'boxdif'"),
+        (["--boxdiff.scale", "3"], "--boxdiff.scale: belongs to --method boxdiff, which is not given"),
+        (["--method", "boxdiff", "--boxdiff.scale"], "--boxdiff.scale: give it a value"),
+        (["--method", "boxdiff", "--boxdiff.speed", "3"], "boxdiff has no such setting"),
+        (
+            ["--method", "boxdiff", "--boxdiff.scale", "big"],
+            "--boxdiff.scale: Input should be a valid number",
+        ),
+        (["--method", "boxdiff", "--method", "boxdiff"], "--method: boxdiff is there twice"),
+        (["--magic.scale", "3"], "there is no method 'magic'"),
+        (["--method", "boxdiff", "--scheduler", "pndm"], "pndm"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, capsys, more, said):
+    assert generate(tmp_path, *more) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert said in error[-1]
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_method_of_boxes_without_a_box(tmp_path, capsys):
+    assert main(["generate", "a red apple", *FAST, *BOXDIFF, "--out", str(tmp_path)]) == 2
+    assert "regions: boxdiff needs at least one region" in capsys.readouterr().err
+
+
+def test_the_list_of_methods(capsys):
+    assert main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    for name, entry in METHODS.items():
+        assert name in printed and entry.paper in printed
+        assert main(["methods", name]) == 0
+        assert f"--{name}.strength" in capsys.readouterr().out
+    assert main(["methods", "magic"]) == 2
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_evaluate_compares_methods_with_and_without_grounding(tmp_path, capsys):
+    names = ["plain", "gligen", "boxdiff", "gligen+boxdiff"]
+    settings = ["--boxdiff.refinements", "1", "--boxdiff.scale", "5"]
+    command = ["evaluate", "world", "--n", "6", "--steps", "3", "--quiet", "--out", str(tmp_path / "out")]
+    assert main([*command, "--methods", *names, *settings]) in (0, 1)
+    made = {name: pixels(tmp_path / f"out/pictures/{name}/color-0000-0.png") for name in names}
+    assert len(set(made.values())) == 4
+    rows = json.loads((tmp_path / "out/results.json").read_text())
+    assert {row["method"] for row in rows} == {*names, "reference", "reference-vae"}
+    assert main([*command, "--methods", *names, "--boxdiff.scale", "6"]) == 2
+    assert "pictures of boxdiff with other settings" in capsys.readouterr().err
+    assert main([*command, "--methods", "boxdiff", "boxdif"]) == 2
+    assert "there is no 'boxdif'" in capsys.readouterr().err
