@@ -39,8 +39,8 @@ PLANS: dict[str, Plan] = {
     "vae_crops": Plan(steps=2000, batch=24, lr=2e-3, ema=0.995),
     "vae": Plan(steps=700, batch=8, lr=1.3e-3, warmup=20, decay=0.5, ema=0.99),
     "unet": Plan(steps=19_000, batch=32, lr=8e-4, warmup=200, ema=0.999, decay=0.3),
-    "grounding": Plan(steps=7000, batch=32, lr=1e-3, warmup=100, ema=0.998, decay=0.3, weight_decay=0.0),
-    "decoder": Plan(steps=800, batch=8, lr=1e-3, warmup=20, ema=0.995, decay=0.5),
+    "grounding": Plan(steps=7500, batch=32, lr=1e-3, warmup=100, ema=0.998, decay=0.3, weight_decay=0.0),
+    "decoder": Plan(steps=1500, batch=8, lr=1e-3, warmup=20, ema=0.995, decay=0.5),
     "clip": Plan(steps=1500, batch=96, lr=1e-3, decay=0.5, weight_decay=0.05),
 }
 SCENES = 30_000  #: scenes whose latents are cached
