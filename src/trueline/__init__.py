@@ -18,7 +18,10 @@ _HOME = {
     "Method": "sample",
     "AttendAndExcite": "methods.attend_and_excite",
     "BoxDiff": "methods.boxdiff",
+    "Composable": "methods.composable",
+    "DenseDiffusion": "methods.dense_diffusion",
     "LayoutGuidance": "methods.layout_guidance",
+    "MultiDiffusion": "methods.multidiffusion",
     "Pipeline": "pipeline",
 }
 

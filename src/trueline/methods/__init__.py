@@ -25,9 +25,21 @@ METHODS: dict[str, Entry] = {
         "boxdiff:BoxDiff", "Xie et al. 2023, arXiv 2307.10816", "guide", "boxes",
         "each subject's attention fills its box",
     ),
+    "composable": Entry(
+        "composable:Composable", "Liu et al. 2022, arXiv 2206.01714", "text, combine", "words",
+        "the parts of a prompt between | (or the phrases) are predicted apart and added up",
+    ),
+    "dense-diffusion": Entry(
+        "dense_diffusion:DenseDiffusion", "Kim et al. 2023, arXiv 2308.12964", "text, edit", "boxes",
+        "attention within each region is raised, across regions lowered",
+    ),
     "layout-guidance": Entry(
         "layout_guidance:LayoutGuidance", "Chen et al. 2023, arXiv 2304.03373", "guide", "boxes",
         "each phrase's attention is pushed into its boxes",
+    ),
+    "multidiffusion": Entry(
+        "multidiffusion:MultiDiffusion", "Bar-Tal et al. 2023, arXiv 2302.08113", "text, combine", "boxes",
+        "each region is denoised for its own phrase",
     ),
 }  # fmt: skip
 

@@ -1,0 +1,217 @@
+"""DenseDiffusion: in the first steps, each region's places attend to its phrase and to themselves.
+
+Kim et al. 2023, "Dense Text-to-Image Generation with Attention Modulation" (arXiv 2308.12964). No training and no
+gradients: the logits of self- and cross-attention are pulled towards the largest logit of their row where query and
+key belong together, towards the smallest where they do not; and the words of a phrase are encoded without the rest
+of the prompt.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from trueline.attention import Site
+from trueline.backbone import Backbone
+from trueline.layout import Layout, Region
+from trueline.masks import grid, region_masks
+from trueline.phrases import locate, prompt_length
+from trueline.sample import Context, Method
+
+__all__ = ["DenseDiffusion", "covered_area", "matched_pairs", "regularised"]
+
+
+def regularised(
+    logits: Float[Tensor, "batch heads queries keys"],
+    match: Float[Tensor, "batch queries keys"],
+    size_weight: Float[Tensor, "batch queries"],
+    strength: Float[Tensor, " batch"],
+) -> Float[Tensor, "batch heads queries keys"]:
+    """Logits pulled towards the extremes of their own row.
+
+    With g = strength x size_weight: sim + g (max - sim) where ``match`` is 1, sim - g (sim - min) where it is -1,
+    unchanged where it is 0. Maximum and minimum are taken over all keys of a row, each head by itself. For g <= 1 no
+    logit leaves its row's range; a logit that another method has forbidden (-inf) stays so.
+    """
+    finite = logits.isfinite()
+    high = logits.amax(dim=-1, keepdim=True)
+    low = logits.masked_fill(~finite, torch.inf).amin(dim=-1, keepdim=True)
+    gain = (strength[:, None] * size_weight)[..., None] * match.abs()
+    pulled = torch.lerp(logits, torch.where(match[:, None] > 0, high, low), gain[:, None].to(logits.dtype))
+    return torch.where(finite, pulled, logits)
+
+
+def matched_pairs(
+    masks: Float[Tensor, "batch regions queries"],
+    keys: Float[Tensor, "batch regions keys"],
+    counted: Float[Tensor, "batch keys"],
+) -> Float[Tensor, "batch queries keys"]:
+    """1 where query and key share a region, -1 where they do not, 0 where nothing is said.
+
+    Nothing is said of queries in no region and of keys that are not ``counted``. All inputs are 0 or 1. The ``keys``
+    of self-attention are the masks again, those of cross-attention the tokens of each region's phrase.
+    """
+    shared = (masks.mT @ keys > 0).to(masks.dtype)
+    covered = (masks.sum(dim=1) > 0).to(masks.dtype)
+    return (2 * shared - 1) * covered.unsqueeze(-1) * counted.unsqueeze(-2)
+
+
+def covered_area(masks: Float[Tensor, "batch regions places"]) -> Float[Tensor, "batch places"]:
+    """For each place the share of the picture that its regions cover together, 0..1; 0 in no region.
+
+    For disjoint masks this is the paper's row sum. Where masks overlap, a place counts once: the sum could pass 1 and
+    turn the sign of the pull.
+    """
+    return (masks.mT @ masks > 0).float().mean(dim=-1)
+
+
+class DenseDiffusion(Method):
+    """Attention modulation by regions.
+
+    Defaults are the authors': DDIM with 50 steps, of which the first 15 are modulated. The pull is ``strength`` x
+    ``creg`` (cross-attention) or ``sreg`` (self-attention) x (t / training steps) ^ ``power`` x (1 - ``size`` x area
+    of the place's regions). In all steps, the words of each phrase are encoded without the rest of the prompt; words
+    that the prompt has in another form ("cats" for "cat") are not.
+
+    Differs from the authors' code, whose masks always tile the picture: places in no region keep their attention, and
+    so do the start, end and padding tokens (the prompt's other words are pushed away from all regions, as there);
+    where regions overlap their common area counts once; a small region keeps at least one cell of each map; equal
+    phrases take their places in turn. A region's mask is used where it has one.
+
+    A region whose phrase is not in the prompt acts on self-attention only, and the record says so. A picture without
+    regions is sampled as if the method were not there.
+
+    Raises, when sampling begins:
+        ValueError: no layout has regions.
+    """
+
+    strength: float = Field(1.0, ge=0, le=2, description="times creg and sreg; 0 is plain sampling")
+    duration: float = Field(
+        0.3, ge=0, le=1, description="fraction of the steps, the first ones, that are modulated"
+    )
+    creg: float = Field(
+        1.0, ge=0, le=2, description="pull in cross-attention; above 1 logits may leave their range"
+    )
+    sreg: float = Field(0.3, ge=0, le=2, description="pull in self-attention")
+    power: float = Field(5.0, ge=0, le=20, description="how fast the pull fades with the noise level")
+    size: float = Field(1.0, ge=0, le=1, description="how much weaker large regions are pulled")
+    phrases_alone: bool = Field(
+        True, description="encode the words of each phrase without the rest of the prompt"
+    )
+
+    def text(
+        self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
+    ) -> Float[Tensor, "batch tokens width"]:
+        if not any(layout.regions for layout in layouts):
+            raise ValueError(
+                "regions: dense-diffusion needs at least one region with its box; give the layout one"
+            )
+        return _phrases_alone(text, layouts, backbone) if self.phrases_alone and self.strength else text
+
+    def taps(self, site: Site) -> bool:
+        return site.kind in ("self", "cross")
+
+    def edit(
+        self, site: Site, logits: Float[Tensor, "batch heads queries keys"], ctx: Context
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        gain = self.strength * (self.creg if site.kind == "cross" else self.sreg)
+        if gain == 0 or ctx.progress >= self.duration:
+            return logits
+        latent = ctx.backbone.latent_size(ctx.layouts[0].width, ctx.layouts[0].height)
+        height, width = grid(logits.shape[-2], latent)
+        if site.kind == "cross":
+            named = _named(ctx.backbone.tokenizer, ctx.layouts, logits.shape[-1])
+            _say_missing(ctx, named)
+            masks, area = _placed(named.regions, height, width)
+            keys, counted = named.tokens, named.words
+        else:
+            masks, area = _placed(tuple(layout.regions for layout in ctx.layouts), height, width)
+            keys, counted = masks, torch.ones_like(area)
+        masks, area, keys, counted = (x.to(logits.device) for x in (masks, area, keys, counted))
+        noise = ctx.t.float() / ctx.stepper.scheduler.config.num_train_timesteps
+        strength = (gain * noise**self.power).to(logits.device).expand(len(logits))
+        return regularised(logits, matched_pairs(masks, keys, counted), 1 - self.size * area, strength)
+
+
+class _Named(NamedTuple):
+    """The regions whose phrases the prompts hold, and their tokens; the batch is padded with empty regions."""
+
+    regions: tuple[tuple[Region, ...], ...]
+    tokens: Float[Tensor, "batch regions keys"]  # 1: a token of the region's phrase
+    words: Float[Tensor, "batch keys"]  # 1: a token of the prompt, not start, end or padding
+    missing: tuple[tuple[int, str], ...]  # row, and what is wrong with the phrase of another region
+
+
+# Both are asked for by every layer at every step of a run, each time with the same arguments.
+
+
+@lru_cache(maxsize=8)
+def _named(tokenizer: CLIPTokenizer, layouts: tuple[Layout, ...], keys: int) -> _Named:
+    found = [locate(tokenizer, layout) for layout in layouts]
+    kept = [[place for place in places if place.tokens] for places in found]
+    tokens = torch.zeros(len(layouts), max(map(len, kept)), keys)
+    words = torch.zeros(len(layouts), keys)
+    for row, (layout, places) in enumerate(zip(layouts, kept, strict=True)):
+        words[row, 1 : 1 + prompt_length(tokenizer, layout.prompt)] = 1
+        for index, place in enumerate(places):
+            tokens[row, index, list(place.tokens)] = 1
+    regions = tuple(
+        tuple(region for region, place in zip(layout.regions, places, strict=True) if place.tokens)
+        for layout, places in zip(layouts, found, strict=True)
+    )
+    missing = (
+        (row, place.problem) for row, places in enumerate(found) for place in places if not place.tokens
+    )
+    return _Named(regions, tokens, words, tuple(missing))
+
+
+@lru_cache(maxsize=8)
+def _placed(
+    regions: tuple[tuple[Region, ...], ...], height: int, width: int
+) -> tuple[Float[Tensor, "batch regions places"], Float[Tensor, "batch places"]]:
+    """Each picture's masks on a map, padded with empty ones, and the area covered at each place."""
+    masks = torch.zeros(len(regions), max(map(len, regions)), height * width)
+    for row, own in enumerate(regions):
+        masks[row, : len(own)] = region_masks(own, height, width).flatten(1)
+    # One picture at a time: places x places numbers are much, and kept for a moment only.
+    return masks, torch.cat([covered_area(one) for one in masks.split(1)])
+
+
+def _say_missing(ctx: Context, named: _Named) -> None:
+    """Once a run, not at each layer."""
+    for row, problem in named.missing:
+        sentence = f"{problem}; its region acts on self-attention only"
+        if (row, sentence) not in ctx.notes:
+            ctx.note(row, sentence)
+
+
+def _phrases_alone(
+    text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
+) -> Float[Tensor, "batch tokens width"]:
+    """The encoded prompts, with the words of each phrase as in the phrase alone; of phrases that share words the last
+    one counts."""
+    text = text.clone()
+    phrases = list(dict.fromkeys(region.phrase for layout in layouts for region in layout.regions))
+    alone = dict(zip(phrases, backbone.encode(phrases).to(text), strict=True))
+
+    def tokens_of(words: str) -> list[int]:
+        return backbone.tokenizer(words, truncation=True, max_length=backbone.text_length).input_ids
+
+    for row, layout in enumerate(layouts):
+        ids = tokens_of(layout.prompt)
+        for place in locate(backbone.tokenizer, layout):
+            start = _first([ids[i] for i in place.tokens], tokens_of(place.phrase)[:-1])
+            if start:
+                text[row, list(place.tokens)] = alone[place.phrase][start : start + len(place.tokens)]
+    return text
+
+
+def _first(part: Sequence[int], whole: Sequence[int]) -> int:
+    """Where ``part`` stands in ``whole``, which has a start token at 0; 0 if nowhere or empty."""
+    places = range(1, len(whole) - len(part) + 1) if part else ()
+    return next((i for i in places if list(whole[i : i + len(part)]) == list(part)), 0)
