@@ -22,6 +22,7 @@ _HOME = {
     "DenseDiffusion": "methods.dense_diffusion",
     "LayoutGuidance": "methods.layout_guidance",
     "MultiDiffusion": "methods.multidiffusion",
+    "Structured": "methods.structured",
     "Pipeline": "pipeline",
 }
 

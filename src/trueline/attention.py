@@ -1,8 +1,8 @@
 """The attention seam: name the attention layers of a U-Net, open some of them for a while, put them back.
 
-A *tapped* layer computes ordinary attention and offers two verbs: **edit** (logits in, logits out, before the
-softmax) and **record** (the probabilities after it). Layers that are not tapped keep their fast fused
-processor.
+A *tapped* layer computes ordinary attention and offers three verbs: **edit** (logits in, logits out, before the
+softmax), **record** (the probabilities after it) and **values** (another context for the values than for the keys).
+Layers that are not tapped keep their fast fused processor.
 
     with tapped(unet, lambda site: site.kind == "cross", edits=[boost]) as maps:
         unet(...)
@@ -48,6 +48,7 @@ class Site:
 
 
 Edit = Callable[[Site, Float[Tensor, "rows heads queries keys"]], Float[Tensor, "rows heads queries keys"]]
+Values = Callable[[Site, Float[Tensor, "rows keys context"]], Float[Tensor, "rows keys context"]]
 Maps = dict[Site, Float[Tensor, "rows heads queries keys"]]
 
 
@@ -78,8 +79,17 @@ class _Enough(Exception):
 class _Tap:
     """An attention processor that computes softmax(q k / sqrt(d)) v in the open."""
 
-    def __init__(self, site: Site, edits: Sequence[Edit], maps: Maps | None, skip: int, last: int | None):
-        self.site, self.edits, self.maps, self.skip, self.last = site, edits, maps, skip, last
+    def __init__(
+        self,
+        site: Site,
+        edits: Sequence[Edit],
+        values: Values | None,
+        maps: Maps | None,
+        skip: int,
+        last: int | None,
+    ):
+        self.site, self.edits, self.values = site, edits, values
+        self.maps, self.skip, self.last = maps, skip, last
 
     def __call__(
         self,
@@ -92,7 +102,11 @@ class _Tap:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
             project(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for project, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+            for project, x in (
+                (attn.to_q, hidden_states),
+                (attn.to_k, context),
+                (attn.to_v, self._valued(context)),
+            )
         )
         logits = self._edited(attn.scale * query @ key.transpose(-1, -2))
         # float32: in half precision a sharp softmax loses the small probabilities that guidance losses look
@@ -112,6 +126,11 @@ class _Tap:
         for edit in self.edits:
             seen = edit(self.site, seen)
         return torch.cat([logits[: self.skip], seen])
+
+    def _valued(self, context: Float[Tensor, "rows keys context"]) -> Float[Tensor, "rows keys context"]:
+        if self.values is None:
+            return context
+        return torch.cat([context[: self.skip], self.values(self.site, context[self.skip :]).to(context)])
 
 
 def _refuse_unusual(site: Site, attn: Attention, mask: Tensor | None) -> None:
@@ -135,6 +154,7 @@ def tapped(
     where: Callable[[Site], bool],
     edits: Sequence[Edit] = (),
     *,
+    values: Values | None = None,
     record: Callable[[Site], bool] = lambda _site: True,
     skip: int = 0,
     stop: bool = False,
@@ -143,10 +163,11 @@ def tapped(
 
     Args:
         edits: functions (site, logits) -> logits, applied in order before the softmax.
+        values: function (site, context) -> the context that the values are made of; the keys keep theirs.
         record: which of the chosen layers leave their probabilities in the yielded dict (default: all). They
             carry gradients when the pass does; a later pass overwrites them.
-        skip: number of leading batch rows (the unconditional half) that edits do not see and maps do not
-            hold.
+        skip: number of leading batch rows (the unconditional half) that edits and values do not see and maps do
+            not hold.
         stop: run one pass only, within ``until_enough``, and no further than to the last recorded map.
 
     Raises:
@@ -166,7 +187,7 @@ def tapped(
     maps: Maps = {}
     last = sum(map(record, chosen.values())) if stop else None
     taps = {
-        key: _Tap(site, tuple(edits), maps if record(site) else None, skip, last)
+        key: _Tap(site, tuple(edits), values, maps if record(site) else None, skip, last)
         for key, site in chosen.items()
     }
     try:

@@ -47,6 +47,15 @@ class Method(BaseModel):
         """Hook 1, once: the encoded prompts."""
         return text
 
+    def values(
+        self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Beside hook 1, once, after all ``text``: what cross-attention's values read; its keys read the text.
+
+        The same tensor back means that they read the text too, and nothing is tapped for it.
+        """
+        return text
+
     def guide(self, z: Float[Tensor, "batch c h w"], ctx: "Context") -> Float[Tensor, "batch c h w"]:
         """Hook 2, before each prediction: move the latents, by what ``ctx.look`` shows for instance."""
         return z
@@ -87,6 +96,7 @@ class Context:
     backbone: Backbone
     methods: tuple[Method, ...]
     text: Float[Tensor, "batch tokens width"]
+    values: Float[Tensor, "batch tokens width"] | None  # of cross-attention; None where they read the text
     negative: Float[Tensor, "batch tokens width"] | None  # None while guidance is off
     guidance_scale: float
     grounding: Grounding | None  # None when the U-Net is plain or no picture has regions
@@ -168,13 +178,20 @@ class Context:
                     logits = method.edit(site, logits, self)
             return logits
 
-        if where is None and not any(_overrides(method, "taps") for method in self.methods):
+        own = self.values
+
+        def values(site: Site, context: Tensor) -> Tensor:
+            return own if own is not None and site.kind == "cross" else context
+
+        edited = any(_overrides(method, "taps") for method in self.methods)
+        if where is None and not edited and own is None:
             yield {}
             return
         with tapped(
             self.backbone.unet,
             lambda s: wanted(s) or self._tapping(s),
             [edit],
+            values=None if own is None else values,
             record=wanted,
             skip=skip,
             stop=stop,
@@ -182,7 +199,8 @@ class Context:
             yield maps
 
     def _tapping(self, site: Site) -> bool:
-        return any(method.taps(site) for method in self.methods)
+        valued = self.values is not None and site.kind == "cross"
+        return valued or any(method.taps(site) for method in self.methods)
 
 
 @dataclass(frozen=True)
@@ -249,6 +267,9 @@ def sample(
     text = backbone.encode([layout.prompt for layout in layouts])
     for method in methods:
         text = method.text(text, layouts, backbone)
+    values = text
+    for method in methods:
+        values = method.values(values, layouts, backbone)
     negative = backbone.encode([layout.negative_prompt for layout in layouts]) if guidance_scale > 1 else None
     grounding, has_regions = _ground(backbone, layouts)
     start, stop = check_interval(guidance_interval or backbone.guidance_interval)
@@ -258,8 +279,8 @@ def sample(
     for index, (t, alpha) in enumerate(zip(stepper.timesteps, alphas, strict=True)):
         guided = start <= index / len(alphas) < stop
         ctx = Context(
-            index, len(alphas), t, layouts, backbone, methods, text, negative if guided else None, guidance_scale,
-            grounding, alpha * has_regions, stepper, notes,
+            index, len(alphas), t, layouts, backbone, methods, text, None if values is text else values,
+            negative if guided else None, guidance_scale, grounding, alpha * has_regions, stepper, notes,
         )  # fmt: skip
         for method in methods:
             z = method.guide(z.clone(), ctx)

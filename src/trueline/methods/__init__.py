@@ -41,6 +41,10 @@ METHODS: dict[str, Entry] = {
         "multidiffusion:MultiDiffusion", "Bar-Tal et al. 2023, arXiv 2302.08113", "text, combine", "boxes",
         "each region is denoised for its own phrase",
     ),
+    "structured": Entry(
+        "structured:Structured", "Feng et al. 2023, arXiv 2212.05032", "values", "words",
+        "each noun phrase is also read without the rest of the prompt",
+    ),
 }  # fmt: skip
 
 
