@@ -30,20 +30,6 @@ def region_masks(regions: Sequence[Region], height: int, width: int) -> Float[Te
     return torch.stack([region_mask(region, height, width) for region in regions])
 
 
-def grid(places: int, latent: Sequence[int]) -> tuple[int, int]:
-    """(height, width) of an attention map with that many places, of a latent (..., height, width).
-
-    Raises:
-        ValueError: no halving of the latent has so many.
-    """
-    height, width = latent[-2:]
-    while height * width > places:
-        height, width = -(-height // 2), -(-width // 2)
-    if height * width != places:
-        raise ValueError(f"a map of {places} places does not belong to a latent of {tuple(latent[-2:])}")
-    return height, width
-
-
 def _box_shares(box: Box, height: int, width: int) -> Float[Tensor, "height width"]:
     """How much of each cell the box covers, 0..1."""
     across = _overlap(box.x0 * width, box.x1 * width, width)

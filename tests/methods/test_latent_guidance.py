@@ -10,7 +10,18 @@ from diffusers.pipelines.deprecated.stable_diffusion_attend_and_excite import (
     pipeline_stable_diffusion_attend_and_excite as diffusers_module,
 )
 
-from trueline.guidance import Subject, cross_sites, look, mean_map, move, nearest_scale, sharpened, smoothed
+from trueline.attention import Site
+from trueline.guidance import (
+    Subject,
+    cross_sites,
+    look,
+    map_grid,
+    mean_map,
+    move,
+    nearest_scale,
+    sharpened,
+    smoothed,
+)
 from trueline.layout import Layout, Region
 from trueline.methods import METHODS, make, method_class
 from trueline.methods.attend_and_excite import AttendAndExcite, excite_loss, subject_maps
@@ -142,6 +153,11 @@ def test_maps_of_the_size_nearest_to_what_was_asked(gated):
     assert nearest_scale(cross, (8, 8), 16) == 1
     assert nearest_scale(cross, (8, 8), 4) == 2
     assert nearest_scale(cross, (8, 12), 6) == 1, "the finer of two that are as near"
+
+
+def test_the_grid_of_a_map_rounds_up_as_the_nets_halving_does():
+    assert map_grid(Site("x", "cross", "mid", 2), (9, 5)) == (5, 3)
+    assert map_grid(Site("x", "cross", "down", 1), (16, 16)) == (16, 16)
 
 
 # Parity

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trueline.layout import Layout, Region
-from trueline.masks import grid, region_mask, region_masks
+from trueline.masks import region_mask, region_masks
 from trueline.phrases import locate, locate_phrase, prompt_length
 from trueline.pipeline import Pipeline
 
@@ -92,10 +92,6 @@ def test_a_mask_counts_instead_of_the_box():
     assert mask.tolist() == [[0, 1], [0, 0]]
 
 
-def test_no_regions_and_grids():
+def test_no_regions():
     assert region_masks([], 3, 5).shape == (0, 3, 5)
-    assert grid(64, (16, 16)) == (8, 8)
-    assert grid(15, (9, 5)) == (5, 3)
-    with pytest.raises(ValueError, match="does not belong"):
-        grid(7, (16, 16))
     assert torch.equal(region_masks([Region("a", (0, 0, 1, 1))], 2, 2), torch.ones(1, 2, 2))

@@ -4,9 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given, chosen, split_settings
+from trueline.commands._parser import Parser
+from trueline.commands._rows import commit, write_rows
 from trueline.methods import METHODS
 
 if TYPE_CHECKING:
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from trueline.evaluation.report import Shot
     from trueline.evaluation.run import Judge, Recipe, Run
     from trueline.evaluation.seen import Seen
-    from trueline.folder import Folder
     from trueline.rules.observation import Mode
 
 LAYOUT = "nsr-1k-layout"
@@ -57,14 +58,8 @@ examples:
   trueline evaluate nsr-1k-layout --data DIR --planner replay:gpt4.json replay:gpt4.spatial.json"""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence, without the usage that argparse prints before it."""
-        raise ValueError(f"{message.removeprefix('argument ')}; see trueline evaluate --help")
-
-
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(
+    top = Parser(
         prog="trueline evaluate", description="Draw what a benchmark asks for, look at it, and write the table.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
@@ -336,9 +331,9 @@ def _report(
     binding = BINDINGS.get(settings.benchmark)
     grouped = binding.group if binding else None
     group = (lambda example: grouped(example, mode)) if grouped else None
-    context = Context(settings.benchmark, settings.model, settings.seeds, command, _commit(), group)
+    context = Context(settings.benchmark, settings.model, settings.seeds, command, commit(), group)
     table = rows(pictures, judges, looks, context)
-    _write(run.folder, table)
+    write_rows(run.folder, table)
     shots = _shots(run, pictures, judges, looks)
     write_report(run.out / "report.html", f"Trueline: {settings.benchmark}", table, shots, notes)
     print(markdown([row for row in table if not row["category"]]))
@@ -364,16 +359,6 @@ def _study(run: "Run", shots: "list[Shot]") -> None:
         model=settings.model,
     )
     print(f"{study.pairs} pairs to vote on: {study.page}; then: trueline votes --key {study.key} FILE ...")
-
-
-def _write(folder: "Folder", table: list[dict[str, Any]]) -> str:
-    """results.json and results.md; returns the latter."""
-    from trueline.evaluation.tables import markdown
-
-    text = markdown(table)
-    folder.write_json("results.json", table)
-    folder.write("results.md", lambda file: file.write(text.encode()))
-    return text
 
 
 def _shots(
@@ -420,22 +405,6 @@ def _judged(table: list[dict[str, Any]]) -> int:
     return 1 if short else 0
 
 
-def _commit() -> str:
-    import subprocess
-
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()
-
-
 def _plans(options: argparse.Namespace, command: str) -> int:
     from trueline.evaluation.plans import score_plans
     from trueline.folder import Folder
@@ -450,6 +419,6 @@ def _plans(options: argparse.Namespace, command: str) -> int:
         if kind != "replay" or not (colon and file):
             raise ValueError(f"--planner: write it as replay:FILE (got {planner!r})")
         files.append(Path(file))
-    table = score_plans(files, options.data, options.mode, command, _commit())
-    print(_write(Folder(options.out), table))
+    table = score_plans(files, options.data, options.mode, command, commit())
+    print(write_rows(Folder(options.out), table))
     return 0

@@ -7,9 +7,10 @@ needed to make it again, and the hash of its pixels); for the run: contact.png a
 import argparse
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import chosen, split_settings
+from trueline.commands._parser import Parser
 
 if TYPE_CHECKING:
     from trueline.layout import Layout, Region
@@ -32,15 +33,9 @@ DTYPES = ("fp32", "bf16", "fp16")
 MAX_PICTURES_EACH = 1000  #: of one layout
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence, without the usage that argparse prints before it."""
-        raise ValueError(f"{message.removeprefix('argument ')}; see trueline generate --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """All flags. Defaults are None here and come from DEFAULTS, so that --regenerate sees what was given."""
-    top = _Parser(
+    top = Parser(
         prog="trueline generate",
         description="Pictures from a prompt and boxes, or from a file of layouts.",
         epilog=EPILOG,

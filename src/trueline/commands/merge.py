@@ -5,7 +5,9 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from trueline.commands._parser import Parser
 
 if TYPE_CHECKING:
     from trueline.folder import Folder
@@ -13,14 +15,8 @@ if TYPE_CHECKING:
 PARTS = ("pictures", "seen")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence, without the usage that argparse prints before it."""
-        raise ValueError(f"{message.removeprefix('argument ')}; see trueline merge --help")
-
-
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(prog="trueline merge", description="Join the folders of shards of one evaluation.")
+    top = Parser(prog="trueline merge", description="Join the folders of shards of one evaluation.")
     top.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="folders of trueline evaluate --shard"
     )

@@ -2,19 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from trueline.commands._parser import Parser
 from trueline.methods import METHODS, method_class
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence, without the usage that argparse prints before it."""
-        raise ValueError(f"{message.removeprefix('argument ')}; see trueline methods --help")
-
-
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(
+    top = Parser(
         prog="trueline methods", description="The methods of trueline generate --method and of evaluate."
     )
     top.add_argument("name", nargs="?", choices=METHODS, metavar="NAME", help="one method, with its settings")

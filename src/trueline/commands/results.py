@@ -3,17 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence, without the usage that argparse prints before it."""
-        raise ValueError(f"{message.removeprefix('argument ')}; see trueline results --help")
+from trueline.commands._parser import Parser
 
 
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(
+    top = Parser(
         prog="trueline results",
         description="Write a Markdown page of every results file in a folder: numbers, intervals, commands, commits.",
     )

@@ -4,19 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from trueline.commands.evaluate import _commit, _write
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence, without the usage that argparse prints before it."""
-        raise ValueError(f"{message.removeprefix('argument ')}; see trueline votes --help")
+from trueline.commands._parser import Parser
+from trueline.commands._rows import commit, write_rows
 
 
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(prog="trueline votes", description="Score the votes that raters saved from a study's page.")
+    top = Parser(prog="trueline votes", description="Score the votes that raters saved from a study's page.")
     top.add_argument("files", nargs="+", type=Path, metavar="FILE", help="votes, one file a rater")
     top.add_argument("--key", type=Path, required=True, metavar="KEY.json", help="which picture is whose")
     top.add_argument("--out", default="out/votes", metavar="FOLDER", help="default out/votes")
@@ -29,8 +23,8 @@ def main(arguments: Sequence[str]) -> int:
 
     options = parser().parse_args(arguments)
     command = " ".join(["trueline votes", *arguments])
-    rows, notes = score_votes(options.files, options.key, command=command, commit=_commit())
+    rows, notes = score_votes(options.files, options.key, command=command, commit=commit())
     for note in notes:
         print(f"trueline: warning: {note}", file=sys.stderr)
-    print(_write(Folder(options.out), rows))
+    print(write_rows(Folder(options.out), rows))
     return 0

@@ -18,8 +18,9 @@ from transformers import CLIPTokenizer
 
 from trueline.attention import Site
 from trueline.backbone import Backbone
+from trueline.guidance import latent_grid, map_grid
 from trueline.layout import Layout, Region
-from trueline.masks import grid, region_masks
+from trueline.masks import region_masks
 from trueline.phrases import locate, prompt_length
 from trueline.sample import Context, Method
 
@@ -122,8 +123,7 @@ class DenseDiffusion(Method):
         gain = self.strength * (self.creg if site.kind == "cross" else self.sreg)
         if gain == 0 or ctx.progress >= self.duration:
             return logits
-        latent = ctx.backbone.latent_size(ctx.layouts[0].width, ctx.layouts[0].height)
-        height, width = grid(logits.shape[-2], latent)
+        height, width = map_grid(site, latent_grid(ctx))
         if site.kind == "cross":
             named = _named(ctx.backbone.tokenizer, ctx.layouts, logits.shape[-1])
             _say_missing(ctx, named)
