@@ -26,6 +26,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from . import clip, denoiser, language, vae
 from .captions import caption
 from .fitting import Fit, Plan
+from .restore import restore
 from .scenes import make_scene, render
 from .silhouettes import draw_sheet
 
@@ -54,9 +55,12 @@ class Build:
     device: torch.device
     smoke: bool = False
     compiled: bool = False
+    steps: int | None = None  #: instead of the plan's
 
     def plan(self, stage: str) -> Plan:
         plan = PLANS[stage]
+        if self.steps:
+            plan = replace(plan, steps=self.steps)
         return replace(plan, steps=2, batch=4, warmup=1, log_every=1, save_every=2) if self.smoke else plan
 
     @property
@@ -80,6 +84,10 @@ class Build:
 
     def unet(self, stage: str) -> UNet2DConditionModel:
         return UNet2DConditionModel.from_pretrained(self.stage(stage) / "final")
+
+    def before(self, stage: str) -> UNet2DConditionModel | None:
+        """The net to go on from when this stage's was restored (see :mod:`.restore`), or None."""
+        return self.unet(stage) if (self.stage(stage) / "final").exists() else None
 
     @cached_property
     def conditioner(self) -> denoiser.Conditioner:
@@ -149,14 +157,19 @@ def latents(build: Build) -> Metrics:
     """Encode the training scenes once; the VAE's scaling factor makes their variance one, as in Stable Diffusion."""
     net = build.autoencoder()
     encoded = denoiser.encode_scenes(net, "train", build.scenes, build.device)
-    factor = 1 / float(encoded.std())
+    # A VAE restored from a finished world says its factor; the nets restored with it expect that one.
+    said = net.config.scaling_factor
+    factor = 1 / float(encoded.std()) if said == vae.UNSCALED else said
     denoiser.save_cache(build.stage("latents") / "train.safetensors", encoded * factor)
     return {"scenes": len(encoded), "scaling_factor": factor, "mean": encoded.mean((0, 2, 3)).tolist()}
 
 
 def unet(build: Build) -> Metrics:
-    folder = build.stage("unet")
-    net = run(denoiser.train_unet(folder, build.cache, build.conditioner, build.plan("unet"), build.compiled))
+    folder, plan = build.stage("unet"), build.plan("unet")
+    fit = denoiser.train_unet(
+        folder, build.cache, build.conditioner, plan, build.compiled, start=build.before("unet")
+    )
+    net = run(fit)
     net.save_pretrained(folder / "final")
     return {"parameters": sum(p.numel() for p in net.parameters())}
 
@@ -164,7 +177,13 @@ def unet(build: Build) -> Metrics:
 def grounding(build: Build) -> Metrics:
     folder, plan = build.stage("grounding"), build.plan("grounding")
     fit = denoiser.train_grounding(
-        folder, build.unet("unet"), build.cache, build.conditioner, plan, build.compiled
+        folder,
+        build.unet("unet"),
+        build.cache,
+        build.conditioner,
+        plan,
+        build.compiled,
+        start=build.before("grounding"),
     )
     net = run(fit)
     net.save_pretrained(folder / "final")
@@ -266,13 +285,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--again", action="store_true", help="run a stage although it is done (from its checkpoint)"
     )
+    parser.add_argument(
+        "--restore",
+        action="store_true",
+        help="begin with the nets that ship: stages not begun count as done; train them further with --again",
+    )
+    parser.add_argument("--steps", type=int, help="training steps, instead of the plan's")
     options = parser.parse_args(argv)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
     if options.threads:
         torch.set_num_threads(options.threads)
-    build = Build(options.folder, torch.device(options.device), options.smoke, options.compiled)
+    if options.steps is not None and options.steps < 1:
+        parser.error(f"--steps: {options.steps} is not a number of training steps; give 1 or more")
+    build = Build(
+        options.folder, torch.device(options.device), options.smoke, options.compiled, options.steps
+    )
+    if options.restore:
+        log.info("restored: %s", ", ".join(restore(build, WEIGHTS)) or "nothing, every stage has begun")
     for name in options.stage or list(STAGES):
         run_stage(build, name, options.again)
     return 0

@@ -209,11 +209,16 @@ def plain_attention(unet: UNet2DConditionModel) -> None:
 
 
 def train_unet(
-    folder: Path, cache: Cache, conditioner: Conditioner, plan: Plan, compiled: bool = False
+    folder: Path,
+    cache: Cache,
+    conditioner: Conditioner,
+    plan: Plan,
+    compiled: bool = False,
+    start: UNet2DConditionModel | None = None,
 ) -> Fit:
-    """Text to picture, all weights."""
+    """Text to picture, all weights, from scratch or from those of ``start``."""
     torch.manual_seed(3)
-    unet = make_unet(gated=False).to(device=conditioner.device, memory_format=torch.channels_last)
+    unet = (start or make_unet(gated=False)).to(device=conditioner.device, memory_format=torch.channels_last)
     plain_attention(unet)
     loss = Denoising(
         unet, cache, conditioner, plan.batch, low=400, share=0.5, drop_caption=DROP_CAPTION, compiled=compiled
@@ -260,14 +265,16 @@ def train_grounding(
     conditioner: Conditioner,
     plan: Plan,
     compiled: bool = False,
+    start: UNet2DConditionModel | None = None,
 ) -> Fit:
-    """Grounding layers only, on the frozen U-Net."""
+    """Grounding layers only, on the frozen U-Net ``base``, from scratch or from those of ``start``."""
     torch.manual_seed(4)
-    unet = make_unet(gated=True)
+    unet = start or make_unet(gated=True)
     missing = unet.load_state_dict(base.state_dict(), strict=False)
     if missing.unexpected_keys or not all(map(is_grounding, missing.missing_keys)):
         raise ValueError(f"the plain U-Net does not fit the gated one: {missing}")
-    prepare_grounding(unet, torch.stack(list(conditioner.phrases.values())))
+    if start is None:
+        prepare_grounding(unet, torch.stack(list(conditioner.phrases.values())))
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(is_grounding(name))
     unet = unet.to(device=conditioner.device, memory_format=torch.channels_last)
@@ -277,8 +284,8 @@ def train_grounding(
         cache,
         conditioner,
         plan.batch,
-        low=750,
-        share=0.75,
+        low=600,
+        share=0.7,
         drop_caption=0.5,
         drop_boxes=0.1,
         compiled=compiled,

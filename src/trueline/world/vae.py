@@ -17,6 +17,9 @@ CROP = 64  #: side of the pieces that training begins with, pixels
 KL = 1e-4  #: weight of the KL term
 
 
+UNSCALED = 0.18215  #: diffusers' ``scaling_factor`` of a VAE that says none
+
+
 def make_vae() -> AutoencoderKL:
     """An untrained VAE of the world's size (about 2.3 M parameters)."""
     return AutoencoderKL(
