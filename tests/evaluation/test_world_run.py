@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trueline.benchmarks.world import CATEGORIES, EACH, SPLIT, World
+from trueline.benchmarks.world import CATEGORIES, EACH, SPLITS, World
 from trueline.cli import main
 from trueline.evaluation.run import REFERENCE, ROUND_TRIP
 from trueline.evaluation.world_judge import WorldJudge
@@ -46,7 +46,7 @@ def test_examples_are_as_many_as_said_and_of_their_category():
     world = World()
     assert len(world.examples) == len({e.id for e in world.examples}) == EACH * len(CATEGORIES)
     for example in world.examples[:: EACH // 4]:
-        scene = make_scene(SPLIT, example.truth["index"])
+        scene = make_scene(SPLITS[0], example.truth["index"])
         assert CATEGORIES[example.category](scene, world.said(example))
         assert example.prompt == world.said(example).text
         assert len(example.layout.regions) == len(world.things(example)) == len(scene.things)

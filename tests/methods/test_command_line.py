@@ -7,6 +7,7 @@ from PIL import Image
 
 from trueline.cli import main
 from trueline.commands._methods import split_settings
+from trueline.commands._recipes import read_recipes
 from trueline.methods import METHODS
 
 BOXES = [
@@ -106,3 +107,39 @@ def test_evaluate_compares_methods_with_and_without_grounding(tmp_path, capsys):
     assert "pictures of boxdiff with other settings" in capsys.readouterr().err
     assert main([*command, "--methods", "boxdiff", "boxdif"]) == 2
     assert "there is no 'boxdif'" in capsys.readouterr().err
+
+
+def test_rows_of_an_evaluation_are_sums_with_settings_of_their_own():
+    rows = read_recipes(
+        ["plain", "gligen+boxdiff@scale=7,until=.3+structured", "boxdiff", "boxdiff@thresholds=[[0, .2]]"],
+        {"boxdiff": {"scale": 5.0, "refinements": 3}},
+    )
+    plain, both, usual, listed = rows
+    assert not (plain.grounded or plain.methods or plain.needy)
+    assert (
+        both.grounded and both.needy and [type(m).__name__ for m in both.methods] == ["BoxDiff", "Structured"]
+    )
+    assert (both.methods[0].scale, both.methods[0].until, both.methods[0].refinements) == (7, 0.3, 3)
+    assert (usual.methods[0].scale, usual.grounded) == (5, False)
+    assert listed.methods[0].thresholds == ((0.0, 0.2),)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("boxdiff+boxdiff", "has boxdiff twice"),
+        ("gligen+boxdif", "there is no 'boxdif'"),
+        ("boxdiff@scale", "NAME@setting=value"),
+        ("boxdiff@colour=3", "boxdiff has no such setting"),
+        ("boxdiff@until=3", "--boxdiff.until"),
+        ("boxdiff+plain", "there is no 'plain'"),
+    ],
+)
+def test_rows_that_cannot_be_drawn(row, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        read_recipes([row], {})
+
+
+def test_a_setting_of_a_method_in_no_row():
+    with pytest.raises(ValueError, match=r"--boxdiff\.scale: belongs to the method boxdiff"):
+        read_recipes(["plain", "structured"], {"boxdiff": {"scale": 5.0}})

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from trueline import devices
 from trueline.layout import Layout, Region
 from trueline.pipeline import Pipeline
 from trueline.world import build as building
 from trueline.world import denoiser, language, vae
 from trueline.world.fitting import Fit, Plan
+from trueline.world.restore import restore
 from trueline.world.scenes import make_scene, render
 
 
@@ -51,6 +53,39 @@ def test_grounding_leaves_the_plain_unet_as_it_was(built):
     gated = denoiser.UNet2DConditionModel.from_pretrained(built / "grounding" / "final").state_dict()
     assert all(torch.equal(gated[name], value) for name, value in plain.items())
     assert {name for name in gated if name not in plain} == {n for n in gated if denoiser.is_grounding(n)}
+
+
+def test_a_build_can_begin_with_the_nets_that_were_packed(built, tmp_path):
+    """Every net comes back (rounded to float16) as a stage that is done; training one further starts from it."""
+    build = building.Build(tmp_path, torch.device("cpu"), smoke=True)
+    named = ["tokenizer", "text", "vae", "decoder", "unet", "grounding", "clip"]
+    assert restore(build, built / "pack") == named
+    assert restore(build, built / "pack") == []
+    for stage in ("unet", "grounding"):
+        made = building.Build(built, torch.device("cpu")).unet(stage).state_dict()
+        for name, weight in build.unet(stage).state_dict().items():
+            assert torch.equal(weight, made[name].half().float())
+    arguments = ["--smoke", "--folder", str(tmp_path), "--device", "cpu", "--stage"]
+    assert building.main([*arguments, "latents"]) == 0
+    factor = [json.loads((f / "latents/done.json").read_text())["scaling_factor"] for f in (built, tmp_path)]
+    assert factor[0] == pytest.approx(factor[1], abs=1e-6)
+    before = build.unet("unet").state_dict()
+    assert building.main([*arguments, "unet", "--again", "--steps", "1"]) == 0
+    moved = [(value - before[name]).abs().max() for name, value in build.unet("unet").state_dict().items()]
+    assert 0 < max(moved) < 0.01
+
+
+def test_autocast_is_on_where_bfloat16_is_native(monkeypatch):
+    for able, wanted in (
+        ({"amx_bf16": True}, True),
+        ({"avx512_bf16": False, "avx2": True}, False),
+        ({}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert devices.fast_bfloat16(torch.device("cpu")) is wanted
+        with devices.autocast(torch.device("cpu")):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype is (torch.bfloat16 if wanted else torch.float32)
 
 
 def _toy(folder, steps, stop_after=None):

@@ -1,8 +1,8 @@
 """The world's own benchmark: held-out scenes in T2I-CompBench's categories, with known truth and the oracle as judge.
 
 A scene's caption is one that the world's language can say; scenes are taken in order from the split "held-out",
-on which nothing was trained and nothing is tuned. With the files of CC-500, T2I-CompBench and NSR-1K, those of their
-prompts that the world knows every word of are categories of their own.
+on which nothing was trained and nothing is tuned (settings are tuned on the split "tune"). With the files of CC-500,
+T2I-CompBench and NSR-1K, those of their prompts that the world knows every word of are categories of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trueline.world.captions import Caption, Group, caption
 from trueline.world.scenes import SIZE, Scene, Thing, make_scene, render
 from trueline.world.vocabulary import COLOURS, NEARNESS, NUMBERS, OBJECTS, RELATIONS, TEXTURES, plural
 
-SPLIT = "held-out"
+SPLITS = ("held-out", "tune")
 EACH = 100  #: prompts of a category
 _VARIANTS = 6  #: captions of one scene
 
@@ -80,12 +80,14 @@ class World:
 
     name = "world"
 
-    def __init__(self, data: str | Path | None = None):
+    def __init__(self, data: str | Path | None = None, split: str = SPLITS[0]):
+        if split not in SPLITS:
+            raise ValueError(f"--option: split must be one of {', '.join(SPLITS)} (got {split!r})")
         self.covered: dict[str, tuple[int, int]] = {}
         official = _official(data, self.covered) if data is not None else []
-        self.examples = [*_own(), *official]
+        self.examples = [*_own(split), *official]
         counts = ", ".join(f"{name} {known} of {of}" for name, (known, of) in self.covered.items())
-        self.source = f"embedded scenes, split {SPLIT}" + (f"; official prompts: {counts}" if counts else "")
+        self.source = f"embedded scenes, split {split}" + (f"; official prompts: {counts}" if counts else "")
 
     def things(self, example: Example) -> tuple[Thing, ...]:
         """What the true picture shows, with its boxes; nothing for official prompts, which have none."""
@@ -109,13 +111,13 @@ class World:
 
 
 def _scene(example: Example) -> Scene:
-    return make_scene(SPLIT, example.truth["index"])
+    return make_scene(example.truth["split"], example.truth["index"])
 
 
-def _own() -> list[Example]:
+def _own(split: str) -> list[Example]:
     return [
         Example(f"{category}-{place:04d}", _layout(scene, variant), category, _truth(scene, variant))
-        for category, found in _find().items()
+        for category, found in _find(split).items()
         for place, (scene, variant) in enumerate(found)
     ]
 
@@ -140,14 +142,14 @@ def _adopted(category: str, example: Example, meant: Meaning) -> Example:
     return Example(f"{category}-{example.id}", Layout.from_record(record), category, truth)
 
 
-def _find() -> dict[str, list[tuple[Scene, int]]]:
+def _find(split: str) -> dict[str, list[tuple[Scene, int]]]:
     """The first ``EACH`` scenes of each category with a caption of it; a scene stands in one category only."""
     found: dict[str, list[tuple[Scene, int]]] = {category: [] for category in CATEGORIES}
     for index in count():
         missing = [category for category in CATEGORIES if len(found[category]) < EACH]
         if not missing:
             return found
-        scene = make_scene(SPLIT, index)
+        scene = make_scene(split, index)
         captions = [caption(scene, variant) for variant in range(_VARIANTS)]
         fits = ((c, v) for c in missing for v, said in enumerate(captions) if CATEGORIES[c](scene, said))
         category, variant = next(fits, (None, 0))
@@ -161,5 +163,5 @@ def _layout(scene: Scene, variant: int) -> Layout:
     return Layout(caption(scene, variant).text, regions=regions, width=SIZE, height=SIZE)
 
 
-def _truth(scene: Scene, variant: int) -> dict[str, int]:
-    return {"index": scene.index, "variant": variant}
+def _truth(scene: Scene, variant: int) -> dict[str, int | str]:
+    return {"split": scene.split, "index": scene.index, "variant": variant}

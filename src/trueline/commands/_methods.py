@@ -8,6 +8,7 @@ from typing import Any
 from trueline.methods import METHODS, make
 
 _SETTING = re.compile(r"--([a-z][a-z-]*)\.([a-z_]+)(?:=(.*))?", re.DOTALL)
+_BARE_POINT = re.compile(r"(?<!\d)\.(?=\d)")
 Given = dict[str, dict[str, Any]]
 
 
@@ -33,14 +34,14 @@ def split_settings(arguments: Sequence[str]) -> tuple[list[str], Given]:
             raise ValueError(f"--{name}.{key}: give it a value")
         if key in given.setdefault(name, {}):
             raise ValueError(f"--{name}.{key}: is there twice")
-        given[name][key] = _value(value)
+        given[name][key] = read_value(value)
     return rest, given
 
 
-def _value(text: str) -> Any:
-    """Numbers, lists and truth values as JSON writes them; anything else is text."""
+def read_value(text: str) -> Any:
+    """Numbers, lists and truth values as JSON writes them, and .5; anything else is text."""
     try:
-        return json.loads(text)
+        return json.loads(_BARE_POINT.sub("0.", text))
     except ValueError:
         return text
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trueline.devices import fast_bfloat16
 from trueline.pipeline import Pipeline
 
 KNOWN = "; it knows: "  #: before the words that a model knows, in the warning about those it does not
@@ -40,6 +41,11 @@ def find_device(name: str | None) -> torch.device:
             f"--device: {name!r} is not a device of this machine; leave it out or use cpu"
         ) from None
     return device
+
+
+def fast_dtype(device: str | None) -> str:
+    """bf16 where the device computes in it natively, fp32 elsewhere."""
+    return "bf16" if fast_bfloat16(find_device(device)) else "fp32"
 
 
 def silence_libraries() -> None:

@@ -19,7 +19,10 @@ from trueline.request import Request
 from trueline.sheet import contact_sheet, overlay
 
 MAX_ON_SHEET = 64  #: pictures; a contact sheet of more is too large to be looked at
-SAMPLING = ("steps", "scheduler", "guidance_scale", "guidance_interval", "grounding_schedule", "batch_size")
+SAMPLING = (
+    *("steps", "scheduler", "guidance_scale", "guidance_interval", "grounding_schedule", "batch_size"),
+    "strict",
+)
 LOADING = ("model", "revision", "lora", "dtype", "device")
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._methods import Given, chosen, split_settings
-from trueline.commands._parser import Parser
+from trueline.commands._methods import Given, split_settings
+from trueline.commands._parser import Parser, fractions
+from trueline.commands._recipes import BASIC, check_boxes, default_recipes, read_recipes
 from trueline.commands._rows import commit, write_rows
 from trueline.methods import METHODS
 
@@ -25,8 +26,6 @@ BENCHMARKS = (
     "7bench", "abc-6k", "cc-500", "coco", "drawbench", "geneval", "hrs", "imagereward", "multigen", "nsr-1k",
     "partiprompts", "t2i-compbench", "world", LAYOUT,
 )  # fmt: skip
-BASIC = ("plain", "gligen")
-GROUNDED = "gligen+"  #: before a method's name: on top of the grounding layers
 NO_JUDGES = ["none"]
 EPILOG = """benchmarks:
   world           held-out scenes of the embedded world, judged by its oracle and its CLIP; with --data also those
@@ -37,7 +36,8 @@ EPILOG = """benchmarks:
 methods:
   plain    the words only
   gligen   words and boxes, through the model's grounding layers; for benchmarks with boxes
-  NAME     one of `trueline methods`, without the grounding layers; gligen+NAME with them; --NAME.scale 20 sets it
+  NAME     one of `trueline methods`, without the grounding layers; gligen+NAME with them; A+B both, in this order;
+           --NAME.scale 20 sets it for all rows, NAME@scale=20,until=.5 for this row
 
 judges, as kind=checkpoint (a folder, a Hub id, or a file of weights); what they are for:
   owlv2, owlv2-per-label, grounding-dino, oracle   boxes: spatial, numeracy, counting, GenEval, HRS, 7Bench, AP
@@ -99,8 +99,15 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--model", default="world", help="the package's model, a folder, or a Hub id")
     how.add_argument("--steps", type=int, default=50, help="default 50")
     how.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="default 4")
+    how.add_argument(
+        "--guidance-interval", metavar="START,STOP", help="fractions of the steps (default: the model's own)"
+    )
     how.add_argument("--scheduler", default="ddim", metavar="NAME")
-    how.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="bf16", help="default bf16")
+    how.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16", "fp16"),
+        help="default: bf16 where the device has it, or else fp32",
+    )
     how.add_argument("--device", help="default: cuda where there is one")
     how.add_argument("--batch-size", type=int, default=16, metavar="COUNT", help="default 16")
     how.add_argument("--shard", default="1/1", metavar="I/N", help="draw and look at this part only")
@@ -141,14 +148,15 @@ def _pictures(options: argparse.Namespace, command: str, given: Given) -> int:
     if options.planner:
         raise ValueError(f"--planner: belongs to {LAYOUT}; this benchmark brings its own boxes")
     seeds, names = read_seeds(options), judge_names(options)
-    from trueline.commands._model import warnings_as_lines
+    from trueline.commands._model import fast_dtype, warnings_as_lines
     from trueline.evaluation.judges import unmeasured
     from trueline.evaluation.plan import Shard, choose, wanted
     from trueline.evaluation.run import Run, Settings
 
     settings = Settings(
         options.benchmark, options.model, options.n, seeds, options.steps, options.guidance_scale,
-        options.scheduler, options.dtype, options.batch_size,
+        options.scheduler, options.dtype or fast_dtype(options.device), options.batch_size,
+        fractions("--guidance-interval", options.guidance_interval, "0,.5"),
     )  # fmt: skip
     shard = Shard.parse(options.shard)
     with warnings_as_lines():
@@ -157,7 +165,11 @@ def _pictures(options: argparse.Namespace, command: str, given: Given) -> int:
             raise ValueError(f"{options.benchmark}: no examples are left; loosen --option")
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
         elsewhere = read_images(options, pictures)
-        methods = choose_methods(options, pictures, given)
+        if options.methods is None:
+            methods = default_recipes(pictures, bool(options.images))
+        else:
+            methods = read_recipes(options.methods, given)
+        check_boxes(methods, pictures, options.benchmark)
         run = Run(Path(options.out), benchmark, settings, shard, elsewhere)
         notes = [f"prompts of {benchmark.source}"]
         if names:
@@ -243,34 +255,6 @@ def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> li
     return found
 
 
-def choose_methods(options: argparse.Namespace, pictures: "Sequence[Wanted]", given: Given) -> "list[Recipe]":
-    """What to draw, and how.
-
-    Raises:
-        ValueError: no such method; or one that needs boxes, on prompts that have none.
-    """
-    from trueline.evaluation.run import GLIGEN, PLAIN, Recipe
-
-    boxed = any(picture.example.layout.regions for picture in pictures)
-    if options.methods is None:
-        names = [] if options.images else ["plain", "gligen"] if boxed else ["plain"]
-    else:
-        names = list(dict.fromkeys(options.methods))
-    basic = {"plain": PLAIN, "gligen": GLIGEN}
-    others = list(dict.fromkeys(name.removeprefix(GROUNDED) for name in names if name not in basic))
-    made = dict(zip(others, chosen(others, given), strict=True))
-    recipes = [
-        basic.get(name) or Recipe(name, name.startswith(GROUNDED), True, (made[name.removeprefix(GROUNDED)],))
-        for name in names
-    ]
-    needy = [
-        r.name for r in recipes if r.grounded or (r.name in METHODS and METHODS[r.name].needs == "boxes")
-    ]
-    if needy and not boxed:
-        raise ValueError(f"--methods: {needy[0]} needs boxes, and {options.benchmark} has none; leave it out")
-    return recipes
-
-
 def _looks(
     run: "Run", methods: "list[Recipe]", names: list[str], options: argparse.Namespace
 ) -> "tuple[list[Judge], dict[str, dict[str, list[Seen]]]]":
@@ -286,7 +270,7 @@ def _looks(
         run.claim(method)
     if any(run.missing(name) for name in (*mine, *trip)):
         loading: dict[str, Any] = {"model": options.model, "revision": None, "lora": None}
-        pipe = load(loading | {"dtype": options.dtype, "device": options.device})
+        pipe = load(loading | {"dtype": run.settings.dtype, "device": options.device})
         if not pipe.backbone.grounded and (asked := [m.name for m in methods if m.grounded]):
             raise ValueError(
                 f"--methods: {options.model} has no grounding layers for {asked[0]}; "

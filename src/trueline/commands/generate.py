@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import chosen, split_settings
-from trueline.commands._parser import Parser
+from trueline.commands._parser import Parser, fractions
 
 if TYPE_CHECKING:
     from trueline.layout import Layout, Region
@@ -25,7 +25,7 @@ EPILOG = """examples:
 RECORDED = (
     *("prompt", "box", "layout", "model", "revision", "n", "seed", "steps", "scheduler", "guidance_scale"),
     *("guidance_interval", "grounding_schedule", "negative", "dtype", "device", "batch_size"),
-    *("width", "height", "lora", "method"),
+    *("width", "height", "lora", "method", "strict"),
 )
 DEFAULTS = {"model": "world", "n": 1, "seed": 0, "steps": 50, "scheduler": "ddim", "guidance_scale": 7.5}
 DEFAULTS |= {"dtype": "fp32", "batch_size": 16}
@@ -82,6 +82,12 @@ def _how(group: argparse._ArgumentGroup) -> None:
         action="append",
         metavar="NAME",
         help="see trueline methods; --NAME.scale 20 sets it; repeatable",
+    )
+    group.add_argument(
+        "--strict",
+        action="store_true",
+        default=None,
+        help="refuse a phrase that the prompt does not hold, or not all of it (default: a warning)",
     )
     group.add_argument("--n", type=int, metavar="COUNT", help=_default("n", "pictures of each layout"))
     group.add_argument("--seed", type=int, help=_default("seed", "of the first of them, then seed+1, ..."))
@@ -145,8 +151,9 @@ def read_settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("revision", "lora", "device", *DEFAULTS)
     settings = {name: getattr(options, name) for name in names}
     settings |= {name: value for name, value in DEFAULTS.items() if settings[name] is None}
-    settings["guidance_interval"] = _fractions("--guidance-interval", options.guidance_interval, "0,.5")
-    settings["grounding_schedule"] = _fractions("--grounding-schedule", options.grounding_schedule, ".3,0,.7")
+    settings["strict"] = bool(options.strict)
+    settings["guidance_interval"] = fractions("--guidance-interval", options.guidance_interval, "0,.5")
+    settings["grounding_schedule"] = fractions("--grounding-schedule", options.grounding_schedule, ".3,0,.7")
     _check_range("--n", settings["n"], 1, MAX_PICTURES_EACH)
     _check_range("--batch-size", settings["batch_size"], 1, MAX_PICTURES_EACH)
     _check_range("--seed", settings["seed"], 0, 2**63 - 1)
@@ -156,19 +163,6 @@ def read_settings(options: argparse.Namespace) -> dict[str, Any]:
 def _check_range(flag: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ValueError(f"{flag}: must be from {low} to {high} (got {value})")
-
-
-def _fractions(flag: str, text: str | None, form: str) -> list[float] | None:
-    """As many fractions as ``form`` has."""
-    if text is None:
-        return None
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if len(found) != len(form.split(",")):
-        raise ValueError(f"{flag}: write {len(form.split(','))} fractions as {form} (got {text!r})")
-    return found
 
 
 def read_layouts(options: argparse.Namespace) -> "list[Layout]":

@@ -69,6 +69,7 @@ class Recipe:
     grounded: bool = False
     boxes: bool = False  #: whether its methods want the regions
     methods: tuple[Any, ...] = ()
+    needy: bool = False  #: whether one of them can do nothing without
 
     def layout(self, picture: Wanted) -> Layout:
         layout = picture.example.layout
@@ -97,9 +98,13 @@ class Settings:
     scheduler: str
     dtype: str
     batch_size: int
+    guidance_interval: Sequence[float] | None = None  #: None = the model's own
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "seeds": list(self.seeds)}
+        return {**self.__dict__, "seeds": list(self.seeds), "guidance_interval": self._interval()}
+
+    def _interval(self) -> list[float] | None:
+        return None if self.guidance_interval is None else list(self.guidance_interval)
 
 
 class Run:
@@ -208,7 +213,8 @@ class Run:
         made = pipe.stream(
             [recipe.layout(picture) for picture in batch], seeds=[(p.seed, p.place) for p in batch],
             methods=recipe.methods, grounding_schedule=None if recipe.grounded else UNGROUNDED, steps=s.steps,
-            guidance_scale=s.guidance_scale, scheduler=s.scheduler, batch_size=len(batch), progress=False,
+            guidance_scale=s.guidance_scale, guidance_interval=s.guidance_interval, scheduler=s.scheduler,
+            batch_size=len(batch), progress=False,
         )  # fmt: skip
         for drawn in made:
             yield batch[drawn.index], drawn.image, drawn.record | {"method": recipe.name}

@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
+from trueline.devices import autocast
+
 from .captions import Caption, caption
 from .fitting import Fit, Losses, Plan
 from .language import LENGTH, Reader, targets
@@ -132,7 +134,7 @@ def train_clip(
             texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
         ).input_ids
         half = len(scenes)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             with torch.no_grad():
                 read = seer.clip.text_model(ids.to(device)).pooler_output
             seen = seer.clip.vision_model(pixels)

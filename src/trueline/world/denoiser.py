@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from trueline.devices import autocast
+
 from .captions import caption
 from .fitting import Fit, Losses, Plan
 from .language import LENGTH, WIDTH, all_phrases, read_phrases
@@ -70,7 +72,7 @@ def encode_scenes(vae: AutoencoderKL, split: str, count: int, device: torch.devi
         picture = to_tensor(np.stack([render(s) for s in scenes])).to(
             device, memory_format=torch.channels_last
         )
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             parts.append(vae.encode(picture).latent_dist.mean.float().cpu())
     return torch.cat(parts)
 
@@ -107,7 +109,7 @@ class Conditioner:
         read = self.tokenizer(
             captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
         ).input_ids
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             return self.tower(read.to(self.device)).last_hidden_state
 
     def boxes(self, scenes: list[Scene], keep: Tensor) -> dict[str, Tensor]:
@@ -157,7 +159,7 @@ class Denoising:
         z = self.scheduler.add_noise(x0, noise, t).to(self.device, memory_format=torch.channels_last)
         v = self.scheduler.get_velocity(x0, noise, t).to(self.device)
         more = {"cross_attention_kwargs": {"gligen": boxes}} if boxes is not None else {}
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             out = net(z, t.to(self.device), encoder_hidden_states=text, **more).sample
         return F.mse_loss(out.float(), v, reduction="none").flatten(1).mean(1)
 

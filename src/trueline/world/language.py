@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from trueline.devices import autocast
+
 from .captions import Caption, caption
 from .fitting import Fit, Losses, Plan
 from .scenes import Thing, make_scene
@@ -169,7 +171,7 @@ def train_text(folder: Path, tokenizer: CLIPTokenizer, plan: Plan, device: torch
         ids = read["input_ids"]
         end = (ids == tokenizer.eos_token_id).int().argmax(1)
         pad = end + (torch.rand(len(end), generator=generator) * (LENGTH - end)).long()
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             hidden = reader.tower(ids.to(device)).last_hidden_state
             rows = torch.arange(len(end))
             noun = reader.noun_loss(hidden, said.nouns)

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from trueline.devices import fast_bfloat16
 from trueline.layout import Layout, Region
 from trueline.pipeline import Pipeline
 from trueline.sheet import contact_sheet
@@ -31,6 +32,7 @@ from .oracle import Detection, detect
 from .scenes import Scene, Thing, make_scene, render
 
 SPLIT = "held-out"
+PARTS = ("vae", "clip", "oracle", "single", "pairs", "boxes", "captions")
 GOALS = {
     "vae_psnr": (">=", 33.0),
     "clip_caption_among_256": (">=", 0.8),
@@ -86,9 +88,9 @@ def full_prompt(things: Iterable[Thing]) -> str:
     return " and ".join(t.phrase for t in things)
 
 
-def two_thing_scenes(count: int) -> list[Scene]:
+def two_thing_scenes(count: int, split: str = SPLIT) -> list[Scene]:
     """Held-out scenes of two things with different names."""
-    scenes = (make_scene(SPLIT, i, 2) for i in range(10 * count))
+    scenes = (make_scene(split, i, 2) for i in range(10 * count))
     return [s for s in scenes if s.things[0].name != s.things[1].name][:count]
 
 
@@ -99,6 +101,8 @@ class Examiner:
     pipeline: Pipeline
     steps: int
     guidance_scale: float
+    guidance_interval: Sequence[float] | None = None  #: None = the model's own
+    split: str = SPLIT
     batch: int = 32
 
     def draw(self, layouts: list[Layout], title: str) -> list[Image.Image]:
@@ -106,7 +110,7 @@ class Examiner:
         pictures: list[Image.Image | None] = [None] * len(layouts)
         stream = self.pipeline.stream(
             layouts, seeds=list(range(len(layouts))), steps=self.steps, guidance_scale=self.guidance_scale,
-            batch_size=self.batch, progress=False,
+            guidance_interval=self.guidance_interval, batch_size=self.batch, progress=False,
         )  # fmt: skip
         for picture in tqdm(stream, total=len(layouts), desc=title, disable=not sys.stderr.isatty()):
             pictures[picture.index] = picture.image
@@ -117,7 +121,7 @@ class Examiner:
 
     def single(self, count: int) -> list[Figure]:
         """One object, text only."""
-        scenes = [make_scene(SPLIT, i, 1) for i in range(count)]
+        scenes = [make_scene(self.split, i, 1) for i in range(count)]
         seen = self.see([layout_of(s, s.things[0].phrase, False) for s in scenes], "one object")
         verdicts = [check(d, said_in_full(s)) for d, s in zip(seen, scenes, strict=True)]
         return [
@@ -129,7 +133,7 @@ class Examiner:
 
     def pairs(self, count: int) -> list[Figure]:
         """Two different objects, text only; both must be right."""
-        scenes = two_thing_scenes(count)
+        scenes = two_thing_scenes(count, self.split)
         seen = self.see([layout_of(s, full_prompt(s.things), False) for s in scenes], "two objects")
         verdicts = [check(d, said_in_full(s)) for d, s in zip(seen, scenes, strict=True)]
         return [
@@ -140,7 +144,7 @@ class Examiner:
 
     def boxes(self, count: int, given: bool) -> list[Figure]:
         """Held-out scenes of one to four things, with their captions; each box is judged at IoU >= 0.5."""
-        scenes = [make_scene(SPLIT, i) for i in range(count)]
+        scenes = [make_scene(self.split, i) for i in range(count)]
         layouts = [layout_of(s, caption(s).text, given) for s in scenes]
         seen = self.see(layouts, "grounded" if given else "captions")
         matches = [match(d, s.things) for d, s in zip(seen, scenes, strict=True)]
@@ -229,24 +233,38 @@ def commit() -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("trueline world report", description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="world")
+    parser.add_argument(
+        "--split", choices=(SPLIT, "tune"), default=SPLIT, help="scenes; tune on the one, report the other"
+    )
     parser.add_argument("--n", type=int, default=512, help="pictures a figure (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance-scale", type=float, default=5.0)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument(
+        "--guidance-interval", type=float, nargs=2, metavar=("START", "STOP"), help="default: the model's own"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 where the processor has it"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/world.json"))
     parser.add_argument("--sheet", type=Path, help="also draw contact sheets of 64 prompts beside this path")
-    parser.add_argument("--only", nargs="*", choices=("vae", "clip", "oracle", "single", "pairs", "boxes"))
+    parser.add_argument(
+        "--only", nargs="*", choices=("vae", "clip", "oracle", "single", "pairs", "boxes", "captions")
+    )
     arguments = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(arguments)
     began = time.monotonic()
-    pipeline = Pipeline.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
-    examiner = Examiner(pipeline, options.steps, options.guidance_scale)
+    dtype = options.dtype or ("bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32")
+    pipeline = Pipeline.from_pretrained(options.model, dtype=getattr(torch, dtype))
+    examiner = Examiner(
+        pipeline, options.steps, options.guidance_scale, options.guidance_interval, options.split
+    )
     parts = {
         "oracle": lambda: judge_oracle(options.n),
         "clip": lambda: judge_clip(min(256, options.n)),
         "single": lambda: examiner.single(options.n),
         "pairs": lambda: examiner.pairs(options.n),
-        "boxes": lambda: examiner.boxes(options.n, True) + examiner.boxes(options.n, False),
+        "boxes": lambda: examiner.boxes(options.n, True),
+        "captions": lambda: examiner.boxes(options.n, False),
         "vae": lambda: judge_vae(Pipeline.from_pretrained(options.model), options.n),
     }
     figures = []
@@ -257,9 +275,11 @@ def main(argv: list[str] | None = None) -> int:
                 "\n".join(f"{f.name}: {f.mean:.3f} [{f.low:.3f}, {f.high:.3f}] n={f.n}" for f in figures),
                 flush=True,
             )
+    interval = options.guidance_interval or pipeline.backbone.guidance_interval
     result = {
         "command": " ".join(["trueline world report", *arguments]), "commit": commit(), "model": options.model,
-        "steps": options.steps, "guidance_scale": options.guidance_scale, "dtype": options.dtype,
+        "split": options.split, "steps": options.steps, "guidance_scale": options.guidance_scale,
+        "guidance_interval": list(interval), "dtype": dtype,
         "seconds": round(time.monotonic() - began, 1),
         "figures": [asdict(f) | {"verdict": f.verdict} for f in figures],
     }  # fmt: skip

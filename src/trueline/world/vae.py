@@ -10,6 +10,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from trueline.devices import autocast
+
 from .fitting import Fit, Losses, Plan
 from .scenes import SIZE, Scene, make_scene, masks, render
 
@@ -74,7 +76,7 @@ class Autoencoding:
         pieces, weights = zip(*(crop_around(s, rng, self.side) for s in scenes), strict=True)
         picture = to_tensor(np.stack(pieces)).to(self.device, memory_format=torch.channels_last)
         weight = torch.from_numpy(np.stack(weights))[:, None].to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             with torch.set_grad_enabled(not self.frozen_encoder):
                 latent = self.vae.encode(picture).latent_dist
             z = latent.mean + latent.std * torch.randn(latent.mean.shape, generator=generator).to(latent.mean)
