@@ -52,7 +52,8 @@ LOWER = {
     "grounding": {"layout"},
     "checkpoint": {"schedulers"},
     "backbone": {"checkpoint", "grounding", "schedulers"},
-    "sample": {"attention", "backbone", "grounding", "layout", "schedulers"},
+    "phrases": {"layout"},
+    "sample": {"attention", "backbone", "grounding", "layout", "phrases", "schedulers"},
     "request": {"grounding", "layout", "sample", "schedulers"},
     "records": {"backbone", "layout", "request"},
     "pipeline": {"backbone", "layout", "records", "request", "sample"},
@@ -72,6 +73,7 @@ OF_THE_WORLD = (
     "trueline.benchmarks.world",
     "trueline.evaluation.world_judge",
     "trueline.perception.world",
+    "trueline.training.world",
 )
 
 
@@ -85,8 +87,11 @@ def test_nothing_below_the_command_line_imports_it_or_the_world():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_module_imports(name):
-    import_module(name)
+def test_every_module_imports_and_holds_what_it_promises(name):
+    module = import_module(name)
+    empty = not Path(module.__file__).read_text(encoding="utf-8").strip()
+    assert module.__doc__ or empty, "says in its first lines what it is for"
+    assert [public for public in getattr(module, "__all__", ()) if not hasattr(module, public)] == []
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -106,6 +111,7 @@ HELP = "from trueline.cli import main\ntry: main([{}'--help'])\nexcept SystemExi
         HELP.format("'generate', "),
         HELP.format("'world', "),
         HELP.format("'evaluate', "),
+        HELP.format("'train', "),
     ],
 )
 def test_help_loads_no_library(statement):

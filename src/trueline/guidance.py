@@ -8,6 +8,7 @@ after the last map that the loss needs.
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trueline.attention import Maps, Site, sites
+from trueline.attention import Kind, Maps, Site, recomputed, sites
 from trueline.layout import Layout, Region
 from trueline.masks import region_masks
 from trueline.phrases import Located, locate
@@ -41,8 +42,13 @@ class Look:
 
 
 def look(z: Float[Tensor, "batch c h w"], ctx: Context, where: Callable[[Site], bool], loss: Loss) -> Look:
-    """Loss and gradient at ``z``. A row whose loss does not depend on the latents has gradient 0."""
-    with torch.enable_grad():
+    """Loss and gradient at ``z``. A row whose loss does not depend on the latents has gradient 0.
+
+    After ``Backbone.enable_gradient_checkpointing``, or the U-Net's own, in less memory and more time.
+    """
+    unet = ctx.backbone.unet
+    sparing = ctx.backbone.checkpointing or unet.is_gradient_checkpointing
+    with torch.enable_grad(), recomputed(unet) if sparing else nullcontext():
         moved = z.detach().requires_grad_(True)
         values = loss(ctx.maps(moved, where))
         if values.requires_grad:
@@ -128,11 +134,16 @@ def nearest_scale(found: list[Site], latent: tuple[int, int], cells: int) -> int
     return min(sorted({site.scale for site in found}), key=lambda scale: abs(side / scale - cells))
 
 
-def cross_sites(ctx: Context, cells: int) -> Callable[[Site], bool]:
-    """The cross-attention layers whose maps are nearest to ``cells`` cells on their shorter side."""
-    found = [site for site in sites(ctx.backbone.unet) if site.kind == "cross"]
+def near_sites(ctx: Context, kind: Kind, cells: int) -> Callable[[Site], bool]:
+    """The layers of that kind whose maps are nearest to ``cells`` cells on their shorter side."""
+    found = [site for site in sites(ctx.backbone.unet) if site.kind == kind]
     scale = nearest_scale(found, latent_grid(ctx), cells)
-    return lambda site: site.kind == "cross" and site.scale == scale
+    return lambda site: site.kind == kind and site.scale == scale
+
+
+def cross_sites(ctx: Context, cells: int) -> Callable[[Site], bool]:
+    """``near_sites`` of cross-attention."""
+    return near_sites(ctx, "cross", cells)
 
 
 def latent_grid(ctx: Context) -> tuple[int, int]:
@@ -212,16 +223,6 @@ def say_missing(ctx: Context, row: int, found: Located) -> None:
     """Once a run: a phrase that the prompt does not hold, or not all of it."""
     if found.problem and ctx.index == 0:
         ctx.note(row, f"{found.problem}; it is {'partly' if found.tokens else 'not'} guided")
-
-
-def need_regions(ctx: Context, name: str) -> None:
-    """Refuse a batch in which no layout has a region.
-
-    Raises:
-        ValueError: as said.
-    """
-    if not any(layout.regions for layout in ctx.layouts):
-        raise ValueError(f"regions: {name} needs at least one region with its box; give the layout one")
 
 
 def union_mask(subject: Subject, grid: tuple[int, int]) -> Float[Tensor, "height width"]:

@@ -20,7 +20,16 @@ from trueline.backbone import Backbone
 from trueline.layout import Layout
 from trueline.records import make_record, unknown_words
 from trueline.request import Request
-from trueline.sample import BOXES_IGNORED, Method, Seed, Step, draw, fresh_seed, noise_generators, sample
+from trueline.sample import (
+    Method,
+    Seed,
+    Step,
+    check_layouts,
+    draw,
+    fresh_seed,
+    noise_generators,
+    sample,
+)  # fmt: skip
 
 DEFAULT_BATCH = 16  # pictures denoised at once when the caller does not say
 
@@ -121,6 +130,7 @@ class Pipeline:
         options = {name: record[name] for name in same if name in record} | {
             "methods": methods,
             "batch_size": size,
+            "checked": True,  # it may be the picture without regions of a list that had some
         }
         stream = self.stream([layout] * size, seeds=[seed] * size, progress=False, **options)
         copies = sorted(stream, key=lambda picture: picture.index)
@@ -196,6 +206,7 @@ class Pipeline:
             latents=torch.stack(given) if given else None,
             generators=generators,
             eta=request.eta,
+            checked=True,
         )
         latents = None
         try:
@@ -221,6 +232,8 @@ class Pipeline:
     def _jobs(self, request: Request) -> list[_Job]:
         """One job per picture, with seed and size settled; everything that can be wrong is found here."""
         layouts = [self._sized(layout) for layout in request.layouts]
+        if not request.checked:
+            check_layouts(self.backbone, layouts, request.methods, strict=request.strict)
         notes = {layout: self._notes(layout) for layout in layouts}
         jobs = [
             job
@@ -280,8 +293,6 @@ class Pipeline:
             known = ", ".join(sorted(self.backbone.vocabulary or ()))
             notes.append(f"words that this model does not know: {', '.join(unknown)}; it knows: {known}")
             warnings.warn(notes[-1], stacklevel=5)
-        if layout.regions and not self.backbone.grounded:
-            notes.append(BOXES_IGNORED)  # the loop warns
         for name in ("prompt", "negative_prompt"):
             if cut := self.backbone.words_cut(getattr(layout, name)):
                 notes.append(

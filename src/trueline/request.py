@@ -40,6 +40,7 @@ class Request:
             them.
         callback_on_step_end_tensor_inputs: which of "latents" and "x0" it is given.
         batch_size: pictures at once at most; they do not depend on it.
+        strict, checked: as in ``sample``.
         progress: show a bar; None is only on a terminal.
     """
 
@@ -62,6 +63,8 @@ class Request:
     callback_on_step_end: Callable[..., Any] | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
     batch_size: int | None = None
+    strict: bool = False
+    checked: bool = False
     progress: bool | None = None
 
     @classmethod
@@ -97,6 +100,8 @@ class Request:
             _whole("batch_size", self.batch_size)
         _number("guidance_scale", self.guidance_scale, 0, math.inf)
         _number("eta", self.eta, 0, 1)
+        for name in ("strict", "checked"):
+            _choice(name, getattr(self, name), (True, False))
         if self.guidance_interval is not None:
             check_interval(self.guidance_interval)
         if self.grounding_schedule is not None:
@@ -168,9 +173,9 @@ def _filled(item: str | Layout, negative: str, options: dict[str, Any]) -> Layou
     return Layout.from_record(layout.to_record() | missing) if missing else layout
 
 
-def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def _choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}: must be one of {', '.join(choices)} (got {value!r})")
+        raise ValueError(f"{name}: must be one of {', '.join(map(str, choices))} (got {value!r})")
 
 
 def _whole(name: str, value: Any, low: int = 1, high: int = MAX_SEED) -> None:

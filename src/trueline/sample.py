@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,20 +27,38 @@ from trueline.attention import Maps, Site, sites, tapped, until_enough
 from trueline.backbone import Backbone
 from trueline.grounding import Grounding, alpha_schedule, pack
 from trueline.layout import MAX_SEED, Layout
+from trueline.phrases import locate
 from trueline.schedulers import MAX_STEPS, Stepper, check_interval, make_scheduler, refuse_moves
 
 Where = Callable[[Site], bool]
 Seed = int | tuple[int, int]
+Part = Literal["mask", "negative"]
+_PARTS: dict[Part, str] = {"mask": "masks", "negative": "negative phrases"}
 
 
 class Method(BaseModel):
     """Base of all methods: its fields are the settings, its hooks do nothing. Override what the method needs.
 
     All hooks see one row per picture (the conditional rows) and run without gradients; a hook that wants them
-    says ``with torch.enable_grad():``.
+    says ``with torch.enable_grad():``. A setting ``strength`` of 0 switches a method off: the loop leaves it out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: A list of layouts of which none has a region is refused; in a mixed list, those without are drawn plain.
+    needs_regions: ClassVar[bool] = False
+    #: What it reads of a region beside phrase and box; of other parts the record says that they are not used.
+    reads: ClassVar[frozenset[Part]] = frozenset()
+
+    def idle(self, layout: Layout, backbone: Backbone) -> str | None:
+        """Why the method would leave the layout's picture plain, for its record; None: it acts.
+
+        Asked for every layout before the first picture is begun.
+
+        Raises:
+            ValueError: the method's settings and the layout contradict each other.
+        """
+        return "the layout has no regions" if self.needs_regions and not layout.regions else None
 
     def text(
         self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
@@ -111,9 +130,7 @@ class Context:
 
     def note(self, row: int, sentence: str) -> None:
         """Say something about a picture: a warning the first time, and counted in its record."""
-        if (row, sentence) not in self.notes:
-            warnings.warn(sentence, stacklevel=2)
-        self.notes[row, sentence] += 1
+        _note(self.notes, row, sentence)
 
     def maps(self, z: Float[Tensor, "batch c h w"], where: Where) -> Maps:
         """The maps of ``where``'s sites on the conditional rows; the U-Net runs no further than to the last of them.
@@ -183,7 +200,7 @@ class Context:
         def values(site: Site, context: Tensor) -> Tensor:
             return own if own is not None and site.kind == "cross" else context
 
-        edited = any(_overrides(method, "taps") for method in self.methods)
+        edited = any(overrides(method, "taps") for method in self.methods)
         if where is None and not edited and own is None:
             yield {}
             return
@@ -237,6 +254,8 @@ def sample(
     generators: Sequence[torch.Generator] | None = None,
     eta: float = 0.0,
     record: Where | None = None,
+    strict: bool = False,
+    checked: bool = False,
 ) -> Generator[Step, Tensor | None, None]:
     """Denoise one batch of layouts of one size, step by step.
 
@@ -255,13 +274,18 @@ def sample(
         latents: unit noise instead of drawn noise. ``generators``: one per picture, instead of ``seeds``.
         eta: DDIM's share of fresh noise, 0..1.
         record: choose attention sites; their maps come with every step.
+        strict: refuse a region whose phrase its prompt does not hold, or not all of it; otherwise methods that look
+            for it say so in their notes.
+        checked: the layouts are part of a longer list, which ``check_layouts`` has seen.
 
     Raises:
         ValueError: naming the argument; the first step is asked for when it is raised.
     """
-    methods, layouts = tuple(methods), tuple(layouts)
+    methods, layouts = _acting(methods), tuple(layouts)
     stepper = Stepper(make_scheduler(scheduler, backbone.scheduler), check_steps(steps), backbone.device)
     _check(backbone, layouts, methods, stepper)
+    if not checked:
+        check_layouts(backbone, layouts, methods, strict=strict)
     generators = generators or noise_generators(_seeds(layouts, seeds))
     z = stepper.start(_noise(backbone, layouts, generators, latents))
     text = backbone.encode([layout.prompt for layout in layouts])
@@ -276,6 +300,8 @@ def sample(
     alphas = alpha_schedule(len(stepper.timesteps), grounding_schedule or backbone.grounding_schedule)
 
     stepped, notes = z, Counter[tuple[int, str]]()
+    for row, sentence in _remarks(backbone, layouts, methods):
+        _note(notes, row, sentence)
     for index, (t, alpha) in enumerate(zip(stepper.timesteps, alphas, strict=True)):
         guided = start <= index / len(alphas) < stop
         ctx = Context(
@@ -335,13 +361,56 @@ def _check(
         raise ValueError(
             "layouts: one batch has one picture size; sample each size by itself (Pipeline does)"
         )
-    if any(_overrides(method, "guide") for method in methods):
+    if any(overrides(method, "guide") for method in methods):
         refuse_moves(stepper.scheduler)
     for method in methods:
-        if _overrides(method, "taps") and not any(method.taps(site) for site in sites(backbone.unet)):
+        if overrides(method, "taps") and not any(method.taps(site) for site in sites(backbone.unet)):
             raise ValueError(f"methods: {type(method).__name__} matches no attention layer of this backbone")
-    if not backbone.grounded and not methods and any(layout.regions for layout in layouts):
-        warnings.warn(BOXES_IGNORED, stacklevel=4)
+
+
+def check_layouts(
+    backbone: Backbone, layouts: Sequence[Layout], methods: Sequence[Method] = (), *, strict: bool = False
+) -> None:
+    """Refuse what the methods cannot do with a list of layouts, before any of them is drawn.
+
+    Raises:
+        ValueError: a method that needs regions, and no layout has one; what ``Method.idle`` refuses; with ``strict``
+            a region's phrase that its prompt does not hold, or not all of it.
+    """
+    for method in _acting(methods):
+        if method.needs_regions and not any(layout.regions for layout in layouts):
+            raise ValueError(
+                f"regions: {type(method).__name__} needs at least one region with its box; give a layout one, or "
+                "leave the method out"
+            )
+        for layout in layouts:
+            method.idle(layout, backbone)
+    for layout in layouts if strict else ():
+        for found in locate(backbone.tokenizer, layout):
+            if found.problem:
+                raise ValueError(
+                    f"regions: {found.problem} ({layout.prompt!r}); change one of them, or leave strict out"
+                )
+
+
+def _remarks(
+    backbone: Backbone, layouts: Sequence[Layout], methods: Sequence[Method]
+) -> Iterator[tuple[int, str]]:
+    """(row, what its record says before the first step): methods that do not act, and parts of regions not used."""
+    for row, layout in enumerate(layouts):
+        given = [part for part in _PARTS if any(getattr(region, part) for region in layout.regions)]
+        if not methods:
+            if layout.regions and not backbone.grounded:
+                yield row, BOXES_IGNORED
+            yield from ((row, f"no method uses the {_PARTS[part]} of the regions") for part in given)
+        for method in methods:
+            name = type(method).__name__
+            if reason := method.idle(layout, backbone):
+                yield row, f"{reason}; {name} leaves it plain"
+                continue
+            for part in given:
+                if part not in method.reads:
+                    yield row, f"{name} does not use the {_PARTS[part]} of the regions"
 
 
 BOXES_IGNORED = (
@@ -349,7 +418,18 @@ BOXES_IGNORED = (
 )
 
 
-def _overrides(method: Method, hook: str) -> bool:
+def _note(notes: Counter[tuple[int, str]], row: int, sentence: str) -> None:
+    if (row, sentence) not in notes:
+        warnings.warn(sentence, stacklevel=3)
+    notes[row, sentence] += 1
+
+
+def _acting(methods: Sequence[Method]) -> tuple[Method, ...]:
+    return tuple(method for method in methods if getattr(method, "strength", 1) != 0)
+
+
+def overrides(method: Method, hook: str) -> bool:
+    """Whether the method has a hook of its own."""
     return getattr(type(method), hook) is not getattr(Method, hook)
 
 

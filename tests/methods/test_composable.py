@@ -1,7 +1,5 @@
 """Composable Diffusion: the formula, what is composed, and the whole loop against one written out by hand."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -34,13 +32,6 @@ class Add(Method):
 
     def combine(self, prediction, cond, uncond, z, ctx):
         return prediction + self.amount
-
-
-class Fail(Method):
-    def combine(self, prediction, cond, uncond, z, ctx):
-        if ctx.index == 1:
-            raise KeyError("the second method broke")
-        return prediction
 
 
 @pytest.fixture
@@ -159,8 +150,8 @@ def test_parts_see_the_grounding_of_their_picture(gated):
 def test_a_picture_does_not_depend_on_its_batch_mates(backbone, scheduler, request):
     backbone = request.getfixturevalue(backbone)
     batch = [SPLIT, REGIONS, BARE]
-    # The weights of three parts add up to 12: rounding of the net grows that much.
-    options = {"scheduler": scheduler, "guidance_scale": 4}
+    # The weights of three parts add up to 9: rounding of the net grows that much.
+    options = {"scheduler": scheduler, "guidance_scale": 3}
     together = run(backbone, batch, Composable(), **options)
     alone = torch.cat([run(backbone, [layout], Composable(), **options) for layout in batch])
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
@@ -211,15 +202,6 @@ def test_what_other_methods_add_stays_added(gated):
     assert (before - first(gated, batch, Composable())).abs().min() > 0.1
 
 
-def test_the_net_is_as_before_also_after_an_exception(gated):
-    processors, state = dict(gated.unet.attn_processors), copy.deepcopy(gated.unet.state_dict())
-    run(gated, [SPLIT, REGIONS], Composable(), steps=2)
-    with pytest.raises(KeyError, match="the second method broke"):
-        run(gated, [SPLIT, REGIONS], Composable(), Fail(), steps=3)
-    assert all(gated.unet.attn_processors[name] is processor for name, processor in processors.items())
-    assert all(torch.equal(weight, state[name]) for name, weight in gated.unet.state_dict().items())
-
-
 def test_misuse_is_one_sentence(plain):
     with pytest.raises(
         ValueError, match=r"weights: has 3 entries but the prompt 'a \| b' has 2 parts; give at most"
@@ -239,3 +221,21 @@ def test_misuse_is_one_sentence(plain):
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValidationError, match=next(iter(settings))):
         Composable(**settings)
+
+
+def test_methods_that_act_on_the_prompt_are_said_to_be_in_vain(gated):
+    class Stretched(Method):
+        def text(self, text, layouts, backbone):
+            return 1.5 * text
+
+    batch = [SPLIT, REGIONS, BARE]
+    steps = list(sample(gated, batch, [Stretched(), Composable()], 2))
+    sentence = "Composable predicts the parts and not the prompt, so Stretched cannot act"
+    assert {row: times for (row, said), times in steps[-1].notes.items() if said == sentence} == {0: 1, 1: 1}
+    composed = run(gated, batch, Composable(), steps=2)
+    torch.testing.assert_close(steps[-1].z[:2], composed[:2], rtol=0, atol=1e-5)
+    half = list(sample(gated, batch, [Stretched(), Composable(strength=0.5)], 2))[-1]
+    assert not any(said == sentence for _, said in half.notes)
+    assert (half.z - run(gated, batch, Composable(strength=0.5), steps=2)).flatten(1).abs().amax(
+        1
+    ).min() > 1e-4

@@ -333,10 +333,8 @@ def test_a_picture_does_not_depend_on_its_mates(kind, request):
         assert (together[row] - plain_sampling[row]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    "off", [{"strength": 0, "phrases_alone": True}, {"creg": 0, "sreg": 0}, {"duration": 0}]
-)
-def test_strength_zero_is_plain_sampling(gated, off):
+@pytest.mark.parametrize("off", [{"creg": 0, "sreg": 0}, {"duration": 0}])
+def test_without_a_pull_it_is_plain_sampling(gated, off):
     zero = run(gated, [BOTH, THREE], DenseDiffusion(**{"phrases_alone": False} | off))[-1].z
     assert torch.equal(zero, run(gated, [BOTH, THREE], record=opened)[-1].z)
     torch.testing.assert_close(zero, run(gated, [BOTH, THREE])[-1].z, rtol=0, atol=1e-5)
@@ -366,28 +364,6 @@ def test_works_beside_another_method_and_with_another_scheduler(gated):
             assert all(not probs[..., 1].any() for site, probs in step.maps.items() if site.kind == "cross")
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_net_is_as_before(gated, fails):
-    class Stumble(Method):
-        def taps(self, site):
-            return site.kind == "cross"
-
-        def edit(self, site, logits, ctx):
-            if fails:
-                raise ZeroDivisionError
-            return logits
-
-    processors = gated.unet.attn_processors
-    state = {name: weight.clone() for name, weight in gated.unet.state_dict().items()}
-    try:
-        run(gated, [BOTH], DenseDiffusion(), Stumble(), steps=2)
-    except ZeroDivisionError:
-        assert fails
-    after = gated.unet.attn_processors
-    assert after.keys() == processors.keys() and all(after[key] is processors[key] for key in after)
-    assert all(torch.equal(weight, state[name]) for name, weight in gated.unet.state_dict().items())
-
-
 def test_bfloat16(tokenizer):
     backbone = tiny_backbone(tokenizer, gated=True).to(dtype=torch.bfloat16)
     calls = logits_of(backbone, [BOTH, THREE], DenseDiffusion(), steps=4)
@@ -395,10 +371,6 @@ def test_bfloat16(tokenizer):
 
 
 def test_bad_input_is_one_sentence(plain):
-    with pytest.raises(
-        ValueError, match="regions: dense-diffusion needs at least one region with its box; give"
-    ):
-        run(plain, [NONE], DenseDiffusion())
     for settings in ({"duration": 1.5}, {"creg": -1}, {"sreg": 3}, {"size": 2}, {"power": -1}, {"crag": 1}):
         with pytest.raises(ValidationError, match=next(iter(settings))):
             DenseDiffusion(**settings)

@@ -87,7 +87,6 @@ def test_the_values_are_the_mean_over_variants(plain):
     assert (values[0, 5:8] - before[0, 5:8]).abs().max() > 1e-3 and torch.equal(text, before)
     half = Structured(strength=0.5).values(text, [BOTH, THREE], plain)
     torch.testing.assert_close(half, (before + values) / 2, rtol=0, atol=1e-5)
-    assert Structured(strength=0).values(text, [BOTH, THREE], plain) is text
 
 
 @torch.no_grad()
@@ -152,13 +151,8 @@ def test_a_picture_does_not_depend_on_its_mates(kind, request):
         assert (together[row] - plain_sampling[row]).abs().max() > 1e-4
 
 
-def test_strength_zero_is_plain_sampling_bit_for_bit(gated):
-    plain_sampling = run(gated, [BOTH, THREE])[-1].z
-    assert torch.equal(run(gated, [BOTH, THREE], Structured(strength=0))[-1].z, plain_sampling)
-
-
 def test_a_prompt_without_noun_phrases_is_plain_and_says_so(gated):
-    with pytest.warns(UserWarning, match="no noun phrase in 'red and blue'; structured leaves it plain"):
+    with pytest.warns(UserWarning, match="no noun phrase in 'red and blue'; Structured leaves it plain"):
         z = run(gated, [BARE], Structured())[-1].z
     assert torch.equal(z, run(gated, [BARE])[-1].z)
 
@@ -193,28 +187,6 @@ def test_works_beside_methods_that_change_text_and_logits(gated):
     torch.testing.assert_close(values, Structured().values(text + 1, [BOTH], gated))
     assert all((probs == 1 / 24).all() for probs in steps[-1].maps.values())
     assert (steps[-1].z - run(gated, [BOTH], Shift(), Blind())[-1].z).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_net_is_as_before(gated, fails):
-    class Stumble(Method):
-        def taps(self, site):
-            return cross(site)
-
-        def edit(self, site, logits, ctx):
-            if fails:
-                raise ZeroDivisionError
-            return logits
-
-    processors = gated.unet.attn_processors
-    state = {name: weight.clone() for name, weight in gated.unet.state_dict().items()}
-    try:
-        run(gated, [BOTH], Structured(), Stumble(), steps=2)
-    except ZeroDivisionError:
-        assert fails
-    after = gated.unet.attn_processors
-    assert after.keys() == processors.keys() and all(after[key] is processors[key] for key in after)
-    assert all(torch.equal(weight, state[name]) for name, weight in gated.unet.state_dict().items())
 
 
 def test_bfloat16(tokenizer):

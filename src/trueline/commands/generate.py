@@ -57,6 +57,12 @@ def _what(group: argparse._ArgumentGroup) -> None:
         metavar="PHRASE@X0,Y0,X1,Y1",
         help="one thing and its corners in 0..1 from the left and the top; repeat for more",
     )
+    group.add_argument(
+        "--strict",
+        action="store_true",
+        default=None,
+        help="refuse a phrase that the prompt does not hold, or not all of it (default: a warning)",
+    )
     group.add_argument("--layout", metavar="FILE", help="instead of PROMPT: JSON Lines, one layout a line")
     group.add_argument("--negative", metavar="TEXT", help="what the picture should not show")
     group.add_argument("--width", type=int, metavar="PIXELS", help="default: the model's own")
@@ -82,12 +88,6 @@ def _how(group: argparse._ArgumentGroup) -> None:
         action="append",
         metavar="NAME",
         help="see trueline methods; --NAME.scale 20 sets it; repeatable",
-    )
-    group.add_argument(
-        "--strict",
-        action="store_true",
-        default=None,
-        help="refuse a phrase that the prompt does not hold, or not all of it (default: a warning)",
     )
     group.add_argument("--n", type=int, metavar="COUNT", help=_default("n", "pictures of each layout"))
     group.add_argument("--seed", type=int, help=_default("seed", "of the first of them, then seed+1, ..."))

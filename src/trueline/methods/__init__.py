@@ -21,24 +21,32 @@ METHODS: dict[str, Entry] = {
         "attend_and_excite:AttendAndExcite", "Chefer et al. 2023, arXiv 2301.13826", "guide", "words",
         "no subject of the prompt is neglected",
     ),
+    "attention-refocusing": Entry(
+        "attention_refocusing:AttentionRefocusing", "Phung et al. 2024, arXiv 2306.05427", "guide", "boxes",
+        "each word is attended to in its boxes, and a box's places attend to that box",
+    ),
     "boxdiff": Entry(
         "boxdiff:BoxDiff", "Xie et al. 2023, arXiv 2307.10816", "guide", "boxes",
         "each subject's attention fills its box",
     ),
     "composable": Entry(
-        "composable:Composable", "Liu et al. 2022, arXiv 2206.01714", "text, combine", "words",
+        "composable:Composable", "Liu et al. 2022, arXiv 2206.01714", "combine", "words",
         "the parts of a prompt between | (or the phrases) are predicted apart and added up",
     ),
     "dense-diffusion": Entry(
         "dense_diffusion:DenseDiffusion", "Kim et al. 2023, arXiv 2308.12964", "text, edit", "boxes",
         "attention within each region is raised, across regions lowered",
     ),
+    "hcma": Entry(
+        "hcma:HCMA", "Wang et al. 2025, arXiv 2505.06512", "guide", "words",
+        "a small trained net aligns the latents with the caption and each box with its phrase",
+    ),
     "layout-guidance": Entry(
         "layout_guidance:LayoutGuidance", "Chen et al. 2023, arXiv 2304.03373", "guide", "boxes",
         "each phrase's attention is pushed into its boxes",
     ),
     "multidiffusion": Entry(
-        "multidiffusion:MultiDiffusion", "Bar-Tal et al. 2023, arXiv 2302.08113", "text, combine", "boxes",
+        "multidiffusion:MultiDiffusion", "Bar-Tal et al. 2023, arXiv 2302.08113", "combine", "boxes",
         "each region is denoised for its own phrase",
     ),
     "structured": Entry(

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trueline.attention import Maps
+from trueline.backbone import Backbone
 from trueline.guidance import (
     Losses,
     Subject,
@@ -21,6 +22,7 @@ from trueline.guidance import (
     smoothed,
     subjects,
 )  # fmt: skip
+from trueline.layout import Layout
 from trueline.perception.noun_chunks import chunks
 from trueline.phrases import locate_phrase, prompt_length
 from trueline.sample import Context, Method
@@ -61,6 +63,8 @@ class AttendAndExcite(Method):
     nearest) over all layers, steps of 20 sqrt(1 .. .5) in the first half, refinement at 0, 20% and 40% of the steps
     until the least subject reaches .05, .5, .8. Two things differ: a word of several BPE tokens counts as their mean,
     and other schedulers than DDIM get the same step in latents of unit variance.
+
+    A picture without regions and noun phrases is plain. Masks and negative phrases of regions are not used.
     """
 
     strength: float = Field(1.0, ge=0, description="times the released step sizes; 0 is plain sampling")
@@ -74,9 +78,13 @@ class AttendAndExcite(Method):
     cells: int = Field(16, ge=2, description="side of the maps, in cells; the net's nearest")
     normalize_eot: bool = Field(False, description="compare words up to the prompt's end only (SD 2.1)")
 
+    def idle(self, layout: Layout, backbone: Backbone) -> str | None:
+        named = layout.regions or chunks(layout.prompt)
+        return None if named else f"no noun phrase in {layout.prompt!r}"
+
     def guide(self, z: Float[Tensor, "batch c h w"], ctx: Context) -> Float[Tensor, "batch c h w"]:
         targets = {int(at * ctx.steps): 1 - least for at, least in self.thresholds}
-        if self.strength == 0 or (ctx.progress >= self.until and ctx.index not in targets):
+        if ctx.progress >= self.until and ctx.index not in targets:
             return z
         found, latent, where = named_subjects(ctx), latent_grid(ctx), cross_sites(ctx, self.cells)
         ends = [

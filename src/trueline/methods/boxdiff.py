@@ -1,6 +1,7 @@
 """BoxDiff (Xie et al. 2023, arXiv 2307.10816): each subject's attention fills its box. Written from the paper."""
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,13 +18,12 @@ from trueline.guidance import (
     map_grid,
     mean_map,
     move,
-    need_regions,
     sharpened,
     smoothed,
     subjects,
     union_mask,
 )  # fmt: skip
-from trueline.sample import Context, Method
+from trueline.sample import Context, Method, Part
 
 
 def inner_loss(
@@ -80,8 +80,12 @@ class BoxDiff(Method):
     Settings as published: 16 x 16 maps (of the net's sizes the nearest), the greatest 20%, steps of 20 sqrt(1 .. .5)
     in the first half; refinement at 0, 20% and 40% by the inner loss alone, until 1 less the worst subject's reaches
     .05, .5, .8. A region's mask is used where it has one. A box below one cell counts as one cell. The latents that
-    were moved are the ones the noise is predicted on (the released GLIGEN branch predicts on the former ones).
+    were moved are the ones the noise is predicted on (the released GLIGEN branch predicts on the former ones). A
+    picture without regions is plain. A region's negative phrase is not used.
     """
+
+    needs_regions: ClassVar[bool] = True
+    reads: ClassVar[frozenset[Part]] = frozenset({"mask"})
 
     strength: float = Field(1.0, ge=0, description="times the published step sizes; 0 is plain sampling")
     scale: float = Field(20.0, ge=0, description="size of a step")
@@ -96,9 +100,8 @@ class BoxDiff(Method):
     corner: int = Field(1, ge=0, description="cells around a box's edges that the corner loss looks at")
 
     def guide(self, z: Float[Tensor, "batch c h w"], ctx: Context) -> Float[Tensor, "batch c h w"]:
-        need_regions(ctx, "boxdiff")
         targets = {int(at * ctx.steps): 1 - least for at, least in self.thresholds}
-        if self.strength == 0 or (ctx.progress >= self.until and ctx.index not in targets):
+        if ctx.progress >= self.until and ctx.index not in targets:
             return z
         found, latent, where = subjects(ctx), latent_grid(ctx), cross_sites(ctx, self.cells)
         size = self.strength * self.scale * math.sqrt(1 - 0.5 * ctx.index / max(ctx.steps - 1, 1))

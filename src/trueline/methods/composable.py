@@ -7,10 +7,9 @@ the conjunction and negation of section 4. What differs: a batch holds pictures 
 may come from the regions; ``strength`` mixes with the plain prediction; other methods' hooks stay in force.
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from jaxtyping import Float
 from pydantic import Field
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from trueline.backbone import Backbone
 from trueline.layout import Layout
-from trueline.sample import Context, Method
+from trueline.sample import Context, Method, Part, overrides
 
 SEPARATOR = "|"
 
@@ -56,9 +55,10 @@ class Composable(Method):
     prompt.
 
     All parts see the grounding of their picture. A part that is the whole prompt is not predicted again. Parts are
-    encoded and predicted as they are: other methods' ``text`` and ``edit`` act on the prompt only, and what earlier
-    methods' ``combine`` added stays added. Needs guidance: without it (``guidance_scale <= 1``) nothing is composed,
-    with a warning.
+    encoded and predicted as they are: other methods' ``text``, ``values`` and ``edit`` act on the prompt only (where
+    it is no part, and the strength is 1, in vain; the record says so), and what earlier methods' ``combine`` added
+    stays added. Needs guidance: without it (``guidance_scale <= 1``) nothing is composed, with a note. Boxes and
+    masks are not used.
 
     Settings:
         weights: one per part, in the order of the parts, each -100..100 or None; None, and any part beyond the list,
@@ -74,6 +74,12 @@ class Composable(Method):
     weights: tuple[Annotated[float, Field(ge=-100, le=100)] | None, ...] = ()
     negative_weight: float | None = Field(None, ge=0, le=100)
     strength: float = Field(1.0, ge=0, le=1)
+
+    reads: ClassVar[frozenset[Part]] = frozenset({"negative"})
+
+    def idle(self, layout: Layout, backbone: Backbone) -> str | None:
+        parts = self.parts(layout, guidance_scale=1.0)
+        return "the prompt has one part" if not self.weights and list(parts) == [layout.prompt] else None
 
     def parts(self, layout: Layout, guidance_scale: float) -> dict[str, float]:
         """Each distinct text that is composed, and its weight; the weights of equal texts add up.
@@ -100,14 +106,6 @@ class Composable(Method):
                 found[text] = found.get(text, 0.0) - push
         return found
 
-    def text(
-        self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Checks the layouts before the first step; the text is as it was."""
-        for layout in layouts:
-            self.parts(layout, guidance_scale=1.0)
-        return text
-
     def combine(
         self,
         prediction: Float[Tensor, "batch c h w"],
@@ -116,22 +114,34 @@ class Composable(Method):
         z: Float[Tensor, "batch c h w"],
         ctx: Context,
     ) -> Float[Tensor, "batch c h w"]:
-        if self.strength == 0:
-            return prediction
         if uncond is None:
             if ctx.index == 0 and ctx.guidance_scale <= 1:
-                warnings.warn(
-                    "guidance_scale: Composable does nothing without guidance; use a scale above 1",
-                    stacklevel=2,
-                )
+                for row in range(len(z)):
+                    ctx.note(
+                        row, "guidance_scale: Composable does nothing without guidance; use a scale above 1"
+                    )
             return prediction
         scale = ctx.guidance_scale
         recipes = [self.parts(layout, scale) for layout in ctx.layouts]
+        self._say_unseen(recipes, ctx)
         # What earlier methods made of the prediction is kept: only the difference to plain guidance is added, which
         # is exactly zero for a picture whose one part is its prompt.
         composed = compose(uncond, *_predict_parts(recipes, cond, uncond, z, ctx))
         plain = uncond + scale * (cond - uncond)
         return prediction + self.strength * (composed - plain)
+
+    def _say_unseen(self, recipes: Sequence[dict[str, float]], ctx: Context) -> None:
+        """Once a run: methods that act on the prompt, where only its parts count."""
+        vain = [
+            type(method).__name__
+            for method in ctx.methods
+            if any(overrides(method, hook) for hook in ("text", "values", "edit"))
+        ]
+        for row, (layout, recipe) in enumerate(zip(ctx.layouts, recipes, strict=True)):
+            sentence = f"Composable predicts the parts and not the prompt, so {' and '.join(vain)} cannot act"
+            seen = self.strength < 1 or layout.prompt in recipe
+            if vain and not seen and (row, sentence) not in ctx.notes:
+                ctx.note(row, sentence)
 
 
 def _predict_parts(

@@ -8,7 +8,7 @@ of the prompt.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from trueline.guidance import latent_grid, map_grid
 from trueline.layout import Layout, Region
 from trueline.masks import region_masks
 from trueline.phrases import locate, prompt_length
-from trueline.sample import Context, Method
+from trueline.sample import Context, Method, Part
 
 __all__ = ["DenseDiffusion", "covered_area", "matched_pairs", "regularised"]
 
@@ -85,7 +85,7 @@ class DenseDiffusion(Method):
     phrases take their places in turn. A region's mask is used where it has one.
 
     A region whose phrase is not in the prompt acts on self-attention only, and the record says so. A picture without
-    regions is sampled as if the method were not there.
+    regions is plain. A region's negative phrase is not used.
 
     Raises, when sampling begins:
         ValueError: no layout has regions.
@@ -105,14 +105,13 @@ class DenseDiffusion(Method):
         True, description="encode the words of each phrase without the rest of the prompt"
     )
 
+    needs_regions: ClassVar[bool] = True
+    reads: ClassVar[frozenset[Part]] = frozenset({"mask"})
+
     def text(
         self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
     ) -> Float[Tensor, "batch tokens width"]:
-        if not any(layout.regions for layout in layouts):
-            raise ValueError(
-                "regions: dense-diffusion needs at least one region with its box; give the layout one"
-            )
-        return _phrases_alone(text, layouts, backbone) if self.phrases_alone and self.strength else text
+        return _phrases_alone(text, layouts, backbone) if self.phrases_alone else text
 
     def taps(self, site: Site) -> bool:
         return site.kind in ("self", "cross")
@@ -126,7 +125,9 @@ class DenseDiffusion(Method):
         height, width = map_grid(site, latent_grid(ctx))
         if site.kind == "cross":
             named = _named(ctx.backbone.tokenizer, ctx.layouts, logits.shape[-1])
-            _say_missing(ctx, named)
+            for row, sentence in named.problems:
+                if (row, sentence) not in ctx.notes:  # once a run, not at each layer
+                    ctx.note(row, sentence)
             masks, area = _placed(named.regions, height, width)
             keys, counted = named.tokens, named.words
         else:
@@ -144,7 +145,7 @@ class _Named(NamedTuple):
     regions: tuple[tuple[Region, ...], ...]
     tokens: Float[Tensor, "batch regions keys"]  # 1: a token of the region's phrase
     words: Float[Tensor, "batch keys"]  # 1: a token of the prompt, not start, end or padding
-    missing: tuple[tuple[int, str], ...]  # row, and what is wrong with the phrase of another region
+    problems: tuple[tuple[int, str], ...]  # row, and what is wrong with the phrase of a region
 
 
 # Both are asked for by every layer at every step of a run, each time with the same arguments.
@@ -164,10 +165,12 @@ def _named(tokenizer: CLIPTokenizer, layouts: tuple[Layout, ...], keys: int) -> 
         tuple(region for region, place in zip(layout.regions, places, strict=True) if place.tokens)
         for layout, places in zip(layouts, found, strict=True)
     )
-    missing = (
-        (row, place.problem) for row, places in enumerate(found) for place in places if not place.tokens
-    )
-    return _Named(regions, tokens, words, tuple(missing))
+    left = {True: "its words before the cut are pulled", False: "its region acts on self-attention only"}
+    problems = (
+        (row, f"{place.problem}; {left[bool(place.tokens)]}")
+        for row, places in enumerate(found) for place in places if place.problem
+    )  # fmt: skip
+    return _Named(regions, tokens, words, tuple(problems))
 
 
 @lru_cache(maxsize=8)
@@ -182,14 +185,6 @@ def _placed(
     return masks, torch.cat([covered_area(one) for one in masks.split(1)])
 
 
-def _say_missing(ctx: Context, named: _Named) -> None:
-    """Once a run, not at each layer."""
-    for row, problem in named.missing:
-        sentence = f"{problem}; its region acts on self-attention only"
-        if (row, sentence) not in ctx.notes:
-            ctx.note(row, sentence)
-
-
 def _phrases_alone(
     text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
 ) -> Float[Tensor, "batch tokens width"]:
@@ -197,6 +192,8 @@ def _phrases_alone(
     one counts."""
     text = text.clone()
     phrases = list(dict.fromkeys(region.phrase for layout in layouts for region in layout.regions))
+    if not phrases:
+        return text
     alone = dict(zip(phrases, backbone.encode(phrases).to(text), strict=True))
 
     def tokens_of(words: str) -> list[int]:

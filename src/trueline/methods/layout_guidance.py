@@ -1,5 +1,7 @@
 """Layout-Guidance, backward (Chen et al. 2023, arXiv 2304.03373). Written from the paper."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -12,11 +14,11 @@ from trueline.guidance import (
     descend,
     latent_grid,
     map_grid,
-    need_regions,
+    nearest_scale,
     subjects,
     union_mask,
 )  # fmt: skip
-from trueline.sample import Context, Method
+from trueline.sample import Context, Method, Part
 
 
 def inside_loss(
@@ -30,30 +32,34 @@ def inside_loss(
 class LayoutGuidance(Method):
     """Push each phrase's attention into its boxes, layer by layer and head by head.
 
-    As published: the middle block and the first up block with cross-attention, loss x 30, steps of sigma^2, at most
-    five per sampling step while the loss is above .2, in the first 10 of 51. Boxes of one phrase form one mask; a
+    As published: the middle block and the up block of 16 x 16 maps (Stable Diffusion's first with cross-attention, at
+    512 pixels; of another net's the nearest), loss x 30, steps of sigma^2, at most five per sampling step while the
+    loss is above .2, in the first 10 of 51. Boxes of one phrase form one mask; a
     region's mask is used where it has one. What differs: phrases are found by the tokenizer's offsets (the release
-    counts words), and the loss is in each layer's own grid whatever the picture's size.
+    counts words), and the loss is in each layer's own grid whatever the picture's size. A picture without regions is
+    plain. A region's negative phrase is not used.
     """
+
+    needs_regions: ClassVar[bool] = True
+    reads: ClassVar[frozenset[Part]] = frozenset({"mask"})
 
     strength: float = Field(1.0, ge=0, description="times the published step size; 0 is plain sampling")
     scale: float = Field(30.0, ge=0, description="factor of the loss")
     until: float = Field(0.2, ge=0, le=1, description="fraction of the steps that are guided")
     enough: float = Field(0.2, ge=0, description="loss at which a picture's inner loop ends")
     iterations: int = Field(5, ge=1, le=100, description="inner steps at most")
+    cells: int = Field(16, ge=2, description="side of the up block's maps, in cells; the net's nearest")
 
     def guide(self, z: Float[Tensor, "batch c h w"], ctx: Context) -> Float[Tensor, "batch c h w"]:
-        need_regions(ctx, "layout-guidance")
-        if self.strength == 0 or ctx.progress >= self.until:
+        if ctx.progress >= self.until:
             return z
         found, latent = subjects(ctx, joined=True), latent_grid(ctx)
-        first_up = max(
-            (s.scale for s in sites(ctx.backbone.unet) if s.kind == "cross" and s.place == "up"), default=0
-        )
+        up = [s for s in sites(ctx.backbone.unet) if s.kind == "cross" and s.place == "up"]
+        scale = nearest_scale(up, latent, self.cells) if up else 0
 
         def where(site: Site) -> bool:
             return site.kind == "cross" and (
-                site.place == "mid" or (site.place == "up" and site.scale == first_up)
+                site.place == "mid" or (site.place == "up" and site.scale == scale)
             )
 
         def loss(maps: Maps) -> Losses:

@@ -16,6 +16,7 @@ the equations; the authors' code has no licence and was not read.
 
 import hashlib
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,7 +26,7 @@ from torch import Tensor
 from trueline.backbone import Backbone
 from trueline.layout import MAX_SEED, Layout, Region
 from trueline.masks import region_masks
-from trueline.sample import Context, Method, draw, noise_generators
+from trueline.sample import Context, Method, Part, draw, noise_generators
 
 PATCH = 8
 """Side, in latents, of the picture that a colour is encoded in: enough that its centre does not see the edge."""
@@ -79,7 +80,8 @@ class MultiDiffusion(Method):
     grounding. Each region is predicted for its phrase, without grounding and without other methods' edits, against
     its ``negative`` where it has one, else the layout's negative prompt, at the run's guidance scale. That costs one
     row per region and step more, two while bootstrapping, for regions with a negative, and while the picture's
-    grounding acts (otherwise the unconditional prediction is the loop's).
+    grounding acts (otherwise the unconditional prediction is the loop's). Without guidance negatives are not used,
+    with a note. A region's mask is used where it has one.
 
     Settings:
         bootstrap: 0..1, the first fraction of the steps (official: 20 of 50) in which a region's prediction does not
@@ -90,21 +92,14 @@ class MultiDiffusion(Method):
     seed, which a hook does not see.
 
     Raises, when the run begins:
-        ValueError: no picture of the batch has regions.
+        ValueError: no layout has regions.
     """
 
     bootstrap: float = Field(0.4, ge=0, le=1)
     strength: float = Field(1.0, ge=0, le=1)
 
-    def text(
-        self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Checks the layouts before the first step; the text is as it was."""
-        if self.strength and not any(layout.regions for layout in layouts):
-            raise ValueError(
-                "regions: MultiDiffusion needs some; give at least one layout a region, or drop the method"
-            )
-        return text
+    needs_regions: ClassVar[bool] = True
+    reads: ClassVar[frozenset[Part]] = frozenset({"mask", "negative"})
 
     def combine(
         self,
@@ -114,8 +109,8 @@ class MultiDiffusion(Method):
         z: Float[Tensor, "batch c h w"],
         ctx: Context,
     ) -> Float[Tensor, "batch c h w"]:
-        if self.strength == 0:
-            return prediction
+        if ctx.index == 0 and ctx.guidance_scale <= 1:
+            self._say_unguided(ctx)
         most = max(len(layout.regions) for layout in ctx.layouts)
         masks = torch.zeros(len(z), most, *z.shape[-2:], device=z.device)
         regions = torch.zeros(len(z), most, *z.shape[1:], device=z.device)
@@ -127,6 +122,14 @@ class MultiDiffusion(Method):
             rows = [row for row, layout in enumerate(ctx.layouts) if len(layout.regions) > turn]
             regions[rows, turn] = self._predict(rows, turn, masks[rows, turn], uncond, z, ctx)
         return torch.lerp(prediction, fuse(prediction, regions, masks), self.strength)
+
+    @staticmethod
+    def _say_unguided(ctx: Context) -> None:
+        for row, layout in enumerate(ctx.layouts):
+            if any(region.negative for region in layout.regions):
+                ctx.note(
+                    row, "guidance_scale: MultiDiffusion uses no negatives without it; use a scale above 1"
+                )
 
     def _predict(
         self,

@@ -12,7 +12,6 @@ variants' mean: one pass, whatever k is (tested).
 """
 
 import re
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -71,7 +70,8 @@ class Structured(Method):
     has two), not all nodes NP of a constituency tree, where phrases hold phrases; so the whole prompt weighs more. Of
     the authors' two modes this is their default, not the conjunction, which varies the keys too.
 
-    A prompt without noun phrases is sampled plainly, with a warning.
+    A prompt without noun phrases is sampled plainly, and its record says so. Boxes, masks and negative phrases of
+    regions are not used.
 
     Raises, when sampling begins:
         ValueError: parser "spacy" without spaCy or its model.
@@ -80,17 +80,14 @@ class Structured(Method):
     strength: float = Field(1.0, ge=0, le=1, description="from plain sampling to the mean of all variants")
     parser: Parser = Field("rules", description='what finds noun phrases: "rules" (word lists) or "spacy"')
 
+    def idle(self, layout: Layout, backbone: Backbone) -> str | None:
+        found = noun_places(backbone.tokenizer, layout.prompt, self.parser)
+        return None if found else f"no noun phrase in {layout.prompt!r}"
+
     def values(
         self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
     ) -> Float[Tensor, "batch tokens width"]:
-        if self.strength == 0:
-            return text
         places = [noun_places(backbone.tokenizer, layout.prompt, self.parser) for layout in layouts]
-        for layout, found in zip(layouts, places, strict=True):
-            if not found:
-                warnings.warn(
-                    f"no noun phrase in {layout.prompt!r}; structured leaves it plain", stacklevel=3
-                )
         phrases = list(dict.fromkeys(chunk for found in places for chunk, _ in found))
         if not phrases:
             return text
