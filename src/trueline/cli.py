@@ -12,6 +12,7 @@ from importlib import import_module
 COMMANDS = {
     "generate": "pictures from a prompt and boxes, or from a file of layouts",
     "methods": "what to guide sampling with, and its settings",
+    "train": "train a net on captions and boxes; a run that was stopped goes on",
     "evaluate": "draw what a benchmark asks for, look at it, and write the table",
     "merge": "join the folders of an evaluation that was spread over machines",
     "votes": "score the votes of a user study that an evaluation made the page of",

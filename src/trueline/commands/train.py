@@ -1,0 +1,120 @@
+"""``trueline train``: train a recipe; a run that was stopped goes on with the same command."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from trueline.commands._methods import read_value
+from trueline.commands._parser import Parser
+from trueline.training import RECIPES
+
+EPILOG = """examples:
+  trueline train hcma --config configs/hcma_world.yaml --stage align --out out/hcma/align
+  trueline train hcma --config configs/hcma_world.yaml --stage joint \\
+      --set objective.alignment=out/hcma/align/final --out out/hcma/joint
+  trueline train hcma --model gligen --data ~/coco --set data.split=train2014 --set steps=2000 \\
+      --set objective.depth=6 --out out/hcma
+
+recipes:
+{recipes}
+
+Writes into --out: final (the result), train.json (all settings and what was done), log.jsonl, checkpoints, cache (the
+encoded pictures), left_out.jsonl (what of the data was not used), validation (pictures drawn on the way). Several
+processes: accelerate launch -m trueline.cli train ..."""
+
+
+def parser() -> argparse.ArgumentParser:
+    recipes = "\n".join(f"  {name}  {what}" for name, what in RECIPES.items())
+    top = Parser(
+        prog="trueline train",
+        description="Train a recipe; a run that was stopped goes on with the same command.",
+        epilog=EPILOG.format(recipes=recipes),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("recipe", metavar="RECIPE", help=", ".join(RECIPES))
+    top.add_argument(
+        "--config", metavar="FILE", help="YAML of settings; those under stages.NAME for that stage only"
+    )
+    top.add_argument("--stage", metavar="NAME", help="of hcma: align, joint or control")
+    top.add_argument(
+        "--model", help="what to begin with: world, a diffusers folder, or a Hub id (default world)"
+    )
+    top.add_argument(
+        "--data", metavar="SOURCE", help="world, a folder in COCO's format, or a .jsonl of layouts"
+    )
+    top.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting, over the file's; repeatable",
+    )
+    top.add_argument("--out", required=True, metavar="DIR", help="where the run lives")
+    top.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: cuda where there is one")
+    top.add_argument("--quiet", action="store_true", help="say nothing on the way")
+    top.add_argument("--show", action="store_true", help="print all settings as YAML and stop")
+    return top
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    if options.recipe not in RECIPES:
+        raise ValueError(f"there is no recipe {options.recipe!r}; there are {', '.join(RECIPES)}")
+    given = gathered(options)
+    from trueline.training.recipes import recipe
+    from trueline.training.settings import make
+
+    settings = make(recipe(options.recipe).Settings, given)
+    if options.show:
+        import yaml
+
+        print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+        return 0
+    from pathlib import Path
+
+    from trueline.commands._model import find_device, silence_libraries, warnings_as_lines
+    from trueline.commands._rows import commit
+    from trueline.training.run import Run
+
+    silence_libraries()
+    device = find_device(options.device)
+    with warnings_as_lines():
+        return Run(options.recipe, settings, Path(options.out), device, commit(), options.quiet)()
+
+
+def gathered(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the file, of its section for the stage, and of the flags, later ones over earlier ones.
+
+    Raises:
+        ValueError: a file that cannot be read, or a flag that is not KEY=VALUE or is there twice.
+    """
+    from trueline.training.settings import flat, put, read_yaml
+
+    settings = read_yaml(options.config) if options.config else {}
+    stages = settings.pop("stages", {})
+    if not isinstance(stages, dict):
+        raise ValueError(
+            f"--config: stages in {options.config} must hold settings by the name of their stage"
+        )
+    over = _flags(options)
+    stage = over.get("stage", settings.get("stage"))
+    section = stages.get(stage, {}) if stage is not None else {}
+    if stages and stage not in stages:
+        raise ValueError(f"--stage: {options.config} has settings for {', '.join(stages)}; name one of them")
+    for key, value in (flat(section) | over).items():
+        put(settings, key, value)
+    return settings
+
+
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
+    named = {"model": options.model, "data.source": options.data, "stage": options.stage}
+    over = {key: value for key, value in named.items() if value is not None}
+    for text in options.set:
+        key, mark, value = text.partition("=")
+        if not (mark and key):
+            raise ValueError(f"--set: write KEY=VALUE, such as steps=2000 (got {text!r})")
+        if key in over:
+            raise ValueError(f"--set: {key} is there twice")
+        over[key] = read_value(value)
+    return over

@@ -1,0 +1,172 @@
+"""Examples to train on: a picture, its caption and its boxes, wherever they come from.
+
+GLIGEN's rules (``demo/dataset/cd_dataset.py``): the largest middle part of the backbone's proportions, boxes moved
+with it and clamped, those below 1 % of it left out, the largest kept. No flip: captions say left and right. Boxes are
+computed from the file's own numbers each time and nothing is changed in place (diffusers' GLIGEN example transforms a
+box again in each epoch).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from trueline.benchmarks.coco import BoxFilter, Crop, keep
+from trueline.layout import Layout, Region
+from trueline.training.settings import Data
+
+
+class BrokenPicture(ValueError):
+    """A picture that cannot be trained on; one sentence that names it."""
+
+
+class Examples(Protocol):
+    """Numbered examples. ``fingerprint`` changes with anything that changes which picture has which number."""
+
+    left_out: LeftOut
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int) -> np.ndarray:
+        """uint8 RGB, (height, width, 3), of the backbone's size.
+
+        Raises:
+            BrokenPicture: it cannot be read.
+        """
+
+    def layout(self, index: int, generator: torch.Generator) -> Layout:
+        """What the picture shows, with one of its captions."""
+
+    def samples(self, n: int) -> list[Layout]:
+        """``n`` layouts (or as many as there are) to draw pictures of on the way."""
+
+
+@dataclass
+class LeftOut:
+    """What was not used, and why: nothing is dropped in silence."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    items: list[tuple[str, str]] = field(default_factory=list)  #: (which, why)
+
+    def add(self, reason: str, which: str, why: str = "") -> None:
+        self.reasons[reason] += 1
+        self.items.append((which, f"{reason}: {why}" if why else reason))
+
+    def __str__(self) -> str:
+        first = f"; the first: {self.items[0][0]}, {self.items[0][1]}" if self.items else ""
+        return ", ".join(f"{count} {reason}" for reason, count in self.reasons.items()) + first
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which boxes of a picture are kept, and at which size (width, height) it is trained on."""
+
+    size: tuple[int, int]
+    boxes: BoxFilter
+
+    @classmethod
+    def of(cls, data: Data, size: tuple[int, int], max_regions: int) -> Rules:
+        most = min(data.max_boxes, max_regions)
+        if data.min_boxes > most:
+            raise ValueError(f"data.min_boxes: this model takes at most {most} boxes (got {data.min_boxes})")
+        return cls(size, BoxFilter(data.min_area, most, data.min_boxes, data.crowd))
+
+    def crop(self, width: int, height: int) -> Crop:
+        return centre_crop(width, height, self.size)
+
+    def regions(self, things: Sequence[dict], width: int, height: int) -> list[Region]:
+        """Of COCO's annotations (``name``, ``bbox`` xywh in pixels, ``iscrowd``), largest first."""
+        return keep(things, self.crop(width, height), self.boxes)
+
+    def read(self, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The picture of a file, cropped and resized; ``size``: what its annotations say that it is.
+
+        Raises:
+            BrokenPicture: it is missing, broken, or of another size.
+        """
+        try:
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
+        except FileNotFoundError:
+            raise BrokenPicture(f"{path}: no such file") from None
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BrokenPicture(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        if size is not None and picture.size != size:
+            said, found = (f"{w} x {h}" for w, h in (size, picture.size))
+            raise BrokenPicture(f"{path}: is {found} pixels, its annotations say {said}")
+        return fitted(picture, self.crop(*picture.size), self.size)
+
+
+def centre_crop(width: int, height: int, size: tuple[int, int]) -> Crop:
+    """xyxy of the largest part in the middle with the proportions of ``size`` (width, height), in whole pixels."""
+    scale = min(width / size[0], height / size[1])
+    across, down = min(width, round(scale * size[0])), min(height, round(scale * size[1]))
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down
+
+
+def fitted(picture: Image.Image, crop: Crop, size: tuple[int, int]) -> np.ndarray:
+    """The part ``crop`` of an RGB picture at ``size`` (width, height), uint8."""
+    if crop == (0, 0, *size) == (0, 0, *picture.size):
+        return np.array(picture)
+    return np.array(picture.resize(size, Image.Resampling.LANCZOS, box=crop))
+
+
+def digest(*parts: str | bytes) -> str:
+    """A short hash of texts and bytes."""
+    made = hashlib.sha256()
+    for part in parts:
+        made.update(part.encode() if isinstance(part, str) else part)
+        made.update(b"\0")
+    return made.hexdigest()[:16]
+
+
+def draw(count: int, generator: torch.Generator) -> int:
+    """A whole number below ``count``."""
+    return int(torch.randint(count, (), generator=generator))
+
+
+def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Examples:
+    """The examples of ``data.source`` for a backbone that draws ``size`` (width, height).
+
+    Raises:
+        ValueError: not there, not readable, or nothing in it can be used.
+    """
+    rules = Rules.of(data, size, max_regions)
+    source = Path(data.source)
+    if data.source == "world":
+        reader = "world"
+    elif source.is_dir():
+        reader = "coco"
+    elif source.is_file():
+        reader = "records"
+    else:
+        raise ValueError(
+            f"data.source: {data.source!r} is neither world, nor a folder in COCO's format, nor a .jsonl of layouts"
+        )
+    _refuse_idle(data, reader)
+    examples: Examples = import_module(f"trueline.training.{reader}").open_examples(data, rules)
+    if not len(examples):
+        why = f" ({examples.left_out})" if examples.left_out.items else ""
+        raise ValueError(f"data.source: nothing in {data.source} can be trained on{why}")
+    return examples
+
+
+def _refuse_idle(data: Data, reader: str) -> None:
+    """A setting that would have no effect is an error."""
+    idle = {"world": ("share", "crowd", "min_boxes"), "records": ("share", "crowd", "split"), "coco": ()}
+    for name in idle[reader]:
+        if getattr(data, name) != Data.model_fields[name].default:
+            raise ValueError(f"data.{name}: has no effect on {data.source}; leave it out")

@@ -1,0 +1,47 @@
+"""What a recipe is: its settings, and how they become an objective and nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from trueline.sample import Method
+from trueline.train import Objective
+from trueline.training import RECIPES
+from trueline.training.settings import Part
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training task.
+
+    Args:
+        part: of the U-Net that learns. ``further``: nets beside it, by name; of them learns what requires a gradient.
+        save: write the result into a folder.
+        methods: with which pictures are drawn on the way; they are asked for each time.
+        facts: what else ``train.json`` should say.
+    """
+
+    objective: Objective
+    part: Part
+    save: Callable[[Path], None]
+    further: Mapping[str, nn.Module] = field(default_factory=dict)
+    methods: Callable[[], Sequence[Method]] = tuple
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def recipe(name: str) -> ModuleType:
+    """The module of that recipe: ``Settings`` (a kind of ``Training``) and ``prepare(settings, backbone, folder)``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+    return import_module(f"trueline.training.{name}")

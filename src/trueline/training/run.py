@@ -1,0 +1,332 @@
+"""One training run in a folder: data, nets, loop, result. The same settings and folder again: it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from trueline.backbone import Backbone
+from trueline.folder import Folder
+from trueline.grounding import fusers
+from trueline.layout import Layout, read_layouts
+from trueline.pipeline import Pipeline
+from trueline.records import versions
+from trueline.sheet import contact_sheet
+from trueline.train import Fit, Nets, make_accelerator
+from trueline.training.data import Examples, open_examples
+from trueline.training.latents import Latents, encoded
+from trueline.training.log import LOG
+from trueline.training.parts import Parameters, open_part
+from trueline.training.recipes import Task, recipe
+from trueline.training.settings import Training, check_same, identity
+from trueline.training.stream import Shuffled
+
+RECORD, RESULT = "train.json", "final"
+
+
+class Interrupt:
+    """Ctrl-C and SIGTERM as a wish to stop, as long as it is open. A second one acts as ever."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # only the main thread may handle signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, self._before[number])
+
+    def wanted(self) -> bool:
+        return self.received is not None
+
+
+@dataclass
+class Run:
+    """``trueline train NAME`` with these settings, in ``out``. ``commit``: of Trueline, for the record."""
+
+    name: str
+    settings: Training
+    out: Path
+    device: torch.device
+    commit: str = ""
+    quiet: bool = False
+
+    home: Folder = field(init=False)
+    accelerator: Accelerator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.home = Folder(self.out)
+
+    def __call__(self) -> int:
+        """Train, from the last checkpoint if there is one; the exit code.
+
+        Raises:
+            ValueError: settings, data, checkpoint or folder that cannot be used, in one sentence.
+        """
+        if (steps := self._done()) is not None:
+            self._say(f"{self.home.path / RESULT} is there already, of {steps} steps; nothing to do")
+            return 0
+        self.accelerator = make_accelerator(self.settings, self.device)
+        backbone = Backbone.from_pretrained(
+            self.settings.model, self.settings.revision, device=self.accelerator.device
+        )
+        backbone.enable_gradient_checkpointing(self.settings.checkpointing)
+        examples, latents, mark = self._data(backbone)
+        task = recipe(self.name).prepare(self.settings, backbone, self.home.path)
+        facts = self._facts(backbone, examples, latents, mark) | dict(task.facts)
+        with Interrupt() as interrupt:
+            fit = self._fit(task, backbone, examples, latents, mark, interrupt)
+            self._record(facts, fit, "running")
+            try:
+                for line in fit:
+                    self._progress(line)
+            except BaseException:
+                self._record(facts, fit, "failed")
+                raise
+        if not fit.finished:
+            self._record(facts, fit, "stopped")
+            self._say(
+                f"stopped after step {fit.step} of {self.settings.steps}; the checkpoint is in {self.home.path}, and "
+                "the same command goes on"
+            )
+            return 128 + (interrupt.received or signal.SIGINT)
+        self._finish(task, fit, facts)
+        return 0
+
+    # Before
+
+    def _done(self) -> int | None:
+        """The steps of the finished run that is in the folder; None: there is still something to do.
+
+        Raises:
+            ValueError: the folder's run began with other settings.
+        """
+        path = self.home.path / RECORD
+        if not path.exists():
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            began, status, steps = record["identity"], record["status"], record["steps"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} cannot be read; choose another folder") from None
+        check_same(began, {"recipe": self.name} | identity(self.settings), self.home.path)
+        whole = status == "complete" and steps >= self.settings.steps  # it may be given more steps
+        return steps if whole and (self.home.path / RESULT).is_dir() else None
+
+    def _data(self, backbone: Backbone) -> tuple[Examples, Latents, str]:
+        data = self.settings.data
+        size = backbone.picture_size(None, None)
+        examples = open_examples(data, size, backbone.max_regions)
+        begun = time.monotonic()
+
+        def report(done: int, of: int) -> None:
+            if time.monotonic() - begun > 5:
+                self._say(f"encoded {done} of {of} pictures")
+
+        latents, mark = encoded(
+            backbone,
+            examples,
+            Path(data.cache) if data.cache else self.home.path / "cache",
+            size,
+            data.max_broken,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            self.accelerator.wait_for_everyone,
+            report,
+        )
+        self._tell_left_out(examples, len(latents))
+        return examples, latents, mark
+
+    def _tell_left_out(self, examples: Examples, used: int) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        left_out = examples.left_out
+        lines = [json.dumps({"what": what, "why": why}) + "\n" for what, why in left_out.items]
+        self.home.write("left_out.jsonl", lambda file: file.write("".join(lines).encode()))
+        if left_out.items:
+            self._say(f"left out: {left_out}; all of them are in {self.home.path / 'left_out.jsonl'}")
+        if not (self.home.path / LOG).exists():
+            first = {"step": 0, "examples": used, "left_out": dict(left_out.reasons)}
+            self.home.write(LOG, lambda file: file.write((json.dumps(first) + "\n").encode()))
+
+    def _fit(
+        self,
+        task: Task,
+        backbone: Backbone,
+        examples: Examples,
+        latents: Latents,
+        mark: str,
+        interrupt: Interrupt,
+    ) -> Fit:
+        settings, data = self.settings, self.settings.data
+        timesteps = backbone.scheduler.config.num_train_timesteps
+        if settings.t_high > timesteps:
+            raise ValueError(f"t_high: this model has {timesteps} timesteps (got {settings.t_high})")
+        stream = Shuffled(
+            examples,
+            latents,
+            settings.seed,
+            data.drop_captions,
+            data.drop_boxes,
+            (settings.t_low, settings.t_high),
+        )
+        unet = open_part(backbone.unet, task.part, settings.position_net, settings.lora, settings.seed)
+        trained: Parameters = {f"unet.{name}": weight for name, weight in unet.items()}
+        for owner, net in task.further.items():
+            trained |= {
+                f"{owner}.{n}": weight for n, weight in net.named_parameters() if weight.requires_grad
+            }
+        return Fit(
+            self.home.path,
+            task.objective,
+            Nets(backbone, task.further),
+            trained,
+            stream,
+            settings,
+            self.accelerator,
+            identity={"recipe": self.name, "data": mark} | identity(settings),
+            observe=lambda: gates(backbone) if task.part != "none" and not settings.lora else {},
+            show=self._shower(task, backbone, examples),
+            show_every=settings.validation.every,
+            tensorboard=settings.tensorboard,
+            stop=interrupt.wanted,
+        )
+
+    def _shower(self, task: Task, backbone: Backbone, examples: Examples) -> Any:
+        validation = self.settings.validation
+        if not validation.every:
+            return None
+        given = validation.layouts
+        layouts = (read_layouts(given) if given else examples.samples(validation.n))[: validation.n]
+        if not layouts:
+            raise ValueError(f"validation.layouts: {given or 'the data'} holds no layout to draw")
+        return Pictures(task, backbone, layouts, self.settings, self.home)
+
+    # After
+
+    def _finish(self, task: Task, fit: Fit, facts: dict[str, Any]) -> None:
+        """The result appears whole or not at all."""
+        if self.accelerator.is_main_process:
+            target, beside = self.home.path / RESULT, self.home.path / f".{RESULT}.tmp"
+            shutil.rmtree(beside, ignore_errors=True)
+            with fit.averaged():
+                task.save(beside)
+            record = self._about(facts, fit, "complete")
+            Folder(beside).write_json(RECORD, record)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(beside, target)
+            self.home.write_json(RECORD, record)
+        self.accelerator.wait_for_everyone()
+        self._say(
+            f"{fit.step} steps in {fit.seconds:.0f} s ({fit.skipped} skipped): {self.home.path / RESULT}"
+        )
+
+    def _facts(self, backbone: Backbone, examples: Examples, latents: Latents, mark: str) -> dict[str, Any]:
+        return {
+            "recipe": self.name,
+            "settings": self.settings.model_dump(mode="json"),
+            "identity": {"recipe": self.name} | identity(self.settings),
+            "commit": self.commit,
+            "versions": versions(),
+            "device": str(self.accelerator.device),
+            "processes": self.accelerator.num_processes,
+            "precision": self.accelerator.mixed_precision,
+            "model": {"source": backbone.source, "revision": backbone.revision},
+            "data": {
+                "fingerprint": mark,
+                "examples": len(latents),
+                "left_out": dict(examples.left_out.reasons),
+            },
+        }
+
+    def _about(self, facts: Mapping[str, Any], fit: Fit, status: str) -> dict[str, Any]:
+        done = {"steps": fit.step, "skipped": fit.skipped, "seconds": round(fit.seconds, 1)}
+        return {"status": status} | done | {"trained": _count(fit.trained)} | dict(facts)
+
+    def _record(self, facts: Mapping[str, Any], fit: Fit, status: str) -> None:
+        if self.accelerator.is_main_process:
+            self.home.write_json(RECORD, self._about(facts, fit, status))
+
+    # Saying
+
+    def _progress(self, line: Mapping[str, Any]) -> None:
+        per_step = line["seconds"] / line["step"]
+        left = per_step * (self.settings.steps - line["step"]) / 60
+        terms = " ".join(
+            f"{name} {value:.4g}" for name, value in line.items() if name not in ("step", "seconds")
+        )
+        self._say(
+            f"step {line['step']} of {self.settings.steps}: {terms} ({per_step:.2f} s a step, {left:.0f} min left)"
+        )
+
+    def _say(self, sentence: str) -> None:
+        first = getattr(self, "accelerator", None)
+        if not self.quiet and (first is None or first.is_main_process):
+            print(sentence, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Draws the same layouts from the same noise each time, as a contact sheet in ``validation``."""
+
+    task: Task
+    backbone: Backbone
+    layouts: list[Layout]
+    settings: Training
+    home: Folder
+
+    def __call__(self, step: int, writer: Any) -> None:
+        wish = self.settings.validation
+        result = Pipeline(self.backbone)(
+            self.layouts,
+            methods=self.task.methods(),
+            steps=wish.steps,
+            guidance_scale=wish.guidance_scale,
+            seeds=[wish.seed + place for place in range(len(self.layouts))],
+            progress=False,
+        )
+        sheet = contact_sheet(result.images, self.layouts)
+        Folder(self.home.path / "validation").write_png(f"step-{step:08d}.png", sheet)
+        if writer is not None:
+            writer.add_image("validation", np.asarray(sheet), step, dataformats="HWC")
+
+
+def gates(backbone: Backbone) -> dict[str, float]:
+    """Mean |tanh| of the fusers' gates: the loss does not show whether grounding is learned (IGLIGEN's issue 5), and
+    gates that stay small are what users report when boxes are ignored (GLIGEN's issue 97)."""
+    layers = fusers(backbone.unet)
+    if not layers:
+        return {}
+    found = {
+        "gate_attn": [layer.alpha_attn for layer in layers],
+        "gate_ff": [layer.alpha_dense for layer in layers],
+    }
+    return {name: float(torch.stack(list(g)).detach().tanh().abs().mean()) for name, g in found.items()}
+
+
+def _count(trained: Parameters) -> int:
+    return sum(weight.numel() for weight in trained.values())
