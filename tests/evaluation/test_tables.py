@@ -65,6 +65,16 @@ def test_methods_go_into_rows_when_there_are_more_of_them_than_metrics():
     assert [line[0] for line in table[2:]] == ["plain", "a", "b"]
 
 
+def test_many_methods_have_rows_and_no_categories():
+    names, metrics = [f"m{i}" for i in range(7)], [f"metric_{i}" for i in range(9)]
+    rows = [row(name, metric, category=c) for name in names for metric in metrics for c in ("", "spatial")]
+    table = [cells(line) for line in markdown(rows).splitlines() if line.startswith("|")]
+    assert table[0] == ["method", *(f"{metric} (n = 256)" for metric in metrics)]
+    assert [line[0] for line in table[2:]] == names
+    only = [each for each in rows if each["category"]]
+    assert "spatial" in markdown(only), "what stands in categories only is shown nevertheless"
+
+
 def test_categories_come_after_the_whole_and_missing_cells_are_shown():
     rows = [row(category="spatial"), row(), row("hcma", category="spatial") | {"value": None}]
     table = [cells(line) for line in markdown(rows).splitlines() if line.startswith("|")]

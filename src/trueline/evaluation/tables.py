@@ -3,7 +3,9 @@
 A *row* is one number: a flat dictionary with ``benchmark, model, method, metric, category`` ("" = all of them),
 ``value, low, high`` (95% interval, bootstrap clustered by prompt; None where there is none), ``n`` (pictures),
 ``images_per_prompt, seeds, protocol, command, commit``; rows of every method but the first also say ``against``
-(the first method) and ``difference, difference_low, difference_high`` (paired: same prompts, same seeds).
+(the first method) and ``difference, difference_low, difference_high`` (paired: same prompts, same seeds). A row may
+have a ``goal`` (what was aimed at, and whether it holds) and say what ``low``, ``high`` and ``n`` are where they are
+something else (``reads``).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +25,13 @@ TEXTS = ("benchmark", "model", "method", "metric", "category", "protocol", "comm
 COUNTS = ("n", "images_per_prompt")
 NUMBERS = ("value", "low", "high")
 DIFFERENCES = ("difference", "difference_low", "difference_high")
+OPTIONAL_TEXTS = ("goal", "reads")
+READS = "Intervals are 95%, bootstrap clustered by prompt; n counts pictures."
 FIGURE = ("name", "mean", "low", "high", "n")  #: keys of a figure of ``trueline world report``
 #: Words of a metric's name: region_fid, counting_mae.
-LOWER_IS_BETTER = frozenset({"fid", "kid", "cmmd", "mae", "extra"})
+LOWER_IS_BETTER = frozenset({"fid", "kid", "cmmd", "mae", "extra", "cost", "seconds", "memory"})
 FEWEST = 10  #: pictures of which a difference is called better or worse
+MANY = 6  #: methods: of more, each has a row, and the page shows the lines over all categories only
 NOTHING = "-"  #: stands where there is no number
 
 
@@ -123,7 +128,7 @@ def check_rows(rows: Any, where: str = "rows") -> None:
                 raise ValueError(
                     f"{where}[{index}].{key}: must be a finite number or null (got {row[key]!r})"
                 )
-        for key in TEXTS:
+        for key in (*TEXTS, *(key for key in OPTIONAL_TEXTS if key in row)):
             if not isinstance(row[key], str):
                 raise ValueError(f"{where}[{index}].{key}: must be text (got {row[key]!r})")
         for key, values in (*((key, [row[key]]) for key in COUNTS), ("seeds", row["seeds"])):
@@ -190,6 +195,8 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def _section(table: Table, level: int) -> str:
     """A table as Markdown under a heading of that level."""
+    if len(table.methods) > MANY and (whole := [line for line in table.lines if not line.category]):
+        table = replace(table, lines=tuple(whole))
     values = [[_value(cell, line.decimals, table.runs) for cell in line.cells] for line in table.lines]
     parts = [
         f"{'#' * level} {_text(table.benchmark)}, model {_code(table.model)}",
@@ -203,7 +210,11 @@ def _section(table: Table, level: int) -> str:
         against = f"Difference to {', '.join(firsts)}, paired (same prompts, same seeds)"
         parts += ["", f"{against}; bold: its interval excludes 0 (of {FEWEST} pictures at least)."]
         parts += ["", *_laid_out(table, [table.methods[i] for i in later], changes)]
-    parts += ["", "Intervals are 95%, bootstrap clustered by prompt; n counts pictures."]
+    rows = [row for line in table.lines for row in line.rows]
+    parts += ["", *dict.fromkeys(_text(row.get("reads", READS)) for row in rows)]
+    if goals := [row for row in rows if "goal" in row]:
+        parts += ["", "Goals:", ""]
+        parts += [f"- {_text(r['method'])}, {_code(r['metric'])} {_text(r['goal'])}" for r in goals]
     protocols = dict.fromkeys(protocol for line in table.lines for protocol in line.protocols if protocol)
     metrics = {
         p: dict.fromkeys(_code(li.metric) for li in table.lines if p in li.protocols) for p in protocols
@@ -214,7 +225,8 @@ def _section(table: Table, level: int) -> str:
 
 
 def _laid_out(table: Table, methods: Sequence[str], cells: list[list[str]]) -> list[str]:
-    """``cells[line][method]`` with metrics in rows, or methods in rows where there are more methods than lines."""
+    """``cells[line][method]`` with metrics in rows, or methods in rows where there are more methods than lines or
+    than ``MANY``."""
     names = [_text(method) for method in methods]
     grouped = any(line.category for line in table.lines)
     heads = [
@@ -222,7 +234,7 @@ def _laid_out(table: Table, methods: Sequence[str], cells: list[list[str]]) -> l
         for line in table.lines
     ]
     counts = list(map(_count, table.lines))
-    if len(table.methods) > len(table.lines):
+    if len(table.methods) > min(MANY, len(table.lines)):
         columns = [f"{', '.join(head)} (n = {n})" for head, n in zip(heads, counts, strict=True)]
         rows = [[name, *column] for name, column in zip(names, zip(*cells, strict=True), strict=True)]
         return _padded(["method", *columns], rows, left=1)
@@ -362,7 +374,7 @@ def _world_section(result: dict[str, Any], file: Path) -> str:
     ])  # fmt: skip
 
 
-_SETTINGS = ("model", "steps", "guidance_scale", "dtype", "seconds")
+_SETTINGS = ("model", "steps", "guidance_scale", "guidance_interval", "dtype", "seconds")
 
 
 def write_whole(path: str | Path, text: str) -> None:

@@ -1,0 +1,91 @@
+"""Seconds per picture of each row of a world table, in those of plain sampling.
+
+    python benchmarks_perf/world_methods.py plain gligen boxdiff gligen+boxdiff --out results/world-methods-speed.json
+
+Rows are written as for ``trueline evaluate --methods``. Each batch of a row is drawn between two of plain sampling,
+in one process on one thread and timed in CPU time: other processes on the machine count little.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from trueline.benchmarks import load
+from trueline.commands._methods import split_settings
+from trueline.commands._model import warnings_as_lines
+from trueline.commands._parser import Parser, fractions
+from trueline.commands._recipes import read_recipes
+from trueline.commands._rows import commit
+from trueline.evaluation.plan import choose, wanted
+from trueline.evaluation.run import UNGROUNDED, Recipe
+from trueline.evaluation.tables import markdown, write_whole
+from trueline.pipeline import Pipeline
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="world_methods.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    top.add_argument("methods", nargs="+", metavar="NAME", help="as for trueline evaluate --methods")
+    top.add_argument("--pictures", type=int, default=8, help="of a batch (default 8)")
+    top.add_argument("--repeats", type=int, default=2, help="batches of each row (default 2)")
+    top.add_argument("--steps", type=int, default=50)
+    top.add_argument("--guidance-scale", type=float, default=4.0)
+    top.add_argument("--guidance-interval", metavar="START,STOP")
+    top.add_argument("--out", type=Path, help="rows for `trueline results`")
+    return top
+
+
+def main(arguments: Sequence[str]) -> int:
+    rest, given = split_settings(arguments)
+    options = parser().parse_args(rest)
+    torch.set_num_threads(1)
+    recipes = read_recipes(options.methods, given)
+    pipe, examples = Pipeline.from_pretrained("world"), load("world").examples
+    pictures = wanted(examples, choose(examples, options.pictures), (0,))
+
+    def seconds(recipe: Recipe) -> float:
+        began = time.process_time()
+        pipe(
+            [recipe.layout(picture) for picture in pictures], seeds=[p.place for p in pictures],
+            methods=recipe.methods, grounding_schedule=None if recipe.grounded else UNGROUNDED,
+            steps=options.steps, guidance_scale=options.guidance_scale, batch_size=len(pictures), progress=False,
+            guidance_interval=fractions("--guidance-interval", options.guidance_interval, "0,.5"),
+        )  # fmt: skip
+        return (time.process_time() - began) / len(pictures)
+
+    plain, ratios = Recipe("plain"), {recipe.name: [] for recipe in recipes}
+    with warnings_as_lines():
+        before = seconds(plain)
+        for _ in range(options.repeats):
+            for recipe in recipes:
+                own, after = seconds(recipe), seconds(plain)
+                ratios[recipe.name].append(2 * own / (before + after))
+                before = after
+    rows = [
+        {
+            "benchmark": "world, time", "model": "world", "method": name, "metric": "seconds_ratio", "category": "",
+            "value": statistics.median(found), "low": min(found), "high": max(found), "n": len(found),
+            "images_per_prompt": 1, "seeds": [0],
+            "protocol": "CPU seconds per picture in those of plain sampling just before and after",
+            "command": shlex.join(["python", "benchmarks_perf/world_methods.py", *arguments]), "commit": commit(),
+            "reads": "Medians, in brackets the least and the greatest; n counts batches.",
+        }
+        for name, found in ratios.items()
+    ]  # fmt: skip
+    print(markdown(rows))
+    if options.out:
+        write_whole(options.out, json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,102 @@
+"""The speed script, on a small net: what it measures is what it says. The numbers themselves mean nothing here."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from trueline.evaluation.tables import READS, results_page
+from trueline.methods import METHODS
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks_perf" / "guided_step.py"
+CASES = [name for name in METHODS if name != "hcma"]
+MAP_GRADIENT = [name for name in CASES if "guide" in METHODS[name].hooks]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("guided_step", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def small(script):
+    return script.random_backbone(script.SMALL, gated=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # diffusers' pipeline is deprecated
+def test_every_method_has_a_finite_ratio_on_both_nets_and_the_page_shows_it(script, tmp_path, capsys):
+    out = tmp_path / "speed.json"
+    assert script.main(["--small", "--repeats", "1", "--steps", "2", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())
+    assert all(math.isfinite(row["value"]) and row["value"] >= 0 for row in rows)
+    assert all(row["low"] <= row["value"] <= row["high"] and row["n"] >= 1 for row in rows)
+    assert all("guided_step.py --small --repeats 1" in row["command"] and row["commit"] for row in rows)
+    costs = {(r["model"], r["method"]): r for r in rows if r["metric"] == "step_cost"}
+    assert len({model for model, _ in costs}) == 2
+    for name in (*CASES, script.RECOMPUTED):
+        for model in {model for model, _ in costs}:
+            found = costs[model, name]
+            assert found["value"] > 0
+            assert ("goal" in found) == (name in MAP_GRADIENT)
+    kept = {(r["model"], r["method"]): r["value"] for r in rows if r["metric"] == "kept_memory_gib"}
+    assert {method for _, method in kept} == {*MAP_GRADIENT, script.RECOMPUTED}
+    for model in {model for model, _ in costs}:
+        assert kept[model, script.RECOMPUTED] < 0.5 * kept[model, "attend-and-excite"]
+    whole = {(r["method"], r["metric"]): r["value"] for r in rows if r["benchmark"] == "Attend-and-Excite"}
+    gain = whole["diffusers", "run_seconds"] / whole["trueline", "run_seconds"]
+    assert whole["diffusers", "run_cost"] == pytest.approx(gain)
+    page = results_page([out])
+    assert "attend-and-excite, `step_cost` at most 1.9: " in page
+    assert "\n## speed\n" in page and READS not in page
+    assert capsys.readouterr().out.strip() in page
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_step_is_guided_by_one_look(script, small, name):
+    """Passes begun in each of two steps: the prediction, and one look or the method's own predictions."""
+    begun = []
+    handle = small.unet.conv_in.register_forward_hook(lambda _module, args, _out: begun.append(len(args[0])))
+    passes = []
+    try:
+        for _ in script.steps_of(small, name, 2):
+            passes.append(list(begun))
+            begun.clear()
+    finally:
+        handle.remove()
+    assert passes[0] == passes[1], "the last step costs what the first costs"
+    if name in MAP_GRADIENT:
+        assert passes[0] == [1, 2], "one row for the look, two for classifier-free guidance"
+    else:
+        assert 2 in passes[0]
+
+
+def test_the_tokenizer_knows_the_words_and_the_net_is_that_of_stable_diffusion(script, small):
+    ids = small.tokenizer(script.LAYOUT.prompt).input_ids
+    assert len(ids) == 2 + len(script.LAYOUT.prompt.split())
+    assert small.text_length == script.TOKENS
+    config = small.unet.config
+    for key, value in script.SMALL.items():
+        assert tuple(config[key]) == value if isinstance(value, tuple) else config[key] == value
+    assert script.SD_1_4["block_out_channels"] == (320, 640, 1280, 1280) and config.sample_size == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", "3"], "--steps: must be an even number"),
+        (["--repeats", "0"], "--repeats: must be 1 or more"),
+        (["--only", "boxdif"], "--only: invalid choice: 'boxdif'"),
+    ],
+)
+def test_bad_options_are_one_sentence(script, arguments, said):
+    with pytest.raises(ValueError, match=r"see guided_step\.py --help") as raised:
+        script.main(["--small", *arguments])
+    assert str(raised.value).startswith(said)
