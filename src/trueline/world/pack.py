@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Shares of the sampling steps with the boxes on, fading, and off (GLIGEN's scheduled sampling).
 GROUNDING_SCHEDULE = (0.4, 0.1, 0.5)
+#: Of the steps, those with classifier-free guidance: at low noise it spoils colours (docs/world.md).
+GUIDANCE_INTERVAL = (0.0, 0.5)
 #: How the world's CLIP was shown its pictures: SIZE x SIZE, bicubic, values in -1..1.
 CLIP_PICTURES = {
     "image_processor_type": "CLIPImageProcessor",
@@ -40,7 +42,8 @@ def pack_world(build: Build, target: Path) -> int:
     for net in (unet, vae):  # diffusers writes down the folder a net was loaded from, which no user has
         net.register_to_config(_name_or_path="world")
     settings = {
-        "max_regions": MAX_REGIONS, "grounding_schedule": list(GROUNDING_SCHEDULE), "vocabulary": list(words()),
+        "max_regions": MAX_REGIONS, "grounding_schedule": list(GROUNDING_SCHEDULE),
+        "guidance_interval": list(GUIDANCE_INTERVAL), "vocabulary": list(words()),
     }  # fmt: skip
     backbone = Backbone(unet, vae, build.tower(), build.tokenizer, make_scheduler(), settings=settings)
     _replace(target / "pipeline", lambda folder: backbone.to(dtype=torch.float16).save_pretrained(folder))

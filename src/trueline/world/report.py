@@ -238,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--n", type=int, default=512, help="pictures a figure (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance-scale", type=float, default=5.0)
+    parser.add_argument("--guidance-scale", type=float, default=4.0)
     parser.add_argument(
         "--guidance-interval", type=float, nargs=2, metavar=("START", "STOP"), help="default: the model's own"
     )
