@@ -19,11 +19,13 @@ from PIL import Image
 
 from trueline import Layout, Pipeline, Region, read_layouts, write_layouts
 from trueline.cli import COMMANDS, main
-from trueline.commands import _run, generate, world
+from trueline.commands import _run, generate, train, world
 from trueline.commands._methods import split_settings
 from trueline.folder import KEY, Folder, pixel_hash
 from trueline.pipeline import DEFAULT_BATCH
 from trueline.schedulers import SCHEDULERS
+from trueline.training.recipes import recipe
+from trueline.training.settings import make
 
 APPLE, CAR = "a red apple@.05,.35,.40,.70", "a blue car@.55,.35,.95,.70"
 PROMPT = "a red apple to the left of a blue car"
@@ -358,6 +360,9 @@ def test_the_commands_of_the_readme_can_be_parsed():
     for line in lines:
         if line[0] == "world":
             assert line[1] in world.ACTIONS
+        elif line[0] == "train":
+            options = train.parser().parse_args(line[1:])
+            make(recipe(options.recipe).Settings, train.gathered(options))
         elif line[0] in ("evaluate", "merge", "votes", "results", "methods"):
             import_module(f"trueline.commands.{line[0]}").parser().parse_args(line[1:])
         else:
