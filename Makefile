@@ -1,6 +1,8 @@
 # Every target makes what it needs: a virtual environment in .venv with the exact versions of constraints.txt.
 # Python 3.11 or newer, its pip, and make are enough; the environment is made anew only when its files change.
 
+# Two processes of one thread each: two threads of one process wait for each other.
+PYTEST_ARGS ?= -n 2
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 BIN    := .venv/bin
 STAMP  := .venv/installed
@@ -29,7 +31,7 @@ demo: $(STAMP)  ## generate four pictures of one prompt with two boxes, with the
 
 test: lint  ## lint, types and tests
 	$(BIN)/mypy
-	$(BIN)/pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check
