@@ -171,10 +171,10 @@ def test_its_own_loss_falls(name, method, nets, monkeypatch):
     )
     last = {}
     for each in (method, small(name, strength=1e-9)):
-        [*run(nets["gated"], MIXED, each, steps=4)]
+        [*run(nets["gated"], [TWO, ONE], each, steps=4)]
         last[each] = seen[-1]
     moved, still = last.values()
-    assert (moved[:3] < still[:3]).all()
+    assert (moved < still).all()
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if "edit" in METHODS[name].hooks])
@@ -228,7 +228,7 @@ def state(backbone):
             key: (*module._forward_hooks, *module._forward_pre_hooks) for key, module in modules.items()
         },
         "fusers": [fuser.enabled for fuser in fusers(backbone.unet)],
-        "weights": {key: float(weight.detach().sum()) for key, weight in weights.items()},
+        "weights": {key: (id(weight), weight.data_ptr(), weight._version) for key, weight in weights.items()},
         "open": {key: (weight.requires_grad, weight.grad is None) for key, weight in weights.items()},
         "gradients": torch.is_grad_enabled(),
     }
@@ -248,12 +248,12 @@ class Breaks(Method):
 
 def test_the_nets_are_as_before(method, in_training):
     before, schedule = state(in_training), (1, 0, 0)
-    [*run(in_training, [TWO, BARE], method, grounding_schedule=schedule)]
+    [*run(in_training, [TWO], method, grounding_schedule=schedule)]
     assert state(in_training) == before, "after a run"
     with pytest.raises(KeyError, match="broken"):
-        [*run(in_training, [TWO, BARE], method, Breaks(), grounding_schedule=schedule)]
+        [*run(in_training, [TWO], method, Breaks(), grounding_schedule=schedule)]
     assert state(in_training) == before, "after an error"
-    walked = run(in_training, [TWO, BARE], method, grounding_schedule=schedule)
+    walked = run(in_training, [TWO], method, grounding_schedule=schedule)
     next(walked)
     assert state(in_training) == before, "between two steps"
     del walked
@@ -295,10 +295,10 @@ PAIRS = {*combinations(KINDS, 2), *((name, "structured") for name in METHODS if 
 @pytest.mark.parametrize(("one", "other"), sorted(PAIRS))
 def test_two_methods_compose(one, other, draw):
     methods = small(one), small(other)
-    both = draw("gated", (TWO, BARE), *methods)
+    both = draw("gated", MIXED, *methods)
     assert both.z.isfinite().all()
     for method in methods:
-        assert gaps(both, draw("gated", (TWO, BARE), method))[0] > 1e-5, "the other one acts, too"
+        assert (gaps(both, draw("gated", MIXED, method))[:3] > 1e-5).all(), "the other one acts, too"
 
 
 # 7 What it refuses
@@ -316,14 +316,23 @@ def test_no_boxes_at_all_is_refused_at_the_start(name, method, nets):
         next(run(nets["gated"], boxless, method))
 
 
-def test_a_picture_without_boxes_in_a_list_with_some(method, nets):
+@pytest.fixture(scope="module")
+def bare(gated):
+    """Its picture without a method."""
+    return np.asarray(Pipeline(gated)(BARE, **ONE_BY_ONE).images[0], float)
+
+
+ONE_BY_ONE = {"steps": 2, "progress": False, "batch_size": 1}
+
+
+def test_a_picture_without_boxes_in_a_list_with_some(method, nets, bare):
     """Whatever batch it falls into: here it is alone in its own, and the first to be made."""
-    pipe, options = Pipeline(nets["gated"]), {"steps": 2, "progress": False, "batch_size": 1}
-    made, plain = pipe([BARE, TWO], methods=[method], **options), pipe(BARE, **options)
+    pipe = Pipeline(nets["gated"])
+    made = pipe([BARE, TWO], methods=[method], **ONE_BY_ONE)
     reason = method.idle(BARE, nets["gated"])
     said = [note for note in made.records[0]["notes"] if "leaves it plain" in note]
     assert len(said) == bool(reason)
-    near = abs(np.asarray(made.images[0], float) - np.asarray(plain.images[0], float)).max() <= 1
+    near = abs(np.asarray(made.images[0], float) - bare).max() <= 1
     assert near == bool(reason)
     again = pipe.remake(json.loads(json.dumps(made.records[0])), [method])
     assert again.image.tobytes() == made.images[0].tobytes() and again.record == made.records[0]
@@ -387,15 +396,18 @@ class Poison(Method):
         return site.kind in ("cross", "self")
 
     def edit(self, site, logits, ctx):
-        return torch.cat([logits[:1], logits[1:] * torch.nan]) if torch.is_grad_enabled() else logits
+        poison = torch.zeros(len(logits), 1, 1, 1)
+        poison[1] = torch.nan
+        return logits + poison if torch.is_grad_enabled() else logits
 
 
 @pytest.mark.parametrize("name", [name for name in GUIDES if name not in WITHOUT_MAPS])
 def test_a_loss_that_is_not_finite_is_left_out_for_its_picture_only(method, draw):
-    poisoned = draw("gated", (TWO, ONE), method, Poison())
-    torch.testing.assert_close(poisoned.z[0], draw("gated", (TWO, ONE), method).z[0], rtol=0, atol=1e-5)
-    torch.testing.assert_close(poisoned.z[1], draw("gated", (TWO, ONE)).z[1], rtol=0, atol=1e-5)
-    assert not notes_of(poisoned, 0)
+    poisoned, others = draw("gated", MIXED, method, Poison()), [0, 2, 3]
+    expected = draw("gated", MIXED, method)
+    torch.testing.assert_close(poisoned.z[others], expected.z[others], rtol=0, atol=1e-5)
+    torch.testing.assert_close(poisoned.z[1], draw("gated", MIXED).z[1], rtol=0, atol=1e-5)
+    assert all(notes_of(poisoned, row) == notes_of(expected, row) for row in others)
     ((sentence, times),) = notes_of(poisoned, 1).items()
     assert sentence.endswith(": a step was left out, for its loss was not finite") and times >= 1
 
@@ -404,7 +416,7 @@ def test_a_scheduler_that_cannot_take_moved_latents(name, method, draw):
     if name in GUIDES:
         with pytest.raises(ValueError, match=r"scheduler: pndm .* use ddim"):
             draw("plain", (TWO,), method, scheduler="pndm")
-        for scheduler in ("euler", "lms", "dpmsolver++"):
+        for scheduler in ("lms", "dpmsolver++"):
             assert draw("plain", (TWO,), method, scheduler=scheduler).z.isfinite().all()
     else:
         assert draw("plain", (TWO,), method, scheduler="pndm").z.isfinite().all()

@@ -215,6 +215,7 @@ class Run:
             methods=recipe.methods, grounding_schedule=None if recipe.grounded else UNGROUNDED, steps=s.steps,
             guidance_scale=s.guidance_scale, guidance_interval=s.guidance_interval, scheduler=s.scheduler,
             batch_size=len(batch), progress=False,
+            checked=True,  # a batch without boxes belongs to a benchmark that has some (commands/_recipes.py)
         )  # fmt: skip
         for drawn in made:
             yield batch[drawn.index], drawn.image, drawn.record | {"method": recipe.name}

@@ -1,0 +1,23 @@
+"""A benchmark of which only some prompts have boxes is drawn to its end, whatever falls into one batch."""
+
+from types import SimpleNamespace
+
+from trueline.benchmarks import Example
+from trueline.evaluation.run import Recipe, Run, Settings
+from trueline.layout import Layout, Region
+from trueline.methods.boxdiff import BoxDiff
+from trueline.pipeline import Pipeline
+
+
+def test_a_batch_without_boxes_of_a_benchmark_with_some(gated, tmp_path):
+    examples = [
+        Example("bare", Layout("a red apple"), "", {}),
+        Example("boxed", Layout("a blue car", regions=[Region("a blue car", (0, 0, 0.5, 0.5))]), "", {}),
+    ]
+    benchmark = SimpleNamespace(name="mixed", source="here", examples=examples)
+    settings = Settings("mixed", "tiny", None, (0,), 2, 3.0, "ddim", "fp32", 1)
+    run = Run(tmp_path, benchmark, settings)
+    row = Recipe("boxdiff", False, True, (BoxDiff(cells=8, refinements=1),), True)
+    run.claim(row)
+    run.draw(row, Pipeline(gated), False)
+    assert all(run.path("boxdiff", picture).exists() for picture in run.pictures)
