@@ -13,7 +13,9 @@ def fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return True
-    able = torch.cpu.get_capabilities()
+    able: dict[str, bool] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older versions of torch do not tell
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 

@@ -68,6 +68,7 @@ def test_methods_go_into_rows_when_there_are_more_of_them_than_metrics():
 def test_many_methods_have_rows_and_no_categories():
     names, metrics = [f"m{i}" for i in range(7)], [f"metric_{i}" for i in range(9)]
     rows = [row(name, metric, category=c) for name in names for metric in metrics for c in ("", "spatial")]
+    assert "the numbers of 9 more lines, by category, are in the file" in markdown(rows)
     table = [cells(line) for line in markdown(rows).splitlines() if line.startswith("|")]
     assert table[0] == ["method", *(f"{metric} (n = 256)" for metric in metrics)]
     assert [line[0] for line in table[2:]] == names

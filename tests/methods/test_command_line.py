@@ -132,7 +132,11 @@ def test_rows_of_an_evaluation_are_sums_with_settings_of_their_own():
         ("boxdiff@scale", "NAME@setting=value"),
         ("boxdiff@colour=3", "boxdiff has no such setting"),
         ("boxdiff@until=3", "--boxdiff.until"),
-        ("boxdiff+plain", "there is no 'plain'"),
+        ("boxdiff+plain", "plain stands alone"),
+        ("boxdiff+gligen", "gligen first"),
+        ("gligen+gligen", "gligen first"),
+        ("gligen@scale=2", "without settings"),
+        ("hcma@weights=../net", r"as --NAME\.setting"),
     ],
 )
 def test_rows_that_cannot_be_drawn(row, complaint):

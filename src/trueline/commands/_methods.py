@@ -40,10 +40,12 @@ def split_settings(arguments: Sequence[str]) -> tuple[list[str], Given]:
 
 def read_value(text: str) -> Any:
     """Numbers, lists and truth values as JSON writes them, and .5; anything else is text."""
-    try:
-        return json.loads(_BARE_POINT.sub("0.", text))
-    except ValueError:
-        return text
+    for form in (text, _BARE_POINT.sub("0.", text)):
+        try:
+            return json.loads(form)
+        except ValueError:
+            continue
+    return text
 
 
 def chosen(names: Sequence[str], given: Given) -> list[Any]:

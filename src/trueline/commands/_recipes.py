@@ -43,10 +43,14 @@ def _recipe(text: str, given: Given) -> "Recipe":
 
     parts = _parts(text)
     grounded = parts[0] == ("gligen", {})
-    others = [part for part in parts if part != ("gligen", {})] if grounded else parts
+    others = parts[1:] if grounded else parts
     if text in BASIC:
         return GLIGEN if grounded else PLAIN
+    if set("/\\") & set(text):  # a row is a folder of that name
+        raise ValueError(f"--methods: give settings that hold a path as --NAME.setting (got {text!r})")
     names = [name for name, _settings in others]
+    if any(name in BASIC for name in names):
+        raise ValueError(f"--methods: plain stands alone, and gligen first, without settings (got {text!r})")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"--methods: {text} has {twice[0]} twice")
     if wrong := [name for name in names if name not in METHODS]:

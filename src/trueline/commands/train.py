@@ -20,7 +20,7 @@ recipes:
 
 Writes into --out: final (the result), train.json (all settings and what was done), log.jsonl, checkpoints, cache (the
 encoded pictures), left_out.jsonl (what of the data was not used), validation (pictures drawn on the way). Several
-processes: accelerate launch -m trueline.cli train ..."""
+processes: torchrun --nproc-per-node 2 -m trueline.cli train ..."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -195,7 +195,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def _section(table: Table, level: int) -> str:
     """A table as Markdown under a heading of that level."""
+    whole_only = 0
     if len(table.methods) > MANY and (whole := [line for line in table.lines if not line.category]):
+        whole_only = len(table.lines) - len(whole)
         table = replace(table, lines=tuple(whole))
     values = [[_value(cell, line.decimals, table.runs) for cell in line.cells] for line in table.lines]
     parts = [
@@ -212,6 +214,11 @@ def _section(table: Table, level: int) -> str:
         parts += ["", *_laid_out(table, [table.methods[i] for i in later], changes)]
     rows = [row for line in table.lines for row in line.rows]
     parts += ["", *dict.fromkeys(_text(row.get("reads", READS)) for row in rows)]
+    if whole_only:
+        parts += [
+            "",
+            f"Over all categories; the numbers of {whole_only} more lines, by category, are in the file.",
+        ]
     if goals := [row for row in rows if "goal" in row]:
         parts += ["", "Goals:", ""]
         parts += [f"- {_text(r['method'])}, {_code(r['metric'])} {_text(r['goal'])}" for r in goals]
