@@ -75,6 +75,26 @@ def test_a_build_can_begin_with_the_nets_that_were_packed(built, tmp_path):
     assert 0 < max(moved) < 0.01
 
 
+def test_scenes_of_a_favoured_colour_are_drawn_more_often():
+    count, size = 40, 400
+    latents = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 4, 2, 2).half()
+    held = [any(t.colour == "white" for t in make_scene("train", i).things) for i in range(count)]
+    cache = denoiser.Cache(latents, "train").favouring("white", 4.0)
+    drawn, scenes = cache.batch(0, torch.Generator().manual_seed(0), size)
+    assert [s.index for s in scenes] == drawn[:, 0, 0, 0].int().tolist(), "each latent beside its own scene"
+    expected = 4 * sum(held) / (4 * sum(held) + count - sum(held))
+    share = sum(held[s.index] for s in scenes) / size
+    assert abs(share - expected) < 3 * (expected * (1 - expected) / size) ** 0.5
+    assert sum(held) / count < share, "more often than they are there"
+
+
+@pytest.mark.parametrize(("given", "problem"), [("mauve=4", "there is no colour"), ("white=0", "above 0")])
+def test_a_favour_that_means_nothing_is_refused(given, problem, capsys):
+    with pytest.raises(SystemExit):
+        building.main(["--favour", given])
+    assert problem in capsys.readouterr().err
+
+
 def test_autocast_is_on_where_bfloat16_is_native(monkeypatch):
     for able, wanted in (
         ({"amx_bf16": True}, True),

@@ -29,6 +29,7 @@ from .fitting import Fit, Plan
 from .restore import restore
 from .scenes import make_scene, render
 from .silhouettes import draw_sheet
+from .vocabulary import COLOURS
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,15 @@ class Build:
     smoke: bool = False
     compiled: bool = False
     steps: int | None = None  #: instead of the plan's
+    rate: float | None = None  #: the highest learning rate, instead of the plan's
+    favour: tuple[str, float] | None = None  #: a colour whose scenes the U-Net sees so many times as often
 
     def plan(self, stage: str) -> Plan:
         plan = PLANS[stage]
         if self.steps:
             plan = replace(plan, steps=self.steps)
+        if self.rate:
+            plan = replace(plan, lr=self.rate)
         return replace(plan, steps=2, batch=4, warmup=1, log_every=1, save_every=2) if self.smoke else plan
 
     @property
@@ -95,7 +100,8 @@ class Build:
 
     @cached_property
     def cache(self) -> denoiser.Cache:
-        return denoiser.load_cache(self.stage("latents") / "train.safetensors")
+        cache = denoiser.load_cache(self.stage("latents") / "train.safetensors")
+        return cache.favouring(*self.favour) if self.favour else cache
 
 
 Metrics = dict[str, Any]
@@ -268,6 +274,19 @@ def run_stage(build: Build, name: str, again: bool = False) -> Metrics:
     return metrics
 
 
+def _favour(text: str) -> tuple[str, float]:
+    colour, _, factor = text.partition("=")
+    if colour not in COLOURS:
+        raise argparse.ArgumentTypeError(f"there is no colour {colour!r}; there are {', '.join(COLOURS)}")
+    try:
+        number = float(factor)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"give a factor above 0, as white=4 (got {text!r})")
+    return colour, number
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("trueline world build", description=__doc__.split("\n\n")[0])
     parser.add_argument("--stage", action="append", choices=list(STAGES), help="only this stage (repeatable)")
@@ -291,6 +310,13 @@ def main(argv: list[str] | None = None) -> int:
         help="begin with the nets that ship: stages not begun count as done; train them further with --again",
     )
     parser.add_argument("--steps", type=int, help="training steps, instead of the plan's")
+    parser.add_argument("--lr", type=float, help="highest learning rate, instead of the plan's")
+    parser.add_argument(
+        "--favour",
+        type=_favour,
+        metavar="COLOUR=FACTOR",
+        help="draw scenes with this colour so much more often",
+    )
     options = parser.parse_args(argv)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
@@ -300,7 +326,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.steps is not None and options.steps < 1:
         parser.error(f"--steps: {options.steps} is not a number of training steps; give 1 or more")
     build = Build(
-        options.folder, torch.device(options.device), options.smoke, options.compiled, options.steps
+        options.folder,
+        torch.device(options.device),
+        options.smoke,
+        options.compiled,
+        options.steps,
+        options.lr,
+        options.favour,
     )
     if options.restore:
         log.info("restored: %s", ", ".join(restore(build, WEIGHTS)) or "nothing, every stage has begun")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,28 @@ def make_unet(gated: bool) -> UNet2DConditionModel:
 
 @dataclass(frozen=True)
 class Cache:
-    """Scaled latents of training scenes, float16 (scenes, 4, 16, 16), in the order of the scenes' indices."""
+    """Scaled latents of training scenes, float16 (scenes, 4, 16, 16), in the order of the scenes' indices.
+
+    ``weights``: how often each scene is drawn, in proportion; None = all alike.
+    """
 
     latents: Tensor
     split: str
+    weights: Tensor | None = None
+
+    def favouring(self, colour: str, factor: float) -> Cache:
+        """The same scenes; those that hold a thing of ``colour`` are drawn ``factor`` times as often as others."""
+        held = [
+            any(t.colour == colour for t in make_scene(self.split, i).things)
+            for i in range(len(self.latents))
+        ]
+        return replace(self, weights=torch.where(torch.tensor(held), factor, 1.0))
 
     def batch(self, step: int, generator: torch.Generator, size: int) -> tuple[Tensor, list[Scene]]:
-        index = torch.randint(len(self.latents), (size,), generator=generator)
+        if self.weights is None:
+            index = torch.randint(len(self.latents), (size,), generator=generator)
+        else:
+            index = torch.multinomial(self.weights, size, replacement=True, generator=generator)
         return self.latents[index].float(), [make_scene(self.split, int(i)) for i in index]
 
 
