@@ -1,0 +1,117 @@
+"""``trueline convert``: layouts from one format to another, and what was lost on the way."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trueline.commands._parser import Parser
+from trueline.formats import FORMATS, format_of, read, write
+
+if TYPE_CHECKING:
+    from trueline.formats._conversion import Tally
+
+MAX_SIDE = 100_000  #: pixels; as ``formats._input``, which help does not import
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="trueline convert",
+        description="Layouts from one format to another. Formats are named, never guessed.",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("source", metavar="IN", type=Path, help="file or folder, as the format has it")
+    top.add_argument("target", metavar="OUT", type=Path, help="file, or folder where there are several files")
+    top.add_argument("--from", dest="origin", required=True, metavar="NAME", help="format of IN")
+    top.add_argument("--to", dest="goal", required=True, metavar="NAME", help="format of OUT")
+    top.add_argument(
+        "--from-size", metavar="WxH", help="pixels that IN's boxes count, where its format does not say"
+    )
+    top.add_argument(
+        "--size", metavar="WxH", help="pixels that OUT's boxes count (default: the layout's, or the format's)"
+    )
+    top.add_argument(
+        "--names", type=Path, metavar="FILE", help="class names: of IN's numbers (yolo), all that OUT may use"
+    )
+    top.add_argument(
+        "--captions", type=Path, metavar="FILE", help="captions_X.json, where it is not beside IN"
+    )
+    top.add_argument(
+        "--strict", action="store_true", help="an error when anything is lost or left out; nothing is written"
+    )
+    top.add_argument("--force", action="store_true", help="write over what is there")
+    return top
+
+
+def _epilog() -> str:
+    lines = ["formats:"]
+    for name, kind in FORMATS.items():
+        lines.append(f"  {name:18}{kind.does}")
+        if kind.lacks:
+            lines.append(f"  {'':18}cannot hold: {', '.join(kind.lacks)}")
+    return "\n".join(
+        [*lines, "", "example:", "  trueline convert layouts.jsonl boxes.json --from trueline --to gligen"]
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    for name, flag in ((options.origin, "--from"), (options.goal, "--to")):
+        format_of(name, flag)
+    sizes = _size(options.from_size, "--from-size"), _size(options.size, "--size")
+    named = [name for name in (options.origin, options.goal) if "names" in FORMATS[name].takes]
+    if options.names is not None and not named:
+        takers = ", ".join(name for name, kind in FORMATS.items() if "names" in kind.takes)
+        raise ValueError(f"--names: neither format has classes, only {takers}; leave it out")
+
+    from trueline.formats._conversion import Tally
+
+    tally = Tally()
+    layouts = read(
+        options.source,
+        options.origin,
+        size=sizes[0],
+        names=options.names if options.origin in named else None,
+        captions=options.captions,
+        tally=tally,
+    )
+    write(
+        layouts,
+        options.target,
+        options.goal,
+        size=sizes[1],
+        names=options.names if options.goal in named else None,
+        replace=options.force,
+        strict=options.strict,
+        tally=tally,
+    )
+    regions = sum(len(layout.regions) for layout in layouts)
+    print(f"{_many(len(layouts), 'layout')}, {_many(regions, 'region')}: {options.origin} to {options.goal}")
+    _say(tally)
+    return 0
+
+
+def _say(tally: "Tally") -> None:
+    """What was lost, on stderr: the target is not all of the source."""
+    for what, count in tally.lost.items():
+        print(f"trueline: lost: {what}: {count}", file=sys.stderr)
+    for what, count in tally.notes.items():
+        print(f"trueline: note: {what}: {count}", file=sys.stderr)
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def _size(text: str | None, flag: str) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text, re.ASCII)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(0 < side <= MAX_SIDE for side in size):
+        raise ValueError(f"{flag}: write width and height in pixels, such as 512x512 (got {text!r})")
+    return size

@@ -1,0 +1,50 @@
+"""What a conversion is asked for, and what it had to leave out or change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PICTURE = "picture"  #: of ``meta``: file, width, height, id and further captions of the picture a layout was made for
+
+
+@dataclass
+class Count:
+    """How often, and where first."""
+
+    number: int
+    first: str
+
+    def __str__(self) -> str:
+        return f"{self.number} (the first: {self.first})" if self.first else str(self.number)
+
+
+@dataclass
+class Tally:
+    """Reason -> how often. ``lost``: what the layouts had (or the file had) and what was written has not.
+    ``notes``: what was filled in or rounded."""
+
+    lost: dict[str, Count] = field(default_factory=dict)
+    notes: dict[str, Count] = field(default_factory=dict)
+
+    def lose(self, what: str, where: str) -> None:
+        self.lost.setdefault(what, Count(0, where)).number += 1
+
+    def note(self, what: str, where: str = "") -> None:
+        self.notes.setdefault(what, Count(0, where)).number += 1
+
+    def __str__(self) -> str:
+        return "; ".join(f"{what}: {count}" for what, count in self.lost.items())
+
+
+@dataclass
+class Options:
+    """``format``: its name. ``size``: pixels (width, height) that boxes count, None: each picture has its own."""
+
+    format: str
+    size: tuple[int, int] | None
+    names: Path | None
+    captions: Path | None
+    tally: Tally
+    replace: bool = False
+    strict: bool = False

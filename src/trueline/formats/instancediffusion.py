@@ -1,0 +1,103 @@
+"""InstanceDiffusion's inputs, ``demos/*.json``: an object a picture (``caption``, ``width``, ``height``, ``annos``).
+
+An annotation has ``bbox`` (xywh in pixels), ``caption`` (the phrase), ``category_name`` (the phrase where there is no
+caption) and ``mask`` (pycocotools' run lengths, or []). Points and scribbles have no place in a layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trueline.formats import _masks
+from trueline.formats._build import extras, make_layout, make_region, pixel_box, refuse_fractions
+from trueline.formats._conversion import PICTURE, Options, Tally
+from trueline.formats._input import field_of, found, json_files, mismatch, numbers, read_json, side
+from trueline.formats._output import canvas, json_bytes, kept_extras, rounded, save_each
+from trueline.formats.coco import PIXELS, mask_of
+from trueline.layout import Layout, LayoutError, Region
+
+FORM = "an object with caption, width, height and annos"
+KEYS = ("caption", "width", "height", "annos")
+
+
+def read(path: Path, options: Options) -> list[Layout]:
+    files = json_files(path, options.format, FORM)
+    layouts = [_layout(file, options, path.is_dir()) for file in files]
+    return [layout for layout in layouts if layout is not None]
+
+
+def _layout(path: Path, options: Options, in_folder: bool) -> Layout | None:
+    content = read_json(path, options.format, FORM)
+    if not isinstance(content, dict) or not isinstance(content.get("annos"), list):
+        raise mismatch(path, options.format, FORM, found(content))
+    size, tally = (side(content, "width", str(path)), side(content, "height", str(path))), options.tally
+    rows = [field_of({"anno": row}, "anno", dict, "an object", str(path)) for row in content["annos"]]
+    corners = [_corners(row, size, f"{path}, annos[{place}]", tally) for place, row in enumerate(rows)]
+    refuse_fractions([box for box in corners if box], size, PIXELS, f"{path}, annos, bbox")
+    regions = []
+    for place, (row, box) in enumerate(zip(rows, corners, strict=True)):
+        region = _region(row, box, size, f"{path}, annos[{place}]", tally) if box else None
+        regions += [region] if region is not None else []
+    meta = extras(content, KEYS, "instancediffusion")
+    fields: dict[str, Any] = {"width": size[0], "height": size[1]}
+    try:
+        Layout("x", **fields)
+    except LayoutError:  # a size that no picture of ours can have
+        meta, fields = meta | {PICTURE: fields}, {}
+    id = path.stem if in_folder else None
+    return make_layout(content.get("caption"), regions, str(path), tally, id=id, meta=meta, **fields)
+
+
+def _corners(row: dict[str, Any], size: tuple[int, int], where: str, tally: Tally) -> list[float] | None:
+    """xyxy in pixels of the box, or of the mask where there is no box; None where there is neither."""
+    if row.get("bbox"):
+        x, y, width, height = numbers(row["bbox"], 4, PIXELS, f"{where}, bbox")
+        return [x, y, x + width, y + height]
+    mask = mask_of(row.get("mask"), size, f"{where}, mask", tally)
+    if mask is None:
+        tally.lose(
+            "points without a box, left out" if "point" in row else "rows without a box, left out", where
+        )
+        return None
+    x0, y0, x1, y1 = _masks.extent(mask)
+    return [x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]]
+
+
+def _region(
+    row: dict[str, Any], corners: Sequence[float], size: tuple[int, int], where: str, tally: Tally
+) -> Region | None:
+    box = pixel_box(corners, size, where, tally)
+    if box is None:
+        return None
+    caption, name = (field_of(row, key, str, "text", where, "") for key in ("caption", "category_name"))
+    if caption and name and name != caption:
+        tally.lose("class names beside captions", f"{where}, {name!r:.40}")
+    for key in ("point", "scribble"):
+        if row.get(key):
+            tally.lose(f"{key}s beside boxes", where)
+    return make_region(
+        caption or name, box, where, tally, mask_of(row.get("mask"), size, f"{where}, mask", tally)
+    )
+
+
+def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
+    contents = []
+    for number, layout in enumerate(layouts, start=1):
+        where = f"layout {number}"
+        width, height = canvas(layout, options, where)
+        annos = [_anno(region, (width, height), where, options.tally) for region in layout.regions]
+        row = {"caption": layout.prompt, "width": width, "height": height, "annos": annos}
+        contents.append(json_bytes(kept_extras(layout, options.format) | row, None))
+    save_each(layouts, contents, path, options)
+
+
+def _anno(region: Region, size: tuple[int, int], where: str, tally: Tally) -> dict[str, Any]:
+    box = region.box
+    corners = (box.x0 * size[0], box.y0 * size[1], box.width * size[0], box.height * size[1])
+    mask = region.mask_array()
+    if mask is not None and mask.shape != (size[1], size[0]):
+        tally.note("masks resampled to the size of their picture", where)
+    runs = [] if mask is None else _masks.to_runs(mask, size)
+    return {"bbox": rounded(corners), "mask": runs, "category_name": "", "caption": region.phrase}
