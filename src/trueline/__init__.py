@@ -14,6 +14,7 @@ _HOME = {
     "Layout": "layout",
     "read_layouts": "layout",
     "write_layouts": "layout",
+    "plan": "planner.layouts",
     "Backbone": "backbone",
     "Method": "sample",
     "AttendAndExcite": "methods.attend_and_excite",

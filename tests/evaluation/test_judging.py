@@ -199,7 +199,7 @@ def test_pictures_that_cannot_be_judged_are_named(world, tmp_path, capsys, damag
         (["--methods", "gligen"], "gligen needs boxes, and geneval has none"),
         (["--option", "split"], "write it as NAME=VALUE"),
         (["--option", "split=val"], "no option 'split'"),
-        (["--planner", "replay:x"], "belongs to nsr-1k-layout"),
+        (["--planner", "rules", "none"], "--planner: give one"),
         (["--judges", "owlv3=x"], "unknown kind of model 'owlv3'"),
         (["--judges", "owlv2"], "owlv2 needs a checkpoint"),
         (["--judges", "oracle", "oracle"], "there are two of oracle"),
@@ -351,7 +351,7 @@ def test_colours_are_read_where_the_detector_gives_none():
 def test_the_tables_of_benchmarks_agree():
     assert set(BINDINGS) <= set(BENCHMARKS)
     assert set(NEEDS) == set(BENCHMARKS) - {"world"}
-    assert {*BENCHMARKS, evaluate_command.LAYOUT} == set(evaluate_command.BENCHMARKS)
+    assert {*BENCHMARKS, *evaluate_command.PLANS} == set(evaluate_command.BENCHMARKS)
 
 
 def test_clip_score_is_the_cosine_of_picture_and_prompt():

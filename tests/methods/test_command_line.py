@@ -79,7 +79,8 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, more, said):
 
 
 def test_a_method_of_boxes_without_a_box(tmp_path, capsys):
-    assert main(["generate", "a red apple", *FAST, *BOXDIFF, "--out", str(tmp_path)]) == 2
+    bare = ["generate", "a red apple", "--planner", "none"]
+    assert main([*bare, *FAST, *BOXDIFF, "--out", str(tmp_path)]) == 2
     assert "regions: BoxDiff needs at least one region" in capsys.readouterr().err
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from trueline.methods import METHODS, make
@@ -12,11 +12,13 @@ _BARE_POINT = re.compile(r"(?<!\d)\.(?=\d)")
 Given = dict[str, dict[str, Any]]
 
 
-def split_settings(arguments: Sequence[str]) -> tuple[list[str], Given]:
-    """The arguments without ``--NAME.key value``, and those settings by method.
+def split_settings(
+    arguments: Sequence[str], names: Collection[str] = tuple(METHODS), kinds: Sequence[str] = ("method",)
+) -> tuple[list[str], Given]:
+    """The arguments without ``--NAME.key value``, and those settings by name. ``kinds``: what ``names`` are.
 
     Raises:
-        ValueError: a setting without its value, twice over, or of no method.
+        ValueError: a setting without its value, twice over, or of no such name.
     """
     rest: list[str] = []
     given: Given = {}
@@ -27,8 +29,10 @@ def split_settings(arguments: Sequence[str]) -> tuple[list[str], Given]:
             rest.append(argument)
             continue
         name, key, value = match.groups()
-        if name not in METHODS:
-            raise ValueError(f"{argument}: there is no method {name!r}; there are {', '.join(METHODS)}")
+        if name not in names:
+            nor = "".join(f" and no such {kind}" for kind in kinds[1:])
+            known = ", ".join(names)
+            raise ValueError(f"{argument}: there is no {kinds[0]} {name!r}{nor}; there are {known}")
         value = next(waiting, None) if value is None else value
         if value is None:
             raise ValueError(f"--{name}.{key}: give it a value")

@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._methods import Given, split_settings
+from trueline.commands._methods import Given
 from trueline.commands._parser import Parser, fractions
+from trueline.commands._planners import NONE, refuse_idle, split_all
 from trueline.commands._recipes import BASIC, check_boxes, default_recipes, read_recipes
 from trueline.commands._rows import commit, write_rows
 from trueline.methods import METHODS
@@ -20,18 +22,21 @@ if TYPE_CHECKING:
     from trueline.evaluation.seen import Seen
     from trueline.rules.observation import Mode
 
-LAYOUT = "nsr-1k-layout"
-#: Those of ``trueline.benchmarks``, repeated so that help imports nothing, and the one of plans.
+PLANS = ("nsr-1k-layout", "t2i-compbench-layout")  #: boxes are scored, not pictures
+#: Those of ``trueline.benchmarks``, repeated so that help imports nothing, and those of plans.
 BENCHMARKS = (
     "7bench", "abc-6k", "cc-500", "coco", "drawbench", "geneval", "hrs", "imagereward", "multigen", "nsr-1k",
-    "partiprompts", "t2i-compbench", "world", LAYOUT,
+    "partiprompts", "t2i-compbench", "world", *PLANS,
 )  # fmt: skip
 NO_JUDGES = ["none"]
 EPILOG = """benchmarks:
   world           held-out scenes of the embedded world, judged by its oracle and its CLIP; with --data also those
                   prompts of CC-500, T2I-CompBench and NSR-1K that the world knows every word of
-  nsr-1k-layout   plans (boxes, no pictures) for NSR-1K's prompts; needs --planner
-  the others      read their official files from --data DIR (or TRUELINE_DATA)
+  nsr-1k-layout, t2i-compbench-layout
+                  plans (boxes, no pictures) for NSR-1K's prompts, or T2I-CompBench's of space and number; need
+                  --planner, as [NAME=]rules, llm:MODEL, replay:FILE; several are rows of one table
+  the others      read their official files from --data DIR (or TRUELINE_DATA); with --planner, prompts without
+                  boxes get planned ones
 
 methods:
   plain    the words only
@@ -55,7 +60,8 @@ examples:
   trueline evaluate t2i-compbench --data DIR --option categories=spatial --model stabilityai/stable-diffusion-2-1 \\
     --judges owlv2=google/owlv2-base-patch16-ensemble --images-per-prompt 10
   trueline evaluate geneval --data DIR --images boxdiff=out/boxdiff --judges owlv2=... clip=...
-  trueline evaluate nsr-1k-layout --data DIR --planner replay:gpt4.json replay:gpt4.spatial.json"""
+  trueline evaluate drawbench --data DIR --planner rules --methods plain gligen --model gligen --judges clip=...
+  trueline evaluate nsr-1k-layout --data DIR --planner rules gpt4=replay:gpt4.json,gpt4.spatial.json"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,7 +94,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="of the benchmark: split=train, categories=...",
     )
-    what.add_argument("--planner", nargs="+", metavar="replay:FILE", help="published layouts to score")
+    what.add_argument(
+        "--planner", nargs="+", metavar="NAME", help="who makes the boxes: rules, llm:MODEL, replay:FILE"
+    )
     by = top.add_argument_group("who looks")
     by.add_argument("--judges", nargs="+", metavar="KIND=CHECKPOINT", help="models that measure; see below")
     by.add_argument(
@@ -123,11 +131,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     command = " ".join(["trueline evaluate", *arguments])
-    arguments, given = split_settings(arguments)
+    arguments, given, of_planners = split_all(arguments)
     options = parser().parse_args(arguments)
-    if options.benchmark == LAYOUT:
-        return _plans(options, command)
-    return _pictures(options, command, given)
+    if options.benchmark in PLANS:
+        return _plans(options, command, given, of_planners)
+    return _pictures(options, command, given, of_planners)
 
 
 def read_seeds(options: argparse.Namespace) -> tuple[int, ...]:
@@ -144,9 +152,18 @@ def read_seeds(options: argparse.Namespace) -> tuple[int, ...]:
     return tuple(given)
 
 
-def _pictures(options: argparse.Namespace, command: str, given: Given) -> int:
-    if options.planner:
-        raise ValueError(f"--planner: belongs to {LAYOUT}; this benchmark brings its own boxes")
+def _plans(options: argparse.Namespace, command: str, given: Given, of_planners: Given) -> int:
+    if given:
+        name, settings = next(iter(given.items()))
+        raise ValueError(f"--{name}.{next(iter(settings))}: belongs to benchmarks with pictures")
+    several = options.seeds is not None or options.images_per_prompt is not None
+    seeds = read_seeds(options) if several else ()
+    from trueline.commands._plans import score
+
+    return score(options, read_options(options), seeds, command, of_planners)
+
+
+def _pictures(options: argparse.Namespace, command: str, given: Given, of_planners: Given) -> int:
     seeds, names = read_seeds(options), judge_names(options)
     from trueline.commands._model import fast_dtype, warnings_as_lines
     from trueline.evaluation.judges import unmeasured
@@ -163,6 +180,13 @@ def _pictures(options: argparse.Namespace, command: str, given: Given) -> int:
         benchmark = read_benchmark(options)
         if not benchmark.examples:
             raise ValueError(f"{options.benchmark}: no examples are left; loosen --option")
+        refuse_idle(options.planner or [], of_planners)
+        planned = None
+        if options.planner not in (None, [NONE]):
+            from trueline.commands._plans import fill
+
+            benchmark = planned = fill(benchmark, options, of_planners)
+            settings = replace(settings, plan=planned.digest)
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
         elsewhere = read_images(options, pictures)
         if options.methods is None:
@@ -171,6 +195,8 @@ def _pictures(options: argparse.Namespace, command: str, given: Given) -> int:
             methods = read_recipes(options.methods, given)
         check_boxes(methods, pictures, options.benchmark)
         run = Run(Path(options.out), benchmark, settings, shard, elsewhere)
+        if planned is not None:
+            planned.keep(run.folder)
         notes = [f"prompts of {benchmark.source}"]
         if names:
             notes += unmeasured(options.benchmark, names, {picture.example.category for picture in pictures})
@@ -215,6 +241,11 @@ def judge_names(options: argparse.Namespace) -> list[str]:
 def read_benchmark(options: argparse.Namespace) -> "Benchmark":
     from trueline.benchmarks import load
 
+    return load(options.benchmark, options.data, **read_options(options))
+
+
+def read_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The benchmark's own, of --option."""
     given: dict[str, Any] = {}
     for option in options.option:
         name, equals, value = option.partition("=")
@@ -225,7 +256,7 @@ def read_benchmark(options: argparse.Namespace) -> "Benchmark":
             given.setdefault(name, {})[part] = _plain(value)
         else:
             given[name] = _plain(value)
-    return load(options.benchmark, options.data, **given)
+    return given
 
 
 def _plain(text: str) -> Any:
@@ -387,22 +418,3 @@ def _judged(table: list[dict[str, Any]]) -> int:
     if short:
         print(f"trueline: warning: the judge errs: {'; '.join(short)}", file=sys.stderr)
     return 1 if short else 0
-
-
-def _plans(options: argparse.Namespace, command: str) -> int:
-    from trueline.evaluation.plans import score_plans
-    from trueline.folder import Folder
-
-    if not options.planner:
-        raise ValueError(
-            "--planner: give published layouts to score, as replay:FILE (counting, spatial, or both)"
-        )
-    files = []
-    for planner in options.planner:
-        kind, colon, file = planner.partition(":")
-        if kind != "replay" or not (colon and file):
-            raise ValueError(f"--planner: write it as replay:FILE (got {planner!r})")
-        files.append(Path(file))
-    table = score_plans(files, options.data, options.mode, command, commit())
-    print(write_rows(Folder(options.out), table))
-    return 0

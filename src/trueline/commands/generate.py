@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._methods import chosen, split_settings
+from trueline.commands._methods import chosen
 from trueline.commands._parser import Parser, fractions
+from trueline.commands._planners import plan_missing, split_all
 
 if TYPE_CHECKING:
     from trueline.layout import Layout, Region
@@ -25,7 +26,7 @@ EPILOG = """examples:
 RECORDED = (
     *("prompt", "box", "layout", "model", "revision", "n", "seed", "steps", "scheduler", "guidance_scale"),
     *("guidance_interval", "grounding_schedule", "negative", "dtype", "device", "batch_size"),
-    *("width", "height", "lora", "method", "strict"),
+    *("width", "height", "lora", "method", "strict", "planner"),
 )
 DEFAULTS = {"model": "world", "n": 1, "seed": 0, "steps": 50, "scheduler": "ddim", "guidance_scale": 7.5}
 DEFAULTS |= {"dtype": "fp32", "batch_size": 16}
@@ -64,6 +65,12 @@ def _what(group: argparse._ArgumentGroup) -> None:
         help="refuse a phrase that the prompt does not hold, or not all of it (default: a warning)",
     )
     group.add_argument("--layout", metavar="FILE", help="instead of PROMPT: JSON Lines, one layout a line")
+    group.add_argument(
+        "--planner",
+        metavar="NAME",
+        help="boxes for prompts that have none: rules, llm:MODEL, replay:FILE, or none (default: rules, where a "
+        "method needs boxes and there are none); --llm.NAME VALUE sets it; see trueline plan",
+    )
     group.add_argument("--negative", metavar="TEXT", help="what the picture should not show")
     group.add_argument("--width", type=int, metavar="PIXELS", help="default: the model's own")
     group.add_argument("--height", type=int, metavar="PIXELS")
@@ -124,7 +131,7 @@ def _where(group: argparse._ArgumentGroup) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    arguments, given = split_settings(arguments)
+    arguments, given, of_planners = split_all(arguments)
     options = parser().parse_args(arguments)
     if options.regenerate is not None:
         _refuse_beside_record(options)
@@ -132,11 +139,11 @@ def main(arguments: Sequence[str]) -> int:
 
         return regenerate(options)
     layouts, settings = read_layouts(options), read_settings(options)
+    methods = chosen(options.method or [], given)
+    layouts, planner = plan_missing(layouts, methods, options.planner, of_planners)
     from trueline.commands._run import run
 
-    return run(
-        layouts, settings | {"methods": options.method or []}, options, chosen(options.method or [], given)
-    )
+    return run(layouts, settings | {"methods": options.method or [], "planner": planner}, options, methods)
 
 
 def _refuse_beside_record(options: argparse.Namespace) -> None:

@@ -1,73 +1,185 @@
-"""Scores published plans for NSR-1K's prompts: boxes without pictures."""
+"""Scores plans, boxes without pictures, for the prompts of NSR-1K and of T2I-CompBench.
+
+The rules are the published ones for layouts (``rules.nsr_1k``) and for detections (``rules.compbench``, to which a
+plan's boxes are detections of full confidence). The unit is a plan; no plan counts as one without boxes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trueline.benchmarks import Example
-from trueline.benchmarks.nsr_1k import NSR1K
-from trueline.metrics.statistics import Estimate, Terms, ratio
-from trueline.planner.replay import Plan, replay
+from trueline.benchmarks import Example, load
+from trueline.evaluation.bindings import BINDINGS
+from trueline.metrics.statistics import Estimate, Terms, paired_difference, ratio
+from trueline.perception import Corners, Detection
+from trueline.planner.replay import replay
 from trueline.rules.nsr_1k import counting_layout, spatial_layout
-from trueline.rules.observation import Mode, Observations
+from trueline.rules.observation import Mode, Observations, share
 
+NSR, COMPBENCH = "nsr-1k-layout", "t2i-compbench-layout"
 PERCENT = ("precision", "recall", "accuracy")
+READS = "Intervals are 95%, bootstrap clustered by prompt; n counts plans."
+SIZE = (512, 512)  #: of the picture that T2I-CompBench's rule of nearness is about, pixels
+COMPBENCH_CATEGORIES = ("spatial", "numeracy")
+WHOLE = 1 - 1e-9  #: a score that is 1 but for rounding
+
+Things = tuple[tuple[str | None, Corners], ...]
 
 
-def score_plans(
-    files: Sequence[Path], data: str | Path | None, mode: Mode, command: str, commit: str
-) -> list[dict[str, Any]]:
-    """Rows of ``results.json``. Shares are in percent, as LayoutGPT prints them; MAE is in objects.
+@dataclass(frozen=True)
+class Answer:
+    """What a planner answered for a prompt, as the rules take it: names and xyxy boxes in 0..1, none for no plan."""
+
+    example: Example
+    things: Things = ()
+
+
+def examples_of(benchmark: str, data: str | Path | None, **options: Any) -> Sequence[Example]:
+    """The prompts to plan.
 
     Raises:
-        ValueError: a file is no file of plans, or a plan answers no prompt of NSR-1K.
+        ValueError: as ``benchmarks.load``; a category of T2I-CompBench that no plan can be scored for.
     """
-    benchmark = NSR1K(data)
-    examples = {int(example.id.rpartition("-")[2]): example for example in benchmark.examples}
-    seen: list[tuple[Example, Observations]] = []
+    if benchmark == NSR:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the true boxes, which are not looked at
+            return load("nsr-1k", data, **options).examples
+    options.setdefault("categories", COMPBENCH_CATEGORIES)
+    examples = load("t2i-compbench", data, **options).examples
+    if strange := [e.category for e in examples if e.category not in COMPBENCH_CATEGORIES]:
+        known = ", ".join(COMPBENCH_CATEGORIES)
+        raise ValueError(f"categories: plans are scored for {known}, not for {strange[0]}; leave it out")
+    return examples
+
+
+def published(
+    files: Sequence[Path], examples: Sequence[Example], everything: Sequence[Example]
+) -> tuple[list[Answer], list[str]]:
+    """The answers to ``examples`` in files of LayoutGPT's format, as they were published, and remarks.
+
+    Of counting and of spatial prompts, the files answer all or none: a prompt that lacks a plan where others have one
+    counts as a plan without boxes.
+
+    ``everything``: all prompts of NSR-1K.
+
+    Raises:
+        ValueError: a file is no file of plans, answers a prompt that NSR-1K does not have, or one twice.
+    """
+    known = {example.truth["query"]: example.id for example in everything}
+    plans: dict[tuple[str, int], Things] = {}
     for file in files:
         for number, plan in enumerate(replay(file), start=1):
-            if plan.query not in examples:
+            if plan.query not in known:
                 raise ValueError(
                     f"{file}: row {number} answers prompt {plan.query}, which NSR-1K does not have"
                 )
-            seen.append((examples[plan.query], _observe(plan, examples[plan.query], mode)))
-    groups = {"": seen}
-    for pair in seen:
-        groups.setdefault(pair[0].category, []).append(pair)
-    method = " ".join(file.stem for file in files)
-    return [
-        {
-            "benchmark": "nsr-1k-layout", "model": "", "method": method, "metric": metric, "category": category,
-            **_scaled(metric, estimate), "n": estimate.n,
-            "images_per_prompt": round(estimate.n / estimate.clusters), "seeds": [],
-            "protocol": f"nsr-1k layout rules, {mode}", "command": command, "commit": commit,
-        }
-        for category, pairs in groups.items()
-        for metric, estimate in _estimates(pairs).items()
-    ]  # fmt: skip
+            key = known[plan.query], plan.iteration
+            if key in plans:
+                raise ValueError(
+                    f"{file}: row {number} answers prompt {plan.query} once more; leave one file out"
+                )
+            plans[key] = plan.things
+    rounds: dict[str, set[int]] = {}
+    for name, iteration in plans:
+        rounds.setdefault(_kind(name), set()).add(iteration)
+    asked = [(e, i) for e in examples for i in sorted(rounds.get(_kind(e.id), ()))]
+    missing = sum((example.id, i) not in plans for example, i in asked)
+    said = (
+        [f"{missing} of {len(asked)} plans are missing and count as plans without boxes"] if missing else []
+    )
+    return [Answer(example, plans.get((example.id, i), ())) for example, i in asked], said
 
 
-def _observe(plan: Plan, example: Example, mode: Mode) -> Observations:
-    truth = example.truth
-    if example.category == "spatial":
-        return spatial_layout(plan.things, truth["first"], truth["second"], truth["relation"])
-    return counting_layout([name for name, _ in plan.things], truth["counts"], example.category, mode)
+def _kind(name: str) -> str:
+    """ "counting" of "counting-038699"."""
+    return name.partition("-")[0]
 
 
-def _estimates(pairs: Sequence[tuple[Example, Observations]]) -> dict[str, Estimate]:
-    """A plan without a metric takes no part in it, nor does its prompt in the interval."""
+def observe(answer: Answer, mode: Mode) -> Observations:
+    """What the rules say of one answer; nothing where a prompt states nothing that they know."""
+    truth, things = answer.example.truth, answer.things
+    if "query" not in truth:
+        return _compbench(answer, mode)
+    if answer.example.category == "spatial":
+        return spatial_layout(things, truth["first"], truth["second"], truth["relation"])
+    return counting_layout([name for name, _ in things], truth["counts"], answer.example.category, mode)
+
+
+def _compbench(answer: Answer, mode: Mode) -> Observations:
+    """The benchmark's score, and whether the plan keeps all that the prompt states."""
+    seen = [Detection(name.lower(), box) for name, box in answer.things if name is not None]
+    found = dict(BINDINGS["t2i-compbench"].score(answer.example, seen, SIZE, mode, 0.0))
+    found.pop("spatial_raw", None)
+    return found | {f"{name}_accuracy": share(score >= WHOLE) for name, (score, _) in found.items()}
+
+
+def rows(
+    benchmark: str,
+    answers: Mapping[str, Sequence[Answer]],
+    seeds: Mapping[str, Sequence[int]],
+    mode: Mode,
+    command: str,
+    commit: str,
+) -> list[dict[str, Any]]:
+    """Rows of ``results.json``, overall and by category; those of the second planner on with the difference to the
+    first, where both were asked. Shares are in percent, as LayoutGPT prints them; MAE is in objects, T2I-CompBench's
+    scores are 0..1.
+
+    ``answers``: by the name of the planner. ``seeds``: of its variations, where it was asked for some.
+    """
+    seen = {name: [(a.example, observe(a, mode)) for a in mine] for name, mine in answers.items()}
+    first = next(iter(seen))
+    table = []
+    for name, mine in seen.items():
+        for category in dict.fromkeys(["", *(example.category for example, _ in mine)]):
+            theirs = _terms(seen[first], category) if name != first else {}
+            for metric, terms in _terms(mine, category).items():
+                own: dict[str, Any] = {
+                    "benchmark": benchmark, "model": "", "method": name, "metric": metric, "category": category,
+                    **_scaled(metric, ratio(terms)), "n": terms.n,
+                    "images_per_prompt": round(terms.n / len(terms.keys)), "seeds": list(seeds.get(name, ())),
+                    "protocol": f"{benchmark.removesuffix('-layout')} layout rules, {mode}", "command": command,
+                    "commit": commit, "reads": READS,
+                }  # fmt: skip
+                table.append(own | _compared(metric, terms, theirs.get(metric), first))
+    return table
+
+
+def _terms(pairs: Sequence[tuple[Example, Observations]], category: str) -> dict[str, Terms]:
+    """By metric. A plan without a metric takes no part in it, nor does its prompt in the interval."""
+    inside = [(example, each) for example, each in pairs if category in ("", example.category)]
     found = {}
-    for metric in dict.fromkeys(metric for _, each in pairs for metric in each):
-        terms = [(*each[metric], example.id) for example, each in pairs if metric in each]
-        found[metric] = ratio(Terms.of(*(list(column) for column in zip(*terms, strict=True))))  # type: ignore[arg-type]
+    for metric in dict.fromkeys(metric for _, each in inside for metric in each):
+        asked = [(*each[metric], example.id) for example, each in inside if metric in each]
+        tops, bottoms, prompts = zip(*asked, strict=True)
+        found[metric] = Terms.of(tops, bottoms, prompts)
     return found
+
+
+def _compared(metric: str, own: Terms, other: Terms | None, against: str) -> dict[str, Any]:
+    if other is None or own.keys != other.keys:
+        return {}
+    found = _scaled(metric, paired_difference(own, other))
+    names = {"value": "difference", "low": "difference_low", "high": "difference_high"}
+    return {"against": against} | {names[key]: number for key, number in found.items()}
 
 
 def _scaled(metric: str, estimate: Estimate) -> dict[str, float | None]:
     scale = 100.0 if metric.endswith(PERCENT) or metric.endswith("unmatched") else 1.0
     values = dataclasses.asdict(estimate)
     return {name: None if values[name] is None else scale * values[name] for name in ("value", "low", "high")}
+
+
+def unscored(answers: Sequence[Answer], mode: Mode) -> list[str]:
+    """A remark where prompts state nothing that the rules know."""
+    left = Counter(a.example.category for a in answers if not observe(a, mode))
+    return [
+        f"{count} plans are for prompts of {name} that state nothing the rules can read: not scored"
+        for name, count in left.items()
+    ]

@@ -99,6 +99,7 @@ class Settings:
     dtype: str
     batch_size: int
     guidance_interval: Sequence[float] | None = None  #: None = the model's own
+    plan: str | None = None  #: hash of the boxes that were planned, where the benchmark has none
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "seeds": list(self.seeds), "guidance_interval": self._interval()}

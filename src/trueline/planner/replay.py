@@ -1,6 +1,7 @@
-"""Plans that somebody has published, read as they are: LayoutGPT's ``llm_output/*.json``.
+"""Plans that are there already, read as they are: LayoutGPT's ``llm_output/*.json``, and JSON Lines of layouts.
 
-``trueline evaluate nsr-1k-layout --planner replay:FILE`` scores such a file.
+``trueline evaluate nsr-1k-layout --planner replay:FILE`` scores a file of LayoutGPT's; ``ReplayPlanner`` looks
+prompts up in either.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from trueline.benchmarks._files import Source, read_json_list
-from trueline.layout import MAX_REGIONS, MIN_AREA, Layout, Region
+from trueline.layout import MAX_REGIONS, MIN_AREA, Layout, Region, read_layouts
 from trueline.perception import Corners
+from trueline.perception.naming import bare_noun
+from trueline.planner import Planned
+from trueline.planner.layouts import KEY
 
 SOURCE = Source("weixi-feng/LayoutGPT", "fc3195496255", "MIT")
 
@@ -70,6 +74,122 @@ def replay(path: str | Path) -> list[Plan]:
             raise ValueError(f"{path}, row {number}: {error}") from None
         plans[key] = plan
     return list(plans.values())
+
+
+class ReplayPlanner:
+    """Finds the plan of a prompt in a file: LayoutGPT's JSON list, or JSON Lines of layouts (a file that begins with
+    "{"). White space around and between the words of a prompt does not matter.
+
+    Args:
+        path: the file. ``name`` is "replay:PATH", as given.
+        iteration: which of the plans of a prompt, from 0: LayoutGPT's ``iter``, or the n-th layout of the prompt.
+
+    Raises:
+        ValueError: the file cannot be read, or holds no plan.
+    """
+
+    def __init__(self, path: str | Path, *, iteration: int = 0):
+        self.name, self.path, self.iteration = f"replay:{path}", Path(path), _whole(iteration, "iteration")
+        self.plans = _layouts(self.path) if _is_jsonl(self.path) else _published(self.path)
+        if not self.plans:
+            raise ValueError(f"{path}: holds no plan; give LayoutGPT's JSON or a JSONL of layouts")
+
+    @classmethod
+    def of(cls, what: str, **settings: Any) -> ReplayPlanner:
+        """``what``: the file. ``settings``: ``iteration``.
+
+        Raises:
+            ValueError: no file, an unknown setting, or a file that cannot be read.
+        """
+        if not what:
+            raise ValueError("--planner: replay needs a file, as replay:FILE")
+        if unknown := sorted(settings.keys() - {"iteration"}):
+            raise ValueError(f"{unknown[0]}: no such setting of replay; there is iteration")
+        return cls(what, **settings)
+
+    def plan(
+        self, prompt: str, *, width: int | None = None, height: int | None = None, seed: int | None = None
+    ) -> Planned:
+        """The plan as it stands; ``width`` and ``height`` replace its own. ``seed``: so many iterations further,
+        from the start again after the last.
+
+        Raises:
+            ValueError: the file has no plan of the prompt, or not that iteration.
+        """
+        found = self.plans.get(_plain(prompt))
+        shown = ascii(prompt if len(prompt) <= 80 else f"{prompt[:77]}...")
+        if found is None:
+            raise ValueError(
+                f"{self.path}: has no plan of the prompt {shown}; replay another file, or plan it anew"
+            )
+        if self.iteration not in found:
+            there = ", ".join(map(str, found))
+            raise ValueError(f"{self.path}: has no iteration {self.iteration} of {shown}; there are {there}")
+        turns = list(found)
+        turn = turns[(turns.index(self.iteration) + (seed or 0)) % len(turns)]
+        planned = found[turn]
+        sizes = {name: side for name, side in (("width", width), ("height", height)) if side is not None}
+        layout = Layout.from_record(planned.layout.to_record() | sizes) if sizes else planned.layout
+        return Planned(layout, planned.names, planned.notes, self.name)
+
+
+Plans = dict[str, dict[int, Planned]]  #: prompt -> iteration -> plan, iterations in rising order
+
+
+def _published(path: Path) -> Plans:
+    """Of several queries with one prompt, the plans of the first."""
+    first: dict[str, int] = {}
+    plans: Plans = {}
+    for plan in sorted(replay(path), key=lambda plan: plan.iteration):
+        prompt = _plain(plan.prompt)
+        if first.setdefault(prompt, plan.query) != plan.query:
+            continue
+        layout = plan.layout()
+        lost = len(plan.things) - len(layout.regions)
+        notes = (
+            (f"{lost} of {len(plan.things)} published boxes cannot be drawn and are left out",)
+            if lost
+            else ()
+        )
+        names = tuple(region.phrase for region in layout.regions)
+        plans.setdefault(prompt, {})[plan.iteration] = Planned(layout, names, notes)
+    return plans
+
+
+def _layouts(path: Path) -> Plans:
+    plans: Plans = {}
+    for layout in read_layouts(path):
+        turns = plans.setdefault(_plain(layout.prompt), {})
+        notes = () if layout.regions else (f"{path} has no boxes for this prompt",)
+        turns[len(turns)] = Planned(layout, _names(layout), notes)
+    return plans
+
+
+def _names(layout: Layout) -> tuple[str, ...]:
+    """Those that its planner wrote down, or the nouns of its phrases."""
+    about = layout.meta.get(KEY)
+    names = about.get("names") if isinstance(about, dict) else None
+    if (
+        isinstance(names, list)
+        and len(names) == len(layout.regions)
+        and all(isinstance(n, str) for n in names)
+    ):
+        return tuple(names)
+    return tuple(bare_noun(region.phrase) for region in layout.regions)
+
+
+def _is_jsonl(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot read it ({error.strerror}); give LayoutGPT's JSON or a JSONL of layouts"
+        ) from None
+
+
+def _plain(prompt: str) -> str:
+    return " ".join(prompt.split())
 
 
 def _plan(row: dict[str, Any]) -> Plan:

@@ -1,0 +1,124 @@
+"""Planners on a command line: ``--planner llm:MODEL --llm.base_url URL``."""
+
+import re
+import sys
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trueline.commands._methods import Given, split_settings
+from trueline.methods import METHODS
+
+if TYPE_CHECKING:
+    from trueline.layout import Layout
+    from trueline.planner import Planner
+
+PLANNERS = ("rules", "llm", "replay")  #: those of ``trueline.planner``, repeated so that help imports nothing
+NONE = "none"  #: no boxes but the user's
+SECRETS = {"api_key": "OPENAI_API_KEY"}  #: setting -> environment variable
+MAX_SHOWN, MAX_SENTENCE = 60, 300  #: characters of a prompt in a message, and of what is said about it
+
+
+def split_all(arguments: Sequence[str]) -> tuple[list[str], Given, Given]:
+    """The arguments without ``--NAME.key value``, the settings of methods, and those of planners.
+
+    Raises:
+        ValueError: as ``_methods.split_settings``.
+    """
+    rest, given = split_settings(arguments, (*METHODS, *PLANNERS), ("method", "planner"))
+    return rest, _of(METHODS, given), _of(PLANNERS, given)
+
+
+def _of(names: Collection[str], given: Given) -> Given:
+    return {name: settings for name, settings in given.items() if name in names}
+
+
+def make_chosen(specs: Sequence[str], given: Given) -> "list[Planner]":
+    """The planners of these names, with their settings.
+
+    Raises:
+        ValueError: no such planner or setting, settings of one that is not among them, or a secret among them.
+    """
+    refuse_idle(specs, given)
+    return [_make(spec, given.get(spec.partition(":")[0], {})) for spec in specs]
+
+
+def _make(spec: str, settings: dict[str, Any]) -> "Planner":
+    from trueline.planner import make_planner
+
+    kind = spec.partition(":")[0]
+    if secret := [name for name in settings if name in SECRETS]:
+        raise ValueError(
+            f"--{kind}.{secret[0]}: set {SECRETS[secret[0]]} instead; a command line stands in records and in the "
+            "list of processes"
+        )
+    try:
+        return make_planner(spec, **settings)
+    except ValueError as error:
+        if str(error).partition(":")[0] in settings:  # the sentence begins with the setting
+            raise ValueError(f"--{kind}.{error}") from None
+        raise
+
+
+def refuse_idle(specs: Sequence[str], given: Given) -> None:
+    """Refuse settings of a planner that none of ``specs`` names."""
+    kinds = [spec.partition(":")[0] for spec in specs]
+    if idle := [name for name in given if name not in kinds]:
+        key = next(iter(given[idle[0]]))
+        raise ValueError(f"--{idle[0]}.{key}: belongs to --planner {idle[0]}, which is not given")
+
+
+def plan_missing(
+    layouts: "Sequence[Layout]", methods: Sequence[Any], spec: str | None, given: Given
+) -> "tuple[list[Layout], str | None]":
+    """The layouts, boxes planned for those that have none, and who planned (None: nobody). Notes go to stderr.
+
+    Args:
+        spec: the planner; None: the rules, where a method needs boxes and no layout has any; "none": no planner.
+
+    Raises:
+        ValueError: no such planner or setting; a prompt that cannot be planned, or in none of them anything that can
+            be placed though a method needs it.
+    """
+    refuse_idle([spec or ""], given)
+    bare = [place for place, layout in enumerate(layouts) if not layout.regions]
+    needy = [method for method in methods if method.needs_regions and getattr(method, "strength", 1) != 0]
+    if spec == NONE or (spec is None and (not needy or len(bare) < len(layouts))):
+        return list(layouts), None
+    (planner,) = make_chosen([spec or PLANNERS[0]], given)
+    planned = list(layouts)
+    for place in bare:
+        planned[place] = _plan_one(layouts[place], place, planner)
+    if needy and not any(layout.regions for layout in planned):
+        which = type(needy[0]).__name__
+        raise ValueError(
+            f"--planner: {planner.name} finds nothing that a box could hold; give boxes, or leave {which} out"
+        )
+    boxes = sum(len(planned[place].regions) for place in bare)
+    said = f"{boxes} boxes planned by {planner.name}" if bare else "the boxes are given; nothing is planned"
+    print(f"trueline: {said}", file=sys.stderr)
+    return planned, planner.name
+
+
+def _plan_one(layout: "Layout", place: int, planner: "Planner") -> "Layout":
+    from trueline.planner.layouts import filled, notes_of
+
+    try:
+        planned = planner.plan(layout.prompt, width=layout.width, height=layout.height)
+    except ValueError as error:
+        raise ValueError(
+            f"--planner: prompt {place + 1} cannot be planned ({error}); give its boxes, or leave it out"
+        ) from None
+    made = filled(layout, planned)
+    for note in notes_of(made):
+        say(layout.prompt, place, note)
+    return made
+
+
+def say(prompt: str, place: int, sentence: str) -> None:
+    """A remark about one of the prompts, in one line on stderr. ``place``: from 0."""
+    text = " ".join(re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", " ", prompt).split())
+    shown = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+    said = " ".join(sentence.split())
+    said = said if len(said) <= MAX_SENTENCE else f"{said[: MAX_SENTENCE - 3]}..."
+    line = f'trueline: prompt {place + 1} ("{shown}"): {said}'
+    print(line.encode("utf-8", "replace").decode(), file=sys.stderr)

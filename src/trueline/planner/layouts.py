@@ -1,0 +1,56 @@
+"""Plans as layouts that say where their boxes come from: ``meta["plan"]``.
+
+It travels with the layout, into JSON Lines and into the record of a picture.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trueline.layout import Layout
+from trueline.planner import Planned, Planner, make_planner
+
+KEY = "plan"  #: of a layout's ``meta``
+
+
+def plan(
+    prompt: str,
+    planner: str | Planner = "rules",
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    seed: int | None = None,
+    **settings: Any,
+) -> Layout:
+    """A layout with boxes for ``prompt``: ``trueline.plan("two cats to the left of a chair")``.
+
+    ``layout.meta["plan"]`` holds ``planner`` (which one made it), ``names`` (the bare noun of each region) and
+    ``notes`` (what was not understood, in sentences; look at them).
+
+    Args:
+        planner: "rules", "llm:MODEL" or "replay:FILE", or a planner of your own.
+        width, height: pixels of the picture, also those of the layout; None: square, and the model's own size.
+        seed: None for the usual layout, a number for another variation of it.
+        settings: of the named planner, such as ``base_url``.
+
+    Raises:
+        ValueError: no such planner, size or setting, or nothing that can be planned, in one sentence.
+    """
+    if not isinstance(planner, str) and settings:
+        raise ValueError(f"{next(iter(settings))}: belongs to a planner by name; this one has its settings")
+    base = Layout(prompt, width=width, height=height)
+    made = make_planner(planner, **settings) if isinstance(planner, str) else planner
+    return filled(base, made.plan(prompt, width=width, height=height, seed=seed))
+
+
+def filled(layout: Layout, planned: Planned) -> Layout:
+    """``layout`` with the plan's regions, and what ``plan`` says of them in its ``meta``."""
+    about = {"planner": planned.planner, "names": list(planned.names), "notes": list(planned.notes)}
+    meta = layout.meta | planned.layout.meta | {KEY: about}
+    return layout.model_copy(update={"regions": planned.layout.regions, "meta": meta})
+
+
+def notes_of(layout: Layout) -> list[str]:
+    """What its planner had to say about a layout; nothing where its boxes were not planned."""
+    about = layout.meta.get(KEY)
+    return list(about.get("notes", ())) if isinstance(about, dict) else []

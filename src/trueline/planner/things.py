@@ -1,0 +1,269 @@
+"""From noun phrases to the things of a scene: which get a box, which were named before, which come in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from trueline.planner import words as w
+from trueline.planner.english import NounPhrase, noun_phrase
+from trueline.planner.scene import Mention, Relation, Scene
+from trueline.planner.tagging import Token, is_noun_word
+
+DIRECTIONAL = frozenset({"left", "right", "above", "below"})
+SUPPORT = frozenset({"on", "in"})
+LARGER = 1.35  # of "a large cat"
+SMALLER = 0.7
+_MASS = frozenset(["coffee", "tea", "beer", "wine", "water", "milk", "juice", "soup"])
+_CONTENTS = w.THINGS - _MASS
+_GENERIC = frozenset(["animal", "creature", "vehicle", "pair", "object", "item", "thing", "one"])
+
+
+class Things:
+    """The tokens of a prompt and the scene so far. ``role`` is how a noun phrase comes in: "free", or the relation
+    whose object it is."""
+
+    def __init__(self, text: str, tokens: Sequence[Token]):
+        self.text, self.tokens = text, tokens
+        self.scene = Scene()
+        self.phrases: dict[int, tuple[NounPhrase, int] | None] = {}
+        self.unboxed: list[str] = []
+        self.subject: tuple[int, ...] = ()  # of the clause
+        self.joined = self.acted = False  # whether "and", a verb stands before
+
+    def begins_clause(self, at: int) -> bool:
+        """Whether what begins here makes the noun phrase before it a subject."""
+        raise NotImplementedError
+
+    def leads(self, at: int) -> str:
+        """The relation whose words begin here, or ""."""
+        raise NotImplementedError
+
+    def compares(self, at: int) -> bool:
+        """Whether a comparison of numbers begins here."""
+        raise NotImplementedError
+
+    def word(self, at: int) -> str:
+        return self.tokens[at].word if 0 <= at < len(self.tokens) else ""
+
+    def phrase(self, at: int) -> tuple[NounPhrase, int] | None:
+        if at >= len(self.tokens) or self.tokens[at].kind not in "DCJNR" or self.word(at) in ("not", "never"):
+            return None
+        if at not in self.phrases:
+            phrase = noun_phrase(self.text, self.tokens, at)
+            self.phrases[at] = (phrase, phrase.last + 1) if phrase else None
+        return self.phrases[at]
+
+    def mentions(self, at: int, role: str) -> tuple[tuple[int, ...], int] | None:
+        """The things of a noun phrase and of those that "and" or commas join to it, and the token after them."""
+        found = self.mention(at, role)
+        if found is None:
+            return None
+        group, end = list(found[0]), found[1]
+        while (joint := self._joint(end, role)) is not None:
+            more = self.mention(joint, role)
+            if more is None:
+                break
+            group += more[0]
+            end = more[1]
+        return tuple(dict.fromkeys(group)), end
+
+    def _joint(self, at: int, role: str) -> int | None:
+        """The token where a joined noun phrase begins, if what follows belongs to the same group."""
+        after = at
+        while self.word(after) in (",", "and", "or", "&", "plus") and after < at + 3:
+            after += 1
+        if self.word(after) in ("also",):
+            after += 1
+        if self.compares(after):
+            return None
+        if after == at or (found := self.phrase(after)) is None:
+            return None
+        phrase, end = found
+        if role != "free" and role not in ("between",):
+            if self.of(end):
+                inner = self.phrase(end + 1)
+                end = inner[1] if inner else end
+            following = self.tokens[end] if end < len(self.tokens) else None
+            starts = following is not None and (following.kind == "V" or self.begins_clause(end))
+            if starts or (
+                role in SUPPORT | {"front", "behind", "hold", "wear", "ride"}
+                and phrase.determiner
+                and role not in ("hold", "wear")
+            ):
+                return None
+        return after
+
+    def of(self, at: int) -> bool:
+        return self.word(at) == "of"
+
+    def mention(self, at: int, role: str) -> tuple[tuple[int, ...], int] | None:
+        """The things of one noun phrase with its "of": none where it is no thing, two of "a bowl of three apples"."""
+        tokens = self.tokens
+        if at >= len(tokens):
+            return None
+        if tokens[at].kind == "C" and self.of(at + 1) and (inner := self.phrase(at + 2)):  # "two of the dogs"
+            count = w.NUMBERS.get(tokens[at].word)
+            return self.place_phrase(
+                replace(inner[0], count=count) if count else inner[0], role, inner[0].core
+            ), inner[1]
+        found = self.phrase(at)
+        if found is None:
+            return None
+        phrase, end = found
+        if not self.of(end) or (inner := self.phrase(end + 1)) is None:
+            if phrase.kind == "part" and phrase.determiner == "'s":
+                return self._owner(phrase, role), end
+            return self.place_phrase(phrase, role, phrase.core), end
+        outer, name = phrase, phrase.name
+        if name in w.EXACT_GROUPS or name in w.GROUPS or name in w.TRANSPARENT or name in w.PORTIONS:
+            made = self._grouped(outer, end + 1, role)
+            if made is not None:
+                return made
+        content, end_of_content = inner
+        if phrase.kind == "frame" or (name in w.PICTURES and not self.scene.mentions):
+            return None if content.kind == "frame" else self.mention(end + 1, role)
+        if name in w.PARTS_OF_OTHERS and content.kind != "part":
+            return self.mention(end + 1, role)
+        unknown = not is_noun_word(name.rpartition(" ")[2])
+        if (
+            unknown
+            and phrase.kind == "thing"
+            and content.kind == "thing"
+            and is_noun_word(content.name)
+            and content.determiner
+        ):
+            return self.mention(end + 1, role)  # "the exhaust pipe of a car"
+        told = (content.is_exact and (content.determiner or content.count)) or content.name not in w.FLOWERS
+        if (
+            name in w.CONTAINERS
+            and content.kind == "thing"
+            and content.name in _CONTENTS
+            and told
+            and content.name not in w.CONTAINERS
+        ):
+            holder = self.place_phrase(phrase, role, phrase.core)
+            inside = self.place_phrase(content, "free", content.core)
+            if holder and inside:
+                self.scene.relations.append(Relation("in", inside, holder, "of"))
+            return holder or inside, end_of_content
+        whole = self.text[self.tokens[phrase.last].end - len(phrase.core) : content.end]
+        return self.place_phrase(
+            phrase, role, whole if name in w.CONTAINERS or name in w.THINGS else phrase.core
+        ), end_of_content
+
+    def _grouped(self, outer: NounPhrase, at: int, role: str) -> tuple[tuple[int, ...], int] | None:
+        """ "a pair of dogs", "a herd of cows", "two slices of pizza"."""
+        inner = self.phrase(at)
+        if inner is None:
+            return None
+        content, end = inner
+        name, number = outer.name, outer.count
+        if name in w.PORTIONS or (name in ("bunch", "cluster") and content.name in w.BUNCHED):
+            whole = self.text[outer.end - len(outer.core) : content.end]
+            kind = "furnishing" if content.kind in ("surroundings", "abstract", "part") else content.kind
+            kept = outer.name if name in w.NAMED_BY_ITSELF else content.name
+            return self.place_phrase(replace(outer, name=kept, kind=kind), role, whole), end
+        if self.of(end):  # "a pair of slices of pizza"
+            found = self._grouped(content, end + 1, role) if content.name in w.PORTIONS else None
+            if found:
+                return found
+        if name in w.TRANSPARENT:
+            return self.place_phrase(
+                replace(content, count=number if number else content.count), role, content.core
+            ), end
+        if content.name in w.PLURAL_FORMS and name == "pair":
+            return self.place_phrase(
+                replace(content, count=number or 1, vague=outer.vague), role, content.core
+            ), end
+        if content.count is None and content.vague is None:
+            if name in w.EXACT_GROUPS:
+                content = replace(content, count=(number or 1) * w.EXACT_GROUPS[name])
+            elif content.plural or content.name in w.UNCHANGED | {"person"}:
+                content = replace(content, vague=(number or 1) * w.GROUPS[name])
+        return self.place_phrase(content, role, content.core), end
+
+    def _owner(self, phrase: NounPhrase, role: str) -> tuple[int, ...]:
+        """ "a cat's tail" is a cat."""
+        number = next(i for i in range(phrase.first, phrase.last + 1) if self.word(i) == "'s")
+        owner = noun_phrase(self.text, self.tokens[:number], phrase.first)
+        return self.place_phrase(owner, role, owner.core) if owner else ()
+
+    def place_phrase(self, phrase: NounPhrase, role: str, core: str) -> tuple[int, ...]:
+        """Adds a mention or finds the one that is meant; () where the phrase gets no box."""
+        if phrase.count == 0:
+            return ()
+        if (known := self.known(phrase)) is not None:
+            return known
+        if not self.boxed(phrase, role):
+            if phrase.kind != "frame":
+                self.unboxed.append(phrase.core)
+            return ()
+        scale = 1.0
+        if any(word in w.LARGE for word in phrase.attributes):
+            scale = LARGER
+        if any(word in w.SMALL for word in phrase.attributes):
+            scale *= SMALLER
+        self.scene.mentions.append(Mention(phrase, core, phrase.name, phrase.amount, phrase.is_exact, scale))
+        return (len(self.scene.mentions) - 1,)
+
+    def known(self, phrase: NounPhrase) -> tuple[int, ...] | None:
+        """The mentions that "the dog" goes back to, or None for a new one."""
+        if phrase.determiner not in ("the", "this", "that", "these", "those", "both"):
+            return None
+        for i in range(len(self.scene.mentions) - 1, -1, -1):
+            mention = self.scene.mentions[i]
+            if mention.name == phrase.name and phrase.count in (None, mention.amount):
+                said = set(phrase.attributes) - {"other", "same"}
+                if "other" not in phrase.attributes and (not said or said <= set(mention.phrase.attributes)):
+                    return (i,)
+        if phrase.plural and phrase.name in _GENERIC and self.subject:
+            return self.subject
+        return None
+
+    def boxed(self, phrase: NounPhrase, role: str) -> bool:
+        """Whether a phrase stands for something that gets a box."""
+        counted = bool(phrase.determiner or phrase.count is not None or phrase.vague is not None)
+        free = role == "free" and not (self.acted and self.subject and not self.joined)
+        apart = role in DIRECTIONAL | {"between", "apart", "larger", "smaller"}
+        if phrase.kind == "thing":
+            if role == "at" and phrase.name == "camera" and phrase.determiner == "the":
+                return False  # "looks at the camera"
+            sure = counted or phrase.plural or is_noun_word(phrase.name.rpartition(" ")[2])
+            return sure or (role == "free" and not self.acted)
+        if phrase.kind == "worn":
+            return (
+                (free and counted)
+                or apart
+                or (role == "wear" and not phrase.plural and phrase.determiner not in w.POSSESSIVES)
+            )
+        if phrase.kind == "furnishing":
+            if role == "below" and phrase.name in w.COVERS:
+                return False  # "under a blanket"
+            return (counted and role not in ("in", "at")) or (free and phrase.plural)
+        if phrase.kind == "surroundings":
+            beside = role in ("left", "right", "between") or (
+                role == "free" and self.leads(phrase.last + 1) in ("left", "right")
+            )
+            return (beside and counted) or (phrase.count or 0) > 1
+        if phrase.kind == "part":
+            return ((free and counted) or apart) and not phrase.owner
+        return False
+
+    def lives(self, mention: int) -> bool:
+        name = self.scene.mentions[mention].name
+        return name in w.PEOPLE or name in w.ANIMALS or name.rpartition(" ")[2] in w.PEOPLE | w.ANIMALS
+
+    def antecedent(self, pronoun: str, without: tuple[int, ...]) -> tuple[int, ...]:
+        """The mentions that a pronoun goes back to: the last that fits in number, but not what is told of it."""
+        several = pronoun in ("they", "them")
+        people = pronoun in ("he", "she", "him", "her")
+        candidates = [i for i in range(len(self.scene.mentions)) if i not in without]
+        fits = [i for i in candidates if several or self.scene.mentions[i].amount == 1]
+        if people:
+            fits = [i for i in fits if self.lives(i)]
+        if several and self.subject and not set(self.subject) & set(without):
+            return self.subject
+        if pronoun in ("it", "he", "she") and not without and self.subject:
+            return self.subject
+        return (fits[-1],) if fits else ()

@@ -1,0 +1,223 @@
+"""English for the rules planner: plurals, tags, noun phrases, and what a prompt says is to be seen."""
+
+import pytest
+
+from trueline.planner.english import noun_phrase
+from trueline.planner.reading import read
+from trueline.planner.tagging import best_tagger, is_plural, singular, tokens_of
+
+
+def phrases(text: str) -> list:
+    tokens, at, found = tokens_of(text), 0, []
+    while at < len(tokens):
+        phrase = noun_phrase(text, tokens, at)
+        found += [phrase] if phrase else []
+        at = phrase.last + 1 if phrase else at + 1
+    return found
+
+
+def things(text: str) -> list[tuple[int, str]]:
+    return [(mention.amount, mention.name) for mention in read(text).mentions]
+
+
+def relations(text: str) -> list[tuple[str, list[str], list[str]]]:
+    scene = read(text)
+    name = [mention.name for mention in scene.mentions].__getitem__
+    return [(r.kind, list(map(name, r.first)), list(map(name, r.second))) for r in scene.relations]
+
+
+SINGULARS = """
+cats cat, buses bus, busses bus, boxes box, glasses glasses, dishes dish, benches bench, knives knife, leaves leaf,
+mice mouse, people person, women woman, firemen fireman, children child, sheep sheep, scissors scissors, pants pants,
+tomatoes tomato, shoes shoe, canoes canoe, ties tie, cookies cookie, berries berry, ponies pony, toys toy, bus bus,
+glass glass, grass grass, dress dress, cactus cactus, tennis tennis, lens lens, horses horse, houses house,
+vases vase, octopuses octopus, taxis taxi, axes axe, zebras zebra, broccoli broccoli, giraffes giraffe
+"""
+
+
+@pytest.mark.parametrize("pair", SINGULARS.split(","))
+def test_singular(pair):
+    plural, one = pair.split()
+    assert singular(plural) == one
+    assert is_plural(plural) is (plural != one)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a purple bear", ["bear"]),  # textblob alone: a verb
+        ("two teddy bears on the left", ["teddy bear", "left"]),
+        ("a dog stands next to a watch", ["dog", "watch"]),
+        ("two dogs stand near parked cars", ["dog", "car"]),
+        ("a tv stand", ["stand"]),
+        ("a man watches birds fly", ["man", "bird"]),
+        ("an orange next to an orange cat", ["orange", "cat"]),
+        ("a coat rack and a park bench", ["coat rack", "bench"]),
+        ("a laptop computer, a hot dog", ["laptop", "hot dog"]),
+        ("a toilet seat", ["toilet"]),
+        ("three wine glasses", ["wine glass"]),
+        ("a snow covered branch", ["branch"]),
+    ],
+)
+def test_nouns(text, names):
+    assert [phrase.name for phrase in phrases(text)] == names
+
+
+def test_a_noun_phrase_knows_its_words():
+    (phrase,) = phrases("There: two very large black and white cats.")
+    assert (phrase.count, phrase.name, phrase.plural) == (2, "cat", True)
+    assert phrase.core.endswith("large black and white cats")
+    assert {"large", "black", "white"} <= set(phrase.attributes)
+    (owned,) = phrases("a cat's tail")
+    assert (owned.name, owned.owner, owned.kind) == ("tail", "cat", "part")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("three red apples, a blue cup and a spoon", [(3, "apple"), (1, "cup"), (1, "spoon")]),
+        ("12 eggs", [(12, "egg")]),
+        ("twenty-one balloons", [(21, "balloon")]),
+        ("a dozen roses and two dozen eggs", [(12, "rose"), (24, "egg")]),
+        ("a pair of dogs and a pair of scissors", [(2, "dog"), (1, "scissors")]),
+        ("a couple of cats", [(2, "cat")]),
+        ("several cows", [(4, "cow")]),
+        ("a herd of elephants", [(5, "elephant")]),
+        ("a group of people", [(4, "person")]),
+        ("no dogs, but two cats", [(2, "cat")]),
+        ("a dog and not a cat", [(1, "dog")]),
+        ("a chair without a cushion", [(1, "chair")]),
+        ("two slices of pizza", [(2, "pizza")]),
+        ("a pile of books", [(1, "book")]),
+        ("a bowl of three apples", [(1, "bowl"), (3, "apple")]),
+        ("two of the dogs", [(2, "dog")]),
+        ("both cats", [(2, "cat")]),
+        ("sheep", [(1, "sheep")]),
+        ("five sheep", [(5, "sheep")]),
+        ("a horse and a banana, the horse is bigger than the banana", [(1, "horse"), (1, "banana")]),
+        ("two men riding horses", [(2, "man"), (2, "horse")]),
+        ("Albert Einstein riding a bicycle", [(1, "albert einstein"), (1, "bicycle")]),
+    ],
+)
+def test_counts(text, expected):
+    assert things(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("more cats than dogs", [(3, "cat"), (2, "dog")]),
+        ("fewer cats than dogs", [(2, "cat"), (3, "dog")]),
+        ("as many apples as oranges", [(2, "apple"), (2, "orange")]),
+        ("twice as many dogs as cats", [(4, "dog"), (2, "cat")]),
+        ("five cups and some bowls, as many cups as bowls", [(5, "cup"), (5, "bowl")]),
+        ("four birds with some kites, the number of birds is less than that of kites", [(4, "bird"), (5, "kite")]),
+        ("four birds with several kites, the number of birds is more than that of kites", [(4, "bird"), (3, "kite")]),
+        ("an equal number of forks and spoons", [(2, "fork"), (2, "spoon")]),
+    ],
+)  # fmt: skip
+def test_comparisons_set_the_numbers_that_are_not_said(text, expected):
+    assert things(text) == expected
+
+
+def test_a_comparison_that_cannot_be_is_said():
+    scene = read("two cats and five dogs, more cats than dogs")
+    assert [mention.amount for mention in scene.mentions] == [2, 5]
+    assert any("cannot be more cat" in note for note in scene.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a cat to the left of a dog", [("left", ["cat"], ["dog"])]),
+        ("a cat left of a dog", [("left", ["cat"], ["dog"])]),
+        ("a cat on the right side of a dog", [("right", ["cat"], ["dog"])]),
+        ("a cat is above a dog", [("above", ["cat"], ["dog"])]),
+        ("a cat under a dog", [("below", ["cat"], ["dog"])]),
+        ("a cat sits on top of a dog", [("on", ["cat"], ["dog"])]),
+        ("a cat in front of a dog", [("front", ["cat"], ["dog"])]),
+        ("a cat hidden by a dog", [("behind", ["cat"], ["dog"])]),
+        ("a cat in a box", [("in", ["cat"], ["box"])]),
+        ("a man holding a cup", [("hold", ["man"], ["cup"])]),
+        ("a man in a hat", [("wear", ["man"], ["hat"])]),
+        ("a dog between a cat and a bird", [("between", ["dog"], ["cat", "bird"])]),
+        ("a dog between two cats", [("between", ["dog"], ["cat"])]),
+        ("four cats surrounding a dog", [("between", ["dog"], ["cat"])]),
+        ("a cat and a dog next to each other", [("beside", ["dog"], ["cat"])]),
+        ("a dog left of a cat, which is above a chair", [("left", ["dog"], ["cat"]), ("above", ["cat"], ["chair"])]),
+        ("a dog left of a cat and above a chair", [("left", ["dog"], ["cat"]), ("above", ["dog"], ["chair"])]),
+        ("a cat by a bed and a cup left of a bird", [("beside", ["cat"], ["bed"]), ("left", ["cup"], ["bird"])]),
+        ("a car and a banana over a chair", [("above", ["car", "banana"], ["chair"])]),
+        ("a cat on a bed next to a dog", [("on", ["cat"], ["bed"]), ("beside", ["cat"], ["dog"])]),
+        ("a car with a banana on top of it on a table", [("on", ["banana"], ["car"]), ("on", ["car"], ["table"])]),
+        ("a vase with three roses on a table", [("in", ["rose"], ["vase"]), ("on", ["vase"], ["table"])]),
+        ("a cake with a cherry on top", [("on", ["cherry"], ["cake"])]),
+        ("on the table is a cup", [("on", ["cup"], ["table"])]),
+        ("next to a bench sits a dog", [("beside", ["dog"], ["bench"])]),
+        ("two cats. They are on a bed.", [("on", ["cat"], ["bed"])]),
+        ("a dog smaller than a cat", [("smaller", ["dog"], ["cat"])]),
+    ],
+)  # fmt: skip
+def test_relations(text, expected):
+    assert relations(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("a dog on the left and a cat on the right", [(-1, None), (1, None)]),
+        ("On the left is a dog, on the right a cat", [(-1, None), (1, None)]),
+        ("a dog in the top left corner of the picture", [(-1, -1)]),
+        ("a cat in the middle of the picture", [(0, 0)]),
+        ("a cat on the left of the image", [(-1, None)]),
+        ("a cat on the left of a painting", [(None, None), (None, None)]),
+    ],
+)
+def test_places_of_the_picture(text, places):
+    assert [mention.place for mention in read(text).mentions] == places
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a picture of a dog", "a close up view of a dog", "a dog in the background", "a dog in a room",
+        "a dog in a grassy field under a blue sky", "a dog with its mouth open", "the front of a dog",
+        "a dog taking a nap", "a dog looking at the camera",
+    ],
+)  # fmt: skip
+def test_what_is_no_thing_has_no_box(text):
+    assert things(text) == [(1, "dog")]
+
+
+def test_surroundings_have_a_box_where_they_are_told_of():
+    assert things("a mountain, a hamster and a bicycle") == [(1, "mountain"), (1, "hamster"), (1, "bicycle")]
+    assert things("a road to the left of a lake") == [(1, "road"), (1, "lake")]
+    assert "without a box" in " ".join(read("a dog on the grass").notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("several cows", "number is not said"),
+        ("a cat \N{PARTY POPPER} \u732b", "not read: \N{PARTY POPPER} \u732b"),
+        ("to the left of a cat", "'to the left of' was left out"),
+        ("a cat is not on a bed", "'not on' was left out"),
+    ],
+)
+def test_what_is_not_understood_is_said(text, note):
+    assert note in " ".join(read(text).notes)
+
+
+def test_the_tagger_is_textblob_where_spacy_is_not():
+    pytest.importorskip("textblob")
+    try:
+        import spacy
+
+        spacy.load("en_core_web_sm")
+    except (ImportError, OSError):
+        assert best_tagger() == "textblob"
+        with pytest.raises(ValueError, match="en_core_web_sm"):
+            tokens_of("a cat", "spacy")
+    else:
+        assert best_tagger() == "spacy"
+        assert [token.kind for token in tokens_of("a cat", "spacy")] == ["D", "N"]

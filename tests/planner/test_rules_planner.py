@@ -1,0 +1,299 @@
+"""The rules planner whole: layouts, phrases that the prompt holds, benchmarks by their rules, any text at all.
+
+``TRUELINE_FUZZ=10000 pytest tests/planner/test_rules_planner.py -k any_text`` runs the long fuzz.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trueline import phrases as trueline_phrases
+from trueline.benchmarks.t2i_compbench import T2ICompBench
+from trueline.layout import MAX_PROMPT, MAX_REGIONS
+from trueline.perception import Detection
+from trueline.phrases import locate
+from trueline.planner import make_planner, words
+from trueline.planner.categories import COCO, coco_category
+from trueline.planner.rules import _FOUND_PLURALS, RulesPlanner
+from trueline.rules.compbench import numeracy_score, spatial_score
+from trueline.rules.nsr_1k import counting_layout, spatial_layout
+from trueline.rules.observation import aggregate
+
+PLANNER = RulesPlanner(tagger="textblob")
+FUZZ = int(os.environ.get("TRUELINE_FUZZ", "200"))
+
+
+DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
+
+
+@pytest.fixture
+def nsr_1k() -> Path:
+    if not (DATA / "nsr_1k").exists():
+        pytest.skip("needs the files of ../shared (or TRUELINE_DATA)")
+    return DATA / "nsr_1k"
+
+
+def things(prompt: str, planner: RulesPlanner = PLANNER) -> list:
+    plan = planner.plan(prompt)
+    return [(name, region.box.xyxy) for name, region in zip(plan.names, plan.layout.regions, strict=True)]
+
+
+def test_a_plan():
+    plan = make_planner("rules", tagger="textblob").plan("two cats to the left of a red chair")
+    assert plan.planner == "rules" and plan.notes == ()
+    assert plan.names == ("cat", "cat", "chair")
+    assert [region.phrase for region in plan.layout.regions] == ["cat", "cat", "a red chair"]
+    chair = plan.layout.regions[2].box
+    assert all(region.box.x1 <= chair.x0 for region in plan.layout.regions[:2])
+
+
+def test_settings():
+    assert make_planner("rules:coco", tagger="textblob").name == "rules[coco]"
+    for wrong in (
+        {"what": "esperanto"},
+        {"tagger": "mine"},
+        {"colour": "red"},
+        {"what": "coco", "vocabulary": "open"},
+    ):
+        with pytest.raises(ValueError, match=r"vocabulary|tagger"):
+            RulesPlanner.of(**({"what": ""} | wrong))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PLANNER.tagger = None
+
+
+def test_a_closed_vocabulary():
+    plan = make_planner("rules:coco", tagger="textblob").plan("a woman and a plate on a sofa, above a lamp")
+    assert plan.names == ("person", "couch")
+    assert any("none of COCO's categories: plate, lamp" in note for note in plan.notes)
+    assert all(coco_category(name) == name for name in COCO) and len(COCO) == 80
+    assert coco_category("water bottle") == "bottle" and coco_category("plate") is None
+
+
+def test_the_same_prompt_gives_the_same_plan_and_a_seed_another():
+    prompt = "three cats, a dog and a bowl"
+    assert PLANNER.plan(prompt) == PLANNER.plan(prompt)
+    assert PLANNER.plan(prompt, seed=1) == PLANNER.plan(prompt, seed=1)
+    assert PLANNER.plan(prompt, seed=1).layout != PLANNER.plan(prompt).layout
+
+
+def test_the_size_of_the_picture_counts():
+    wide, square = PLANNER.plan("a cat", width=1024, height=512).layout, PLANNER.plan("a cat").layout
+    assert (wide.width, wide.height) == (1024, 512)
+    ratio = [layout.regions[0].box.width / layout.regions[0].box.height for layout in (wide, square)]
+    assert ratio[0] == pytest.approx(ratio[1] / 2)
+    with pytest.raises(ValueError, match="width"):
+        PLANNER.plan("a cat", width=13)
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "\0", "a" * (MAX_PROMPT + 1)])
+def test_what_is_no_prompt_is_one_sentence(prompt):
+    with pytest.raises(ValueError, match="prompt") as error:
+        PLANNER.plan(prompt)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_in_words():
+    shares = []
+    for size in ("large", "small"):
+        dog, car = PLANNER.plan(f"a {size} dog and a car").layout.regions
+        shares.append(dog.box.area / car.box.area)
+    assert shares[0] > 3 * shares[1]
+    mouse, elephant = things("a mouse larger than an elephant")
+    assert (mouse[1][2] - mouse[1][0]) * (mouse[1][3] - mouse[1][1]) > 0.99 * (
+        (elephant[1][2] - elephant[1][0]) * (elephant[1][3] - elephant[1][1])
+    )
+
+
+def test_no_more_regions_than_a_layout_holds():
+    plan = PLANNER.plan("100 cats and a dog")
+    assert len(plan.names) == MAX_REGIONS and plan.names.count("dog") == 1
+    assert any("29 of 100 cats" in note for note in plan.notes)
+    many = PLANNER.plan(", ".join(f"a {name}" for name in sorted(words.THINGS)[:60]))
+    assert len(many.names) == MAX_REGIONS and any("left out" in note for note in many.notes)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "two cats to the left of a red chair", "two cats and a cat", "three tomatoes and two knives",
+        "a pair of black and white dogs", "a cat's tail", "two slices of pizza on a plate", "five sheep",
+        "A man in a hat holding an umbrella", "two men riding horses", "three teddy bears, two buses, a hot dog",
+        "a bowl of three apples", "several ponies next to boxes", "A statue of a bird on the glass table",
+        "Two red double decker buses", "a snow covered tree", "three wine glasses", "a dozen eggs",
+        "Five shelves and two mice, and four children",
+    ],
+)  # fmt: skip
+def test_phrases_are_found_in_the_prompt(prompt, tokenizer):
+    plan = PLANNER.plan(prompt)
+    located = locate(tokenizer, plan.layout)
+    assert located and not any(
+        "does not hold" in place.problem for place in located
+    )  # it may cut a long prompt
+
+
+def test_attributes_stay_in_the_phrase():
+    plan = PLANNER.plan("a shiny red apple on two old wooden chairs")
+    assert [region.phrase for region in plan.layout.regions] == [
+        "a shiny red apple",
+        *["old wooden chair"] * 2,
+    ]
+
+
+def test_the_irregular_plurals_are_those_that_phrases_knows():
+    assert set(trueline_phrases._IRREGULAR) == _FOUND_PLURALS
+
+
+def test_nothing_heavy_is_loaded_before_a_plan():
+    code = (
+        "import sys, trueline.planner.rules; print({'torch', 'textblob', 'spacy', 'nltk'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+# --------------------------------------------------------------------------------------- benchmarks
+
+
+def counting(nsr_1k, mode: str, planner: RulesPlanner) -> dict[str, dict[str, float]]:
+    rows = defaultdict(list)
+    for row in json.loads((nsr_1k / "counting/counting.val.json").read_text()):
+        seen = counting_layout(planner.plan(row["prompt"]).names, row["num_object"], row["sub-type"], mode)
+        rows["counting"].append(seen)
+        rows[row["sub-type"]].append(seen)
+    return in_percent(rows)
+
+
+def spatial(nsr_1k, planner: RulesPlanner) -> dict[str, dict[str, float]]:
+    rows = defaultdict(list)
+    for row in json.loads((nsr_1k / "spatial/spatial.val.json").read_text()):
+        seen = spatial_layout(things(row["prompt"], planner), row["obj1"][0], row["obj2"][0], row["relation"])
+        rows["spatial"].append(seen)
+        rows[row["type"]].append(seen)
+    return in_percent(rows)
+
+
+def in_percent(rows: dict[str, list]) -> dict[str, dict[str, float]]:
+    return {
+        kind: {name: 100 * value for name, value in aggregate(seen).items()} for kind, seen in rows.items()
+    }
+
+
+def test_nsr_1k(nsr_1k):
+    """Below the targets of issue 8 (97 each) are the precision, 86.8, and the spatial accuracy, 95.1."""
+    found = counting(nsr_1k, "official", PLANNER) | spatial(nsr_1k, PLANNER)
+    assert found["counting"]["counting_recall"] > 97.5
+    assert found["counting"]["counting_accuracy"] > 96.5
+    assert found["counting"]["counting_precision"] > 86
+    for kind in ("single-category", "two-categories"):
+        assert found[kind]["counting_accuracy"] == 100
+    assert found["comparison"]["counting_accuracy"] >= 99
+    assert found["template"]["spatial_accuracy"] == 100
+    assert found["spatial"]["spatial_accuracy"] > 94.5
+
+
+def test_nsr_1k_in_its_own_vocabulary(nsr_1k):
+    found = counting(nsr_1k, "fixed", RulesPlanner("textblob", "coco"))
+    assert found["counting"]["counting_precision"] > 96
+    assert found["counting"]["counting_recall"] > 97
+    assert found["counting"]["counting_accuracy"] > 96.5
+
+
+@pytest.mark.parametrize("category", ["spatial", "numeracy"])
+def test_t2i_compbench(category, nsr_1k):
+    scores = []
+    for example in T2ICompBench(nsr_1k.parent, categories=[category]).examples:
+        seen = [Detection(name, box, 1.0) for name, box in things(example.prompt)]
+        truth = example.truth
+        if category == "spatial":
+            args = (seen, truth["first"], truth["second"], truth["relation"], (512, 512))
+            scores.append(spatial_score(*args) > 0.999)
+        else:
+            scores.append(numeracy_score(seen, truth["counts"], (512, 512)) > 0.999)
+    assert len(scores) == 300 and sum(scores) >= 0.97 * 300
+
+
+# --------------------------------------------------------------------------------------- any text
+
+_SMALL = (
+    *(
+        ",",
+        ".",
+        ";",
+        "and",
+        "of",
+        "which",
+        "that",
+        "it",
+        "them",
+        "each",
+        "other",
+        "'s",
+        "more",
+        "than",
+        "as",
+        "not",
+    ),
+    *(
+        "99",
+        "caf\N{LATIN SMALL LETTER E WITH ACUTE}",
+        "it\N{RIGHT SINGLE QUOTATION MARK}s",
+        "\u732b",
+        "\N{PARTY POPPER}",
+    ),
+)
+_WORDS = sorted(
+    {
+        *words.THINGS,
+        *words.RELATIONS,
+        *words.PLACES,
+        *words.NUMBERS,
+        *words.VERBS,
+        *words.PARTS,
+        *words.ADJECTIVES,
+    }
+    | {*words.GROUPS, *words.DETERMINERS, *_SMALL}
+)
+_SAID = st.lists(st.sampled_from(_WORDS), max_size=2000).map(lambda said: " ".join(said)[: MAX_PROMPT + 50])
+
+_TEXT = st.one_of(
+    st.text(max_size=MAX_PROMPT + 50), _SAID, st.lists(st.sampled_from(_WORDS), max_size=30).map(" ".join)
+)
+
+
+@settings(max_examples=FUZZ, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(_TEXT)
+def test_any_text_gives_a_layout_or_one_sentence(prompt):
+    try:
+        plan = PLANNER.plan(prompt)
+    except ValueError as error:
+        assert "prompt" in str(error)
+        return
+    assert len(plan.names) == len(plan.layout.regions) <= MAX_REGIONS
+    assert plan.layout.prompt == prompt
+    assert all(name.strip() for name in plan.names)
+    assert PLANNER.plan(prompt) == plan
+
+
+def test_a_plan_takes_milliseconds():
+    PLANNER.plan("a cat")
+    for prompt in (
+        "a cat on a bed next to two dogs",
+        "a dog on " * 200,
+        " ".join(_WORDS)[:MAX_PROMPT],
+        "a " * 900,
+    ):
+        spent = []
+        for _ in range(3):
+            start = time.process_time()
+            PLANNER.plan(prompt)
+            spent.append(time.process_time() - start)
+        assert min(spent) < 0.05
