@@ -34,8 +34,7 @@ from trueline.objectives.hcma import (
     targets,
 )
 from trueline.perception._pretrained import Checkpoint
-from trueline.training.parts import ADAPTER
-from trueline.training.recipes import Task
+from trueline.training.recipes import Task, save_backbone
 from trueline.training.settings import Count, Frozen, Training
 
 #: Settings of the net that are its own defaults unless they are given here.
@@ -108,7 +107,7 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
         return _align(settings, backbone, folder)
     if settings.stage == "control":
         objective = DenoisingObjective(snr_gamma=settings.objective.snr_gamma)
-        return Task(objective, settings.part, lambda target: _save_backbone(settings, backbone, target))
+        return Task(objective, settings.part, lambda target: save_backbone(settings, backbone, target))
     return _joint(settings, backbone)
 
 
@@ -139,7 +138,7 @@ def _joint(settings: Settings, backbone: Backbone) -> Task:
     )
 
     def save(target: Path) -> None:
-        _save_backbone(settings, backbone, target)
+        save_backbone(settings, backbone, target)
         net.save_pretrained(
             target / "alignment"
         )  # the U-Net was trained behind this net: they belong together
@@ -154,14 +153,6 @@ def _method(settings: Settings, folder: Path) -> HCMA:
         return make("hcma", settings.objective.guidance | {"weights": str(folder)})
     except ValueError as error:
         raise ValueError(f"objective.guidance: {str(error).removeprefix('--hcma.')}") from None
-
-
-def _save_backbone(settings: Settings, backbone: Backbone, target: Path) -> None:
-    """The LoRA, or the whole checkpoint."""
-    if settings.lora and settings.part != "none":
-        backbone.unet.save_lora_adapter(target, adapter_name=ADAPTER)
-    else:
-        backbone.save_pretrained(target)
 
 
 def make_net(settings: Settings, backbone: Backbone) -> AlignmentNet:

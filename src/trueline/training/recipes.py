@@ -9,12 +9,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from PIL.Image import Image
 from torch import nn
 
+from trueline.backbone import Backbone
+from trueline.layout import Layout
 from trueline.sample import Method
 from trueline.train import Objective
 from trueline.training import RECIPES
-from trueline.training.settings import Part
+from trueline.training.parts import ADAPTER
+from trueline.training.settings import Part, Training
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Task:
         save: write the result into a folder.
         methods: with which pictures are drawn on the way; they are asked for each time.
         facts: what else ``train.json`` should say.
+        view: (a picture drawn on the way, its layout) -> another for a second sheet, such as where attention is.
     """
 
     objective: Objective
@@ -34,6 +39,7 @@ class Task:
     further: Mapping[str, nn.Module] = field(default_factory=dict)
     methods: Callable[[], Sequence[Method]] = tuple
     facts: Mapping[str, Any] = field(default_factory=dict)
+    view: Callable[[Image, Layout], Image] | None = None
 
 
 def recipe(name: str) -> ModuleType:
@@ -45,3 +51,11 @@ def recipe(name: str) -> ModuleType:
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
     return import_module(f"trueline.training.{name}")
+
+
+def save_backbone(settings: Training, backbone: Backbone, target: Path) -> None:
+    """The LoRA that was trained, or the whole checkpoint."""
+    if settings.lora and settings.part != "none":
+        backbone.unet.save_lora_adapter(target, adapter_name=ADAPTER)
+    else:
+        backbone.save_pretrained(target)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL.Image import Image
 
 from trueline.backbone import Backbone
 from trueline.folder import Folder
@@ -276,9 +277,10 @@ class Run:
     def _progress(self, line: Mapping[str, Any]) -> None:
         per_step = line["seconds"] / line["step"]
         left = per_step * (self.settings.steps - line["step"]) / 60
-        terms = " ".join(
-            f"{name} {value:.4g}" for name, value in line.items() if name not in ("step", "seconds")
-        )
+        said = (
+            name for name in line if name not in ("step", "seconds") and "/" not in name
+        )  # "/": in the log
+        terms = " ".join(f"{name} {line[name]:.4g}" for name in said)
         self._say(
             f"step {line['step']} of {self.settings.steps}: {terms} ({per_step:.2f} s a step, {left:.0f} min left)"
         )
@@ -309,10 +311,17 @@ class Pictures:
             seeds=[wish.seed + place for place in range(len(self.layouts))],
             progress=False,
         )
-        sheet = contact_sheet(result.images, self.layouts)
-        Folder(self.home.path / "validation").write_png(f"step-{step:08d}.png", sheet)
+        self._write(step, writer, "validation", contact_sheet(result.images, self.layouts))
+        if self.task.view:
+            views = [self.task.view(*pair) for pair in zip(result.images, self.layouts, strict=True)]
+            self._write(step, writer, "attention", contact_sheet(views, self.layouts))
+
+    def _write(self, step: int, writer: Any, name: str, sheet: Image) -> None:
+        """``name``: in TensorBoard; files have none but for other sheets than the pictures'."""
+        kind = "" if name == "validation" else f"-{name}"
+        Folder(self.home.path / "validation").write_png(f"step-{step:08d}{kind}.png", sheet)
         if writer is not None:
-            writer.add_image("validation", np.asarray(sheet), step, dataformats="HWC")
+            writer.add_image(name, np.asarray(sheet), step, dataformats="HWC")
 
 
 def gates(backbone: Backbone) -> dict[str, float]:
