@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from trueline.devices import autocast
+from trueline.training.grounding_layers import is_grounding, prepare_grounding
 
 from .captions import caption
 from .fitting import Fit, Losses, Plan
@@ -241,38 +242,6 @@ def train_unet(
         unet, cache, conditioner, plan.batch, low=400, share=0.5, drop_caption=DROP_CAPTION, compiled=compiled
     )
     return Fit(folder, unet, plan, loss, seed=3)
-
-
-def is_grounding(name: str) -> bool:
-    """Whether a parameter of the U-Net belongs to the grounding layers."""
-    return "fuser" in name or name.startswith("position_net")
-
-
-@torch.no_grad()
-def prepare_grounding(unet: UNet2DConditionModel, phrases: Tensor) -> None:
-    """Start the grounding layers so that they can be learned quickly (GLIGEN: default init, gates at 0).
-
-    Phrase features are whitened by the first layer of the position net (they are nearly parallel otherwise),
-    every linear layer keeps the variance of its input, gates start at 1 (zero-initialised gates see no gradient
-    that says what boxes mean).
-    """
-    mean = phrases.mean(0)
-    u, s, _ = torch.linalg.svd((phrases - mean).T @ (phrases - mean) / len(phrases))
-    whiten = u @ torch.diag((s + 1e-3 * s.max()).rsqrt()) @ u.T
-    for module in unet.position_net.linears:
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=(2 / module.in_features) ** 0.5)
-            nn.init.zeros_(module.bias)
-    first = unet.position_net.linears[0]
-    width = phrases.shape[1]
-    first.weight[:, :width] = first.weight[:, :width] @ whiten
-    first.bias.copy_(-(first.weight[:, :width] @ mean))
-    unet.position_net.null_positive_feature.copy_(mean)
-    for name, module in unet.named_modules():
-        if name.endswith("fuser"):
-            nn.init.normal_(module.linear.weight, std=module.linear.in_features**-0.5)
-            module.alpha_attn.fill_(1.0)
-            module.alpha_dense.fill_(1.0)
 
 
 def train_grounding(

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from .denoiser import is_grounding, make_unet
+from trueline.training.grounding_layers import is_grounding
+
+from .denoiser import make_unet
 
 if TYPE_CHECKING:
     from .build import Build

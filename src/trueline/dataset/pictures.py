@@ -1,0 +1,140 @@
+"""Where the pictures of a build come from: a model draws them, or they are there already."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from PIL import Image
+
+from trueline.dataset import Wish
+from trueline.folder import Folder
+
+if TYPE_CHECKING:
+    from trueline.dataset.build import Settings
+    from trueline.pipeline import Pipeline
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class BrokenPicture(ValueError):
+    """A picture that cannot be used; one sentence that names it."""
+
+
+class Pictures(Protocol):
+    """The picture of each wish at each turn (from 0)."""
+
+    def ready(self, turn: int, batch: Sequence[Wish]) -> None:
+        """See to it that the batch's pictures are there, as far as they can be."""
+
+    def name(self, turn: int, wish: Wish) -> str:
+        """Path of the picture: relative to the build's folder, or absolute."""
+
+    def digest(self, turn: int, wish: Wish) -> str:
+        """Of the file, so that what was seen in another picture is not taken for this one's; "" without one."""
+
+    def open(self, turn: int, wish: Wish) -> Image.Image:
+        """
+        Raises:
+            BrokenPicture: it is missing, or cannot be read.
+        """
+
+
+class Drawn:
+    """By a model, into ``pictures`` of the build's folder. Noise comes from (seed + turn, place among all prompts),
+    so that a picture depends on nobody else's; the last bits do depend on the batch's size."""
+
+    def __init__(self, out: Path, settings: Settings, wishes: Sequence[Wish], load: Callable[[], Pipeline]):
+        self.folder, self.settings = Folder(out / "pictures"), settings
+        self.places = {wish.id: place for place, wish in enumerate(wishes)}
+        self._load = load
+        self._pipe: Pipeline | None = None
+
+    def ready(self, turn: int, batch: Sequence[Wish]) -> None:
+        if all((self.folder.path / self._file(turn, wish)).exists() for wish in batch):
+            return
+        s = self.settings
+        if self._pipe is None:
+            self._pipe = self._load()
+        drawn = self._pipe.stream(
+            [wish.prompt for wish in batch], seeds=[(s.seed + turn, self.places[wish.id]) for wish in batch],
+            steps=s.steps, guidance_scale=s.guidance_scale, scheduler=s.scheduler, batch_size=len(batch),
+            progress=False,
+        )  # fmt: skip
+        for picture in drawn:
+            self.folder.write_png(self._file(turn, batch[picture.index]), picture.image, picture.record)
+
+    def name(self, turn: int, wish: Wish) -> str:
+        return f"pictures/{self._file(turn, wish)}"
+
+    def digest(self, turn: int, wish: Wish) -> str:
+        return _sha256(self.folder.path / self._file(turn, wish))
+
+    def open(self, turn: int, wish: Wish) -> Image.Image:
+        return opened(self.folder.path / self._file(turn, wish))
+
+    def _file(self, turn: int, wish: Wish) -> str:
+        return f"{wish.id}-{turn}.png"
+
+
+class Given:
+    """Files named by the ids of the prompts, ID.png, .jpg or .webp, in a folder.
+
+    Raises:
+        ValueError: there is no such folder, or one id is there twice.
+    """
+
+    def __init__(self, folder: Path):
+        if not folder.is_dir():
+            raise ValueError(f"--images: {folder} is no folder; give the one that holds the pictures")
+        self.folder, self._files = folder, dict[str, Path]()
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in SUFFIXES:
+                if path.stem in self._files:
+                    raise ValueError(
+                        f"--images: {self._files[path.stem]} and {path.name} are both picture {path.stem}; remove one"
+                    )
+                self._files[path.stem] = path
+
+    def ready(self, turn: int, batch: Sequence[Wish]) -> None:
+        """They are there, or not."""
+
+    def name(self, turn: int, wish: Wish) -> str:
+        return str(self._files[wish.id].resolve())
+
+    def digest(self, turn: int, wish: Wish) -> str:
+        return _sha256(self._files[wish.id]) if wish.id in self._files else ""
+
+    def open(self, turn: int, wish: Wish) -> Image.Image:
+        if wish.id not in self._files:
+            raise BrokenPicture(f"{self.folder} has no picture {wish.id}.png, .jpg or .webp")
+        return opened(self._files[wish.id])
+
+
+def opened(path: Path) -> Image.Image:
+    """
+    Raises:
+        BrokenPicture: it is missing, or no whole PNG, JPEG or WebP.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise BrokenPicture(f"{path}: no such file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BrokenPicture(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def anywhere(name: str, *words: str) -> str:
+    """The same name from anywhere on this machine, for a path that is there; ``words`` are never paths."""
+    return str(Path(name).resolve()) if name not in words and Path(name).exists() else name
