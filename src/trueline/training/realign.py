@@ -1,0 +1,255 @@
+"""The recipe of RealignDiff's coarse stage: ReFL on the caption reward, or on others, with a pre-training term.
+
+From the paper: lambda 1e-3, T = 50 with the late step from 30 on, 1e-5 for a whole U-Net. From ImageReward's code:
+phi, weight decay 1e-2, 100 steps, no classifier-free guidance in training. Judged here: a LoRA of rank 16 at 1e-4,
+prior preservation, standardised rewards (``objectives.refl`` says what of the paper cannot be taken literally).
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from torch import nn
+from transformers import CLIPModel
+
+from trueline.backbone import Backbone
+from trueline.objectives.caption_reward import CaptionReward, Cosine, PromptLikelihood
+from trueline.objectives.captioners import load_blip2_text, load_captioner
+from trueline.objectives.dsalign import FrozenCLIP
+from trueline.objectives.refl import ReFL
+from trueline.objectives.rewards import ClipReward, MatchReward, PluginReward, Reward, RewardError, Rewards
+from trueline.perception import load
+from trueline.perception._pretrained import Checkpoint
+from trueline.perception.plugins import TARGET
+from trueline.schedulers import SCHEDULERS
+from trueline.training.recipes import Task, save_backbone
+from trueline.training.settings import Count, Frozen, Part, Training
+
+WORLD = "world"
+MATCHERS = ("blip-itm", "blip-itc", "blip2-itm", "blip2-itc")
+KNOWN = ("caption", "prompt_likelihood", "clip", *MATCHERS)
+STATISTICS = "reward_statistics"  #: under this name the U-Net holds them while it is trained
+
+
+class Objective(Frozen):
+    """What ReFL has to set beside the loop; ``ReFL``, ``CaptionReward`` and ``Rewards`` say more of each.
+
+    Args:
+        rewards: weight by name: caption, prompt_likelihood, clip, blip-itm, blip-itc, blip2-itm, blip2-itc, or a name
+            of one's own that ``models`` explains. Weight 0: logged, not trained on.
+        models: which model is meant, by name: "captioner" (BLIP or BLIP-2), "text_encoder" (of eq. 4: BLIP-2's
+            retrieval model, or "clip"), "clip" (or "world"), each matcher by its own name: folders or Hub ids. A name
+            of one's own: package.module:function.
+        held_out: a reward by name that is not trained on and is logged as held_out.
+        dtype: of the rewards' nets.
+        gradient, captions, longest, temperature, prefix: of the caption reward.
+        standardise: each reward by its running mean and spread.
+        scale, margin, phi: lambda and the loss of a score. sampling_steps: T. first, last: the late step.
+        draft: DRaFT-K: all steps, the last K with gradient, in place of the late step; None = ReFL.
+        backprop, detach: more calls with gradient, and none through their inputs.
+        scheduler, eta, guidance_scale, boxes: how pictures are drawn; guidance_scale None = without.
+        preserve, weight: the pre-training term: "prior", "pictures" (the data's) or "none".
+    """
+
+    rewards: dict[str, float] = Field(default_factory=lambda: {"caption": 1.0})
+    models: dict[str, str] = Field(default_factory=dict)
+    held_out: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient: Literal["score_function", "straight_through", "none"] = "score_function"
+    captions: Count = 4
+    longest: Count = 20
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    prefix: str = ""
+    standardise: bool = True
+    scale: Annotated[float, Field(gt=0)] = 1e-3
+    margin: float = 2.0
+    phi: Literal["relu", "linear"] = "relu"
+    sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    first: Annotated[int, Field(ge=0)] = 30
+    last: Annotated[int, Field(ge=0)] = 49
+    draft: Count | None = None
+    backprop: Count = 1
+    detach: bool = False
+    scheduler: str | None = "ddim"
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    guidance_scale: Annotated[float, Field(ge=0)] | None = None
+    boxes: bool = False
+    preserve: Literal["prior", "pictures", "none"] = "prior"
+    weight: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _known(self) -> Objective:
+        for name in [*self.rewards, *([self.held_out] if self.held_out else [])]:
+            if name not in KNOWN and not TARGET.fullmatch(self.models.get(name, "")):
+                raise ValueError(
+                    f"objective.rewards: there is no reward {name!r}; there are {', '.join(KNOWN)}, or a name of "
+                    f"your own with objective.models.{name}=package.module:function"
+                )
+        if self.held_out in [name for name, weight in self.rewards.items() if weight]:
+            raise ValueError(f"objective.held_out: {self.held_out} is trained on; hold out another")
+        if self.draft is not None and self.draft > self.sampling_steps:
+            raise ValueError(
+                f"objective.draft: must be at most the {self.sampling_steps} sampling_steps (got {self.draft})"
+            )
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
+            raise ValueError(
+                f"objective.scheduler: unknown name {self.scheduler!r}; choose from {', '.join(SCHEDULERS)}"
+            )
+        return self
+
+
+class Settings(Training):
+    """Of ``trueline train realign``."""
+
+    steps: Count = 100
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    warmup: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    part: Part = "attention"
+    lora: Annotated[int, Field(ge=0, le=1024)] = 16
+    objective: Objective = Objective()
+
+
+def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
+    """The task; ``folder`` is not used.
+
+    Raises:
+        ValueError: a model that is not given or cannot be read, a reward without a gradient, or settings that do not
+            fit each other.
+    """
+    wish = settings.objective
+    models = Models(settings, backbone)
+    rewards = _rewards(wish, models).to(backbone.device)
+    held_out = models.reward(wish.held_out) if wish.held_out else None
+    late: dict[str, Any] = {
+        "steps": wish.sampling_steps,
+        "span": (wish.first, wish.last),
+        "backprop": wish.backprop,
+    }
+    if wish.draft is not None:
+        late = ReFL.draft(wish.draft, wish.sampling_steps)
+    try:
+        objective = ReFL(
+            rewards, settings.seed, wish.scale, wish.margin, wish.phi, scheduler=wish.scheduler, eta=wish.eta,
+            detach=wish.detach, guidance_scale=wish.guidance_scale, boxes=wish.boxes, preserve=wish.preserve,
+            weight=wish.weight, held_out=held_out, **late,
+        )  # fmt: skip
+        width, height = backbone.picture_size(None, None)
+        objective.check(backbone, (height, width))
+    except ValueError as error:
+        kind = type(error) if isinstance(error, RewardError) else ValueError
+        raise kind(f"objective.{error}") from None
+    further: dict[str, nn.Module] = {"rewards": rewards}
+    if isinstance(held_out, nn.Module):
+        further["held_out"] = held_out.to(backbone.device).eval().requires_grad_(False)
+    if wish.preserve == "prior" and wish.weight and not settings.lora:
+        further["base"] = copy.deepcopy(backbone.unet).requires_grad_(False)
+    if rewards.running is not None:
+        # Checkpoints hold the buffers of the nets that learn: so a run that was stopped goes on with the same
+        # estimates. They are not persistent, and no file of weights has them.
+        backbone.unet.add_module(STATISTICS, rewards.running)
+    return Task(
+        objective,
+        settings.part,
+        lambda target: save_backbone(settings, backbone, target),
+        further,
+        facts={"rewards": {name: models.described(name) for name in wish.rewards}},
+    )
+
+
+def _rewards(wish: Objective, models: Models) -> Rewards:
+    made = {name: (models.reward(name), weight) for name, weight in wish.rewards.items()}
+    try:
+        return Rewards(made, wish.standardise)
+    except ValueError as error:
+        raise ValueError(f"objective.{error}") from None
+
+
+class Models:
+    """What ``objective.models`` names, each read once."""
+
+    def __init__(self, settings: Settings, backbone: Backbone):
+        self.wish, self.world, self.device = settings.objective, settings.model == WORLD, str(backbone.device)
+        self._read: dict[str, Any] = {}
+
+    def reward(self, name: str) -> Reward:
+        """
+        Raises:
+            ValueError: its model is not given, or cannot be read.
+        """
+        wish = self.wish
+        try:
+            if name == "caption":
+                metric = Cosine(self._model("text_encoder"))
+                return CaptionReward(self._model("captioner"), metric, wish.gradient, wish.captions)
+            if name == "prompt_likelihood":
+                return PromptLikelihood(self._model("captioner"))
+            if name == "clip":
+                return ClipReward(self._model("clip"))
+            if name in MATCHERS:
+                return MatchReward(self._model(name))
+            return PluginReward(name, wish.models[name])
+        except RewardError as error:
+            raise RewardError(f"objective.{error}") from None
+
+    def described(self, name: str) -> str:
+        """Which models a reward is made of, for the record."""
+        parts = {"caption": ("captioner", "text_encoder"), "prompt_likelihood": ("captioner",)}.get(
+            name, (name,)
+        )
+        return ", ".join(f"{part} {self._name(part)}" for part in parts)
+
+    def _name(self, part: str) -> str:
+        given = self.wish.models.get(part)
+        if given is None and self.world and part in ("clip", "text_encoder"):
+            return WORLD if part == "clip" else "clip"
+        if given is None:
+            raise ValueError(
+                f"objective.models.{part}: give the model that shall look: a folder or a Hub id, such as "
+                f"{_EXAMPLES[part]}"
+            )
+        return given
+
+    def _model(self, part: str) -> Any:
+        if part not in self._read:
+            name = self._name(part)
+            try:
+                self._read[part] = self._load(part, name)
+            except ValueError as error:
+                raise ValueError(f"objective.models.{part}: {error}") from None
+        return self._read[part]
+
+    def _load(self, part: str, name: str) -> Any:
+        wish = self.wish
+        if part == "captioner":
+            return load_captioner(
+                name, self.device, wish.dtype, longest=wish.longest, temperature=wish.temperature,
+                prefix=wish.prefix,
+            )  # fmt: skip
+        if part == "text_encoder":
+            if name == "clip":
+                return self._model("clip")
+            return load_blip2_text(name, self.device, wish.dtype)
+        if part == "clip":
+            where = str(files("trueline")) + "/world/weights/clip" if name == WORLD else name
+            source = Checkpoint(where)
+            model = source.model(CLIPModel, self.device, wish.dtype)
+            return FrozenCLIP(model, source.tokenizer(), source.image_processor("CLIPImageProcessor")).to(
+                self.device
+            )
+        return load(f"{part}={name}", self.device, wish.dtype)
+
+
+_EXAMPLES = {
+    "captioner": "Salesforce/blip2-opt-2.7b or Salesforce/blip-image-captioning-base",
+    "text_encoder": "Salesforce/blip2-itm-vit-g, or clip",
+    "clip": "openai/clip-vit-large-patch14",
+    "blip-itm": "Salesforce/blip-itm-base-coco",
+    "blip-itc": "Salesforce/blip-itm-base-coco",
+    "blip2-itm": "Salesforce/blip2-itm-vit-g",
+    "blip2-itc": "Salesforce/blip2-itm-vit-g",
+}

@@ -1,0 +1,164 @@
+"""``trueline train realign``: a run that goes on bit for bit, over-fitting one reward, what is written, misuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_blip import PROCESSOR, bert_tokenizer, blip, blip2_text
+from tiny_clip import clip_parts
+from training_builders import CPU, stream, twin
+from transformers import Blip2ForImageTextRetrieval, BlipForConditionalGeneration
+
+from trueline.backbone import Backbone
+from trueline.cli import main
+from trueline.commands.train import gathered, parser
+from trueline.objectives.rewards import RewardError
+from trueline.train import Fit, Nets, make_accelerator
+from trueline.training.parts import open_part
+from trueline.training.realign import STATISTICS, Settings, prepare
+from trueline.training.settings import make
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+QUICK = {"batch": 2, "steps": 2, "lora": 2, "lr": 0.01, "log_every": 1, "save_every": 1, "precision": "fp32"}
+SHORT = {"sampling_steps": 3, "first": 1, "last": 2}
+
+
+@pytest.fixture(scope="module")
+def folders(tokenizer, tmp_path_factory) -> dict[str, str]:
+    home = tmp_path_factory.mktemp("rewards")
+    words = bert_tokenizer(home / "words")
+    parts = {
+        "captioner": (blip(words, BlipForConditionalGeneration), words, PROCESSOR),
+        "text_encoder": (blip2_text(words, Blip2ForImageTextRetrieval), words, PROCESSOR),
+        "clip": clip_parts(tokenizer),
+    }
+    for name, saved in parts.items():
+        for part in saved:
+            part.save_pretrained(home / name)
+    return {name: str(home / name) for name in parts}
+
+
+def settings(folders, objective=None, **more) -> Settings:
+    given = {"models": folders, "longest": 5, "held_out": "clip"} | SHORT | (objective or {})
+    return make(Settings, {"model": "tiny"} | QUICK | more | {"objective": given})
+
+
+def fit(folder, backbone: Backbone, wish: Settings, **more) -> Fit:
+    task = prepare(wish, backbone, folder)
+    names = open_part(backbone.unet, task.part, lora=wish.lora)
+    return Fit(
+        folder, task.objective, Nets(backbone, task.further), {f"unet.{n}": w for n, w in names.items()},
+        stream(0), wish, make_accelerator(wish, CPU), **more,
+    )  # fmt: skip
+
+
+class After:
+    """Says stop at its n-th question."""
+
+    def __init__(self, questions: int):
+        self.left = questions
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(plain, folders, tmp_path):
+    """With the captions it draws and the running estimates of its rewards."""
+    wish = settings(folders, {"rewards": {"caption": 1.0, "clip": 0.0}, "held_out": None})
+    whole = fit(tmp_path / "whole", twin(plain), wish)
+    lines = list(whole)
+    assert {"reward", "reward/caption", "reward/clip", "refl", "preserve", "drift", "late"} <= set(lines[0])
+    list(fit(tmp_path / "parts", twin(plain), wish, stop=After(1)))
+    second = fit(tmp_path / "parts", twin(plain), wish)
+    assert second.step == 1
+    list(second)
+    for name, weight in whole.trained.items():
+        assert torch.equal(weight, second.trained[name]), name
+    one, other = (getattr(f.nets.backbone.unet, STATISTICS)["caption"].state for f in (whole, second))
+    assert torch.equal(one, other) and one[0] == 4
+
+
+def redness(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    return 10 * (images[:, 0] - images[:, 2]).mean((1, 2))
+
+
+def test_a_reward_can_be_over_fitted(plain, folders, tmp_path):
+    """The check that users of reward training miss: does the score rise at all? By a plug-in of their own."""
+    wish = settings(
+        folders,
+        {"rewards": {"red": 1.0}, "models": {"red": f"{__name__}:redness"}, "held_out": None}
+        | {"standardise": False, "preserve": "none", "sampling_steps": 2, "first": 0, "last": 0},
+        steps=12, lr=0.02, lora=4,
+    )  # fmt: skip
+    run = fit(tmp_path, twin(plain), wish)
+
+    def score() -> float:  # of pictures from the same noise
+        return float(run.objective(stream(9).batch(0, range(4)), run.nets)["reward"])
+
+    before = score()
+    list(run)
+    assert score() > before + 0.2 and run.skipped == 0
+
+
+def test_from_the_command_line(plain_folder, folders, tmp_path, capsys):
+    given = {"steps": 1, "batch": 2, "data.n": 2, "lora": 2, "precision": "fp32", "objective.longest": 4}
+    given |= {f"objective.{key}": value for key, value in SHORT.items()}
+    given |= {f"objective.models.{name}": folder for name, folder in folders.items()}
+    sets = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    where = ["--model", str(plain_folder), "--device", "cpu", "--out", str(tmp_path)]
+    assert main(["train", "realign", *where, *sets, "--set", "objective.held_out=clip"]) == 0
+    about = json.loads((tmp_path / "train.json").read_text())
+    assert about["status"] == "complete" and "captioner" in about["rewards"]["caption"]
+    weights = load_file(tmp_path / "final" / "pytorch_lora_weights.safetensors")
+    assert weights and not any("statistics" in name for name in weights)
+    backbone = Backbone.from_pretrained(plain_folder)
+    backbone.load_lora(tmp_path / "final" / "pytorch_lora_weights.safetensors")
+    line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert line["held_out"] and line["late"] in (1, 2)
+    assert "step 1 of 1" in capsys.readouterr().err
+
+
+def test_a_whole_net_is_trained_beside_its_base(plain, folders, tmp_path):
+    wish = settings(folders, {"rewards": {"clip": 1.0}, "held_out": None}, lora=0, steps=2, lr=1e-3)
+    run = fit(tmp_path, twin(plain), wish)
+    lines = list(run)
+    assert lines[0]["preserve"] == 0 and lines[1]["preserve"] > 0
+    saved = tmp_path / "saved"
+    prepared = prepare(wish, twin(plain), tmp_path)
+    prepared.save(saved)
+    assert not any(STATISTICS in name for name in load_file(next((saved / "unet").glob("*.safetensors"))))
+
+
+@pytest.mark.parametrize(
+    ("objective", "problem"),
+    [
+        ({"gradient": "none"}, "objective.reward caption: its scores carry no gradient"),
+        ({"rewards": {"aesthetic": 1.0}}, "objective.rewards: there is no reward 'aesthetic'; there are caption"),
+        ({"rewards": {"caption": 0.0}}, "objective.rewards: give at least one reward a weight"),
+        ({"rewards": {"blip-itm": 1.0}}, "objective.models.blip-itm: give the model that shall look"),
+        ({"models": {}}, "objective.models.text_encoder: give the model"),
+        ({"models": {"text_encoder": "/nowhere"}}, "objective.models.text_encoder: the weights"),
+        ({"rewards": {"clip": 1.0}}, "objective.held_out: clip is trained on"),
+        ({"last": 3}, "objective.span: must be first <= last of the steps 0 to 2"),
+        ({"draft": 4}, "objective.draft: must be at most the 3 sampling_steps (got 4)"),
+        ({"captions": 1}, "objective.captions: must be 2 or more"),
+        ({"scheduler": "heun"}, "objective.scheduler: unknown name 'heun'"),
+    ],
+)  # fmt: skip
+def test_misuse_is_said_in_one_sentence(plain, folders, objective, problem):
+    with pytest.raises(ValueError) as caught:
+        prepare(settings(folders, objective), twin(plain), Path())
+    assert str(caught.value).startswith(problem), str(caught.value)
+    assert "\n" not in str(caught.value)
+    if "gradient" in objective:
+        assert isinstance(caught.value, RewardError)
+
+
+@pytest.mark.parametrize("name", ["realign_world", "realign_sd14"])
+def test_the_published_settings_are_valid(name):
+    options = parser().parse_args(["realign", "--config", str(CONFIGS / f"{name}.yaml"), "--out", "x"])
+    made = make(Settings, gathered(options))
+    assert made.objective.scale == 1e-3 and made.lora
