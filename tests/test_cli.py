@@ -19,8 +19,9 @@ from PIL import Image
 
 from trueline import Layout, Pipeline, Region, read_layouts, write_layouts
 from trueline.cli import COMMANDS, main
-from trueline.commands import _run, generate, train, world
+from trueline.commands import _run, dataset, generate, plan, train, world
 from trueline.commands._methods import split_settings
+from trueline.commands._planners import PLANNERS
 from trueline.folder import KEY, Folder, pixel_hash
 from trueline.pipeline import DEFAULT_BATCH
 from trueline.schedulers import SCHEDULERS
@@ -363,7 +364,12 @@ def test_the_commands_of_the_readme_can_be_parsed():
         elif line[0] == "train":
             options = train.parser().parse_args(line[1:])
             make(recipe(options.recipe).Settings, train.gathered(options))
-        elif line[0] in ("evaluate", "merge", "votes", "results", "methods"):
+        elif line[0] == "dataset":
+            {"build": dataset.build_parser, "finish": dataset.finish_parser}[line[1]]().parse_args(line[2:])
+        elif line[0] == "plan":
+            arguments, given = split_settings(line[1:], PLANNERS, ("planner",))
+            assert set(given) <= {plan.parser().parse_args(arguments).planner.partition(":")[0]}
+        elif line[0] in ("convert", "evaluate", "merge", "votes", "results", "methods"):
             import_module(f"trueline.commands.{line[0]}").parser().parse_args(line[1:])
         else:
             arguments, given = split_settings(line[1:])

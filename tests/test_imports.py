@@ -109,6 +109,7 @@ HELP = "from trueline.cli import main\ntry: main([{}'--help'])\nexcept SystemExi
         "import trueline; dir(trueline)",
         HELP.format(""),
         HELP.format("'generate', "),
+        HELP.format("'plan', "),
         HELP.format("'world', "),
         HELP.format("'evaluate', "),
         HELP.format("'train', "),

@@ -11,8 +11,11 @@ from importlib import import_module
 #: Command name = module in ``trueline.commands`` -> what it does. Strings, so that help imports nothing.
 COMMANDS = {
     "generate": "pictures from a prompt and boxes, or from a file of layouts",
+    "plan": "boxes for a prompt: layouts by rules, by a language model, or of a file",
+    "convert": "layouts from and to the formats of GLIGEN, COCO, YOLO, LabelMe and others",
     "methods": "what to guide sampling with, and its settings",
     "train": "train a net on captions and boxes; a run that was stopped goes on",
+    "dataset": "pictures with boxes to train on, made from prompts and checked by a person",
     "evaluate": "draw what a benchmark asks for, look at it, and write the table",
     "merge": "join the folders of an evaluation that was spread over machines",
     "votes": "score the votes of a user study that an evaluation made the page of",

@@ -14,6 +14,8 @@ EPILOG = """examples:
       --set objective.alignment=out/hcma/align/final --out out/hcma/joint
   trueline train hcma --model gligen --data ~/coco --set data.split=train2014 --set steps=2000 \\
       --set objective.depth=6 --out out/hcma
+  trueline train goal --config configs/goal_world.yaml --out out/goal
+  trueline train goal --config configs/goal_sd14.yaml --data goal2k.jsonl --set lora=16 --out out/goal_sd14
 
 recipes:
 {recipes}
