@@ -271,8 +271,8 @@ def test_a_record_that_is_nowhere(refused, tmp_path):
 
 def test_commands_that_are_not_there(refused):
     assert (
-        refused(command="generat")
-        == "there is no command 'generat'; there are generate, methods, train, evaluate, merge, votes, results, world"
+        refused(command="generat") == "there is no command 'generat'; there are "
+        "generate, plan, convert, methods, train, dataset, evaluate, merge, votes, results, world"
     )
     assert refused("unmake", command="world") == "world: there is no action 'unmake'; there are build, report"
 

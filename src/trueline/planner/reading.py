@@ -7,6 +7,7 @@ captions and of templates, not a grammar of English: what it leaves out, it says
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -39,6 +40,12 @@ _COMPARING = frozenset(
     ["the", "number", "amount", "count", "more", "fewer", "less", "as", "twice", "same", "equal", "an"]
 )
 _OBJECT_PRONOUNS = ("it", "them", "him", "her")
+_OTHER_PRONOUNS = ("himself", "herself", "itself", "themselves", "us", "me", "you", "others", "one", "other", "each")
+#: "two dogs, one black and the other white"; not "next to one another", "on one side ... on the other side".
+_ONE_AND_OTHER = re.compile(
+    r"(?<!on )(?<!to )\b(?:one|some)\b (?!another|side|hand)(?:(?! [.;!?] ).)*?"
+    r"(?<!each )\b(?:the others?|another(?! one ano)|others)\b(?! side| hand| end)"
+)
 _PUNCTUATION = frozenset("\"'()[]{}*_-\u2013\u2014/\\`~|<>#@$%^=+\u201c\u201d\u2018\u2019\u2026\ufe0f")
 #: Words of the longest relation phrase that begins with a word.
 _LONGEST: dict[str, int] = {}
@@ -193,6 +200,8 @@ class _Reader(Things):
             return frame
         if kind == "on" and self.word(after) == "top":
             return self._on_top(after)
+        if (pronoun := self._object_pronoun(after)) is not None:
+            return self._relate_to_pronoun(kind, pronoun, at, said)
         objects, end = self._objects(kind, after)
         if end == after:  # nothing follows
             if self.word(after) in ("each", "one") and self.word(after + 1) in ("other", "another"):
@@ -205,11 +214,14 @@ class _Reader(Things):
             ):
                 self.scene.notes.append(f"{said!r} was left out: nothing that it is about follows it")
             return after
-        by_pronoun = self.word(end - 1) in _OBJECT_PRONOUNS
-        first = self._subjects(kind, () if by_pronoun else objects)
+        first = self._subjects(kind, objects)
         if not objects:
             self.joined = self.which = False
             return end
+        return self._join(kind, first, objects, said, end)
+
+    def _join(self, kind: str, first: tuple[int, ...], objects: tuple[int, ...], said: str, end: int) -> int:
+        """Notes a relation down, or keeps its objects till what stands there is named; ``end`` again."""
         if not first and kind in ("with", "at", "hold", "wear", "ride"):
             self.last, self.how = objects, ""
             self.subject = self.subject or objects
@@ -225,6 +237,51 @@ class _Reader(Things):
         self.last, self.how = objects, kind
         self._clear()
         return end
+
+    def _object_pronoun(self, at: int) -> int | None:
+        """The token of a pronoun that a relation phrase before ``at`` is about."""
+        while at < len(self.tokens) and self.tokens[at].kind == "R" and self.phrase(at) is None:
+            at += 1
+        if at >= len(self.tokens):
+            return None
+        word, kind = self.word(at), self.tokens[at].kind
+        each_other = word in ("each", "one") and self.word(at + 1) in ("other", "another")
+        known = word in _OBJECT_PRONOUNS or (word in _OTHER_PRONOUNS and not each_other)
+        return at if (known and kind == "O") or (word in ("which", "whom") and kind == "S") else None
+
+    def _relate_to_pronoun(self, kind: str, at: int, begin: int, said: str) -> int:
+        """ "a banana on top of it", "above it a kite", "on which a cup stands"; the token after the pronoun."""
+        pronoun, end = self.word(at), at + 1
+        if pronoun in ("which", "whom"):
+            fresh = self.last and self.scene.mentions[self.last[-1]].phrase.last in (begin - 1, begin - 2)
+            first, objects = (), self.last if fresh else ()
+        elif pronoun in _OTHER_PRONOUNS:
+            first, objects = self._subjects(kind, ()), ()
+        elif (self.joined or not self.last) and self._names(end):
+            first, objects = (), self.antecedent(pronoun, ())
+        else:
+            first = self._subjects(kind, ())
+            objects = self.antecedent(pronoun, first)
+            if not objects and len(first) > 1:  # "a dog and a cat behind it": the cat
+                first = first[-1:]
+                objects = self.antecedent(pronoun, first)
+        if objects:
+            return self._join(kind, first, objects, said, end)
+        if kind not in ("at", "with"):
+            self.scene.notes.append(
+                f"'{said} {pronoun}' was left out: nothing with a box was found that {pronoun!r} goes back to"
+            )
+        self.joined = self.which = False
+        return end
+
+    def _names(self, at: int) -> bool:
+        """Whether a thing is named there, after a verb at most: "above it (there is) a kite"."""
+        while at < len(self.tokens) and (self.tokens[at].kind in "VR," or self.word(at) == "there"):
+            if found := self.phrase(at):
+                return found[0].kind != "frame"
+            at += 1
+        found = self.phrase(at)
+        return found is not None and found[0].kind != "frame"
 
     def _mutual(self, kind: str, said: str) -> None:
         """ "a cat and a dog next to each other": each to the one before."""
@@ -376,9 +433,6 @@ class _Reader(Things):
         start = at
         while at < len(self.tokens) and self.tokens[at].kind == "R" and self.phrase(at) is None:
             at += 1
-        if self.word(at) in _OBJECT_PRONOUNS:
-            first = self._subjects(kind, ())
-            return self.antecedent(self.word(at), first), at + 1
         found = self.mentions(at, kind)
         return found if found else ((), start)
 
@@ -445,6 +499,10 @@ class _Reader(Things):
                         and mention.phrase.vague is None
                     ):
                         mention.amount, mention.exact = owners, True
+        if found := _ONE_AND_OTHER.search(self.lower):
+            scene.notes.append(
+                f"'{found[0]}' is not told apart: what is said of one of several and of the other is not planned"
+            )
         vague = [f"{m.phrase.core} ({m.amount})" for m in scene.mentions if not m.exact]
         if vague:
             scene.notes.append(f"the number is not said, so this many were drawn: {', '.join(vague)}")

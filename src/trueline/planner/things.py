@@ -255,15 +255,38 @@ class Things:
         return name in w.PEOPLE or name in w.ANIMALS or name.rpartition(" ")[2] in w.PEOPLE | w.ANIMALS
 
     def antecedent(self, pronoun: str, without: tuple[int, ...]) -> tuple[int, ...]:
-        """The mentions that a pronoun goes back to: the last that fits in number, but not what is told of it."""
-        several = pronoun in ("they", "them")
-        people = pronoun in ("he", "she", "him", "her")
-        candidates = [i for i in range(len(self.scene.mentions)) if i not in without]
-        fits = [i for i in candidates if several or self.scene.mentions[i].amount == 1]
-        if people:
-            fits = [i for i in fits if self.lives(i)]
-        if several and self.subject and not set(self.subject) & set(without):
-            return self.subject
-        if pronoun in ("it", "he", "she") and not without and self.subject:
-            return self.subject
-        return (fits[-1],) if fits else ()
+        """The mentions that a pronoun goes back to: the subject if it fits, else the last that does, but not what is
+        told of it. () where nothing fits."""
+        subject = () if set(self.subject) & set(without) else self.subject
+        left = [i for i in range(len(self.scene.mentions)) if i not in without]
+        if pronoun in ("they", "them"):
+            return self._several(subject, left)
+        single = [i for i in left if self.scene.mentions[i].amount == 1]
+        if pronoun == "it":
+            fits = [i for i in single if not self._human(i)]
+        else:
+            fits = [i for i in single if self._human(i)] or [i for i in single if self.lives(i)]
+        if not without and len(subject) == 1 and subject[0] in fits:
+            return subject
+        if fits:
+            return (fits[-1],)
+        return subject if pronoun in ("it", "he", "she") else ()
+
+    def _several(self, subject: tuple[int, ...], left: list[int]) -> tuple[int, ...]:
+        """What "them" is: a subject of several, the last of several, all that was named; "they" may be one person."""
+        amounts = [mention.amount for mention in self.scene.mentions]
+        if sum(amounts[i] for i in subject) > 1:
+            return subject
+        if many := [i for i in left if amounts[i] > 1]:
+            return (many[-1],)
+        return tuple(left) if len(left) > 1 else subject or tuple(left)
+
+    def _human(self, mention: int) -> bool:
+        """Whether it is a person by its noun, or by a capital in the middle of the prompt or before a second one."""
+        named = self.scene.mentions[mention]
+        words = named.text.split()
+        return (
+            named.name in w.PEOPLE
+            or named.name.rpartition(" ")[2] in w.PEOPLE
+            or (len(words) > 1 and all(word[0].isupper() for word in words) and not named.phrase.determiner)
+        )
