@@ -156,6 +156,18 @@ def test_a_comparison_that_cannot_be_is_said():
         ("next to a bench sits a dog", [("beside", ["dog"], ["bench"])]),
         ("two cats. They are on a bed.", [("on", ["cat"], ["bed"])]),
         ("a dog smaller than a cat", [("smaller", ["dog"], ["cat"])]),
+        ("a bird between two cats, above it a kite", [("between", ["bird"], ["cat"]), ("above", ["kite"], ["bird"])]),
+        ("a bird above two cats, next to them a dog", [("above", ["bird"], ["cat"]), ("beside", ["dog"], ["cat"])]),
+        ("two cats, a bird above them", [("above", ["bird"], ["cat"])]),
+        ("a dog and a cat behind it", [("behind", ["cat"], ["dog"])]),
+        ("a woman, behind her a dog", [("behind", ["dog"], ["woman"])]),
+        ("a woman beside her car", [("beside", ["woman"], ["car"])]),
+        ("a man on a horse, next to it a dog", [("on", ["man"], ["horse"]), ("beside", ["dog"], ["horse"])]),
+        ("a man on a horse, next to him a dog", [("on", ["man"], ["horse"]), ("beside", ["dog"], ["man"])]),
+        ("a boy holding a kite over him", [("hold", ["boy"], ["kite"]), ("above", ["kite"], ["boy"])]),
+        ("a dog. Behind it there is a house", [("behind", ["house"], ["dog"])]),
+        ("a table on top of which a cup stands", [("on", ["cup"], ["table"])]),
+        ("a cat in a room in which a dog sits", []),
     ],
 )  # fmt: skip
 def test_relations(text, expected):
@@ -202,10 +214,27 @@ def test_surroundings_have_a_box_where_they_are_told_of():
         ("a cat \N{PARTY POPPER} \u732b", "not read: \N{PARTY POPPER} \u732b"),
         ("to the left of a cat", "'to the left of' was left out"),
         ("a cat is not on a bed", "'not on' was left out"),
+        ("a field, above it a kite", "'above it' was left out"),
+        ("a chair, behind him a dog", "'behind him' was left out"),
+        ("a man with a dog beside himself", "'beside himself' was left out"),
+        ("a room in which a dog sits", "'in which' was left out"),
+        ("two dogs, one black and the other white", "'one black and the other' is not told apart"),
+        ("two cats, one of them sleeps, the others play", "the others' is not told apart"),
     ],
 )
 def test_what_is_not_understood_is_said(text, note):
     assert note in " ".join(read(text).notes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a dog and a cat next to one another", "one dog looks at another dog", "some dogs and another cat",
+        "a cat on one side of a table and a dog on the other side", "one cat and the other cat",
+    ],
+)  # fmt: skip
+def test_one_and_other_is_not_said_of_what_was_read(text):
+    assert "told apart" not in " ".join(read(text).notes)
 
 
 def test_the_tagger_is_textblob_where_spacy_is_not():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trueline.planner.placing import Group, Link, holds, place
-from trueline.planner.sizes import DEFAULT, MEASURED, extent, size_of
+from trueline.planner.sizes import DEFAULT, MEASURED, RIDDEN, extent, size_of
 from trueline.rules.geometry import intersection, iou
 
 DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
@@ -93,6 +93,68 @@ def test_in_hold_wear_front_behind_overlap():
         assert not broken and intersection(boxes[0][0], boxes[1][0]) > 0, kind
     (cat,), (box,) = place([group("cat"), group("box")], [Link("in", 0, 1)])[0]
     assert box[0] <= cat[0] and cat[2] <= box[2] and box[1] <= cat[1] and cat[3] <= box[3]
+
+
+@pytest.mark.parametrize("base", ["table", "chair", "car", "plate"])
+@pytest.mark.parametrize("amounts", [(2, 1), (1, 2, 1), (5, 3, 4), (12,)])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_what_stands_on_a_base_lies_within_its_width(base, amounts, seed):
+    things = [group(name, n) for name, n in zip(("vase", "cup", "plate"), amounts, strict=False)]
+    links = [Link("on", i, len(things)) for i in range(len(things))]
+    *upon, ((x0, y0, x1, _),) = place([*things, group(base)], links, seed=seed)[0]
+    for box in chain(*upon):
+        assert x0 - 1e-9 <= box[0] and box[2] <= x1 + 1e-9 and box[1] < y0
+    assert overlap(list(chain(*upon))) < 1e-9
+    assert min(box[2] - box[0] for box in chain(*upon)) > 0.02
+
+
+def test_a_base_grows_as_its_things_shrink():
+    table = group("table")
+    (_, ((x0, y0, x1, y1),)), broken = place([group("cup", 5), table], [Link("on", 0, 1)])
+    assert not broken
+    assert 1.2 < (x1 - x0) / (y1 - y0) / (table.width / table.height) <= 1.6 + 1e-9
+    usual = place([group("cup"), table], [Link("on", 0, 1)])[0][1][0]
+    assert math.isclose((usual[2] - usual[0]) / (usual[3] - usual[1]), table.width / table.height), "one fits"
+    (cats, (box,)), _ = place([group("cat", 6), group("box")], [Link("in", 0, 1)])
+    assert all(box[0] < cat[0] and cat[2] < box[2] and box[1] < cat[1] and cat[3] < box[3] for cat in cats)
+
+
+def test_a_thing_at_the_end_of_a_table_is_on_it():
+    table = [(0.1, 0.6, 0.9, 0.9)]
+    assert holds("on", [(0.1, 0.5, 0.2, 0.63)], table)
+    assert not holds("on", [(0.0, 0.5, 0.1, 0.63)], table), "beside"
+    assert not holds("on", [(0.1, 0.45, 0.2, 0.55)], table), "in the air"
+    assert not holds("on", [(0.1, 0.8, 0.2, 0.95)], table), "before it"
+    assert not holds("above", [(0.1, 0.5, 0.2, 0.63)], table)
+
+
+@pytest.mark.parametrize("mount", RIDDEN)
+def test_riders_are_in_proportion(mount):
+    (((rx0, ry0, rx1, ry1),), ((x0, y0, x1, y1),)), broken = place(
+        [group("man"), group(mount)], [Link("ride", 0, 1)]
+    )
+    across, down, rider, below = RIDDEN[mount]
+    assert not broken and x1 - x0 > y1 - y0 and x0 <= rx0 and rx1 <= x1
+    assert math.isclose((x1 - x0) / (y1 - y0), across / down, rel_tol=1e-6)
+    shrunk = (ry1 - ry0) / (y1 - y0) / (rider / down)
+    assert 0.5 < shrunk <= 1 + 1e-6
+    assert ry0 < y0 < ry1 < y1 and math.isclose(ry1 - y0, below / down * (y1 - y0), rel_tol=1e-6)
+
+
+def test_a_mount_without_a_rider_keeps_its_shape_and_a_child_is_smaller():
+    ((x0, y0, x1, y1),) = place([group("horse")], [])[0][0]
+    assert math.isclose((x1 - x0) / (y1 - y0), MEASURED["horse"][1], rel_tol=1e-6)
+    tall = {}
+    for rider in ("man", "child"):
+        (person,), (horse,) = place([group(rider), group("horse")], [Link("ride", 0, 1)])[0]
+        tall[rider] = (person[3] - person[1]) / (horse[3] - horse[1])
+    assert tall["child"] < 0.9 * tall["man"] < 0.6
+
+
+def test_each_rider_has_a_mount():
+    men, horses = place([group("man", 3), group("horse", 3)], [Link("ride", 0, 1, each=True)])[0]
+    assert all(holds("ride", [man], [horse]) for man, horse in zip(men, horses, strict=True))
+    assert overlap(horses) < 1e-9 and overlap(men) < 1e-9
 
 
 def test_each_has_one_of_its_own():

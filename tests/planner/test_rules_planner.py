@@ -113,6 +113,27 @@ def test_sizes_in_words():
     )
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a table with a vase of flowers, two cups and a plate of food", "a bed with six cats and two dogs",
+        "a vase with seven roses", "a tray with a cup, a bowl and three spoons",
+    ],
+)  # fmt: skip
+def test_with_on_a_furnishing_means_on_it_and_holds(prompt):
+    assert "could not be kept" not in " ".join(PLANNER.plan(prompt).notes)
+    base, *upon = [box for _, box in things(prompt)]
+    assert all(base[0] - 1e-9 <= box[0] and box[2] <= base[2] + 1e-9 for box in upon if box[3] < base[3])
+
+
+def test_somebody_on_a_horse_rides_it():
+    assert [box for _, box in things("a man on a horse")] == [
+        box for _, box in things("a man riding a horse")
+    ]
+    for other in ("a man on top of a horse", "a cat on a horse"):
+        assert things(other)[1][1] != things("a man riding a horse")[1][1]
+
+
 def test_no_more_regions_than_a_layout_holds():
     plan = PLANNER.plan("100 cats and a dog")
     assert len(plan.names) == MAX_REGIONS and plan.names.count("dog") == 1

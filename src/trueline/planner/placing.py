@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trueline.planner.blocks import INNER_GAP, Block, Corners, grid_of, reach, row_of
-from trueline.planner.words import WORN
+from trueline.planner.sizes import extent, ridden
+from trueline.planner.words import SURFACES, WORN
 
 OVERLAPPING = ("on", "in", "ride", "hold", "wear", "front", "behind")
 GAP = 0.06  # between blocks, in sides of a square picture
@@ -22,6 +23,8 @@ MOST_IN_ROW = 6  # things of a kind that stand side by side on something
 MARGIN = 0.04  # of the picture's width and height
 NEAR = 0.29  # most distance of centres on one axis, for "beside" (T2I-CompBench: 150 of 480 pixels)
 GROUNDS = (1.0, 0.5, 0.0)  # how far a row stands on one ground, while its centres still tell the relation
+MOST_GROWTH = 1.6  # of a base, for what is on or in it
+RESTING = 0.02  # of the picture, between a thing and what it rests on
 FEWER_ROWS = 1.25  # times larger that things must get for another row
 GROWTH = 1.5  # at most, over the typical size
 #: x0, y0, x1, y1 in shares of the wearer's box
@@ -78,12 +81,21 @@ def holds(kind: str, first: Sequence[Corners], second: Sequence[Corners]) -> boo
 
 
 def _shows(kind: str, one: Corners, two: Corners) -> bool:
+    if kind in ("on", "ride") and _rests(one, two):
+        return True
     dx, dy = (two[0] + two[2] - one[0] - one[2]) / 2, (two[1] + two[3] - one[1] - one[3]) / 2
     along, across = {
         "left": (dx, dy), "right": (-dx, dy), "above": (dy, dx), "on": (dy, dx), "ride": (dy, dx), "below": (-dy, dx),
         "beside": (abs(dx), dy),
     }.get(kind, (1.0, 0.0))  # fmt: skip
     return along > 1.05 * abs(across) and (kind != "beside" or min(along, abs(across)) < NEAR)
+
+
+def _rests(one: Corners, two: Corners) -> bool:
+    """Whether a box stands on another, at its end perhaps: a vase on a long table."""
+    within = two[0] <= (one[0] + one[2]) / 2 <= two[2]
+    higher = one[1] + one[3] < two[1] + two[3]
+    return within and higher and two[1] - RESTING <= one[3] <= two[3]
 
 
 class _Placer:
@@ -132,6 +144,9 @@ class _Placer:
         thing = self.groups[group]
         width, height = thing.width * self.zoom[group], thing.height * self.zoom[group]
         links = self.children.get(group, [])
+        if any(link.kind == "ride" for link in links) and (shape := ridden(thing.name)):
+            side = math.sqrt(width * height)
+            width, height = side * shape[0] ** 0.5, side / shape[0] ** 0.5
         each = [link for link in links if link.each]
         numbers = range(thing.amount) if only is None else [only]
         items = []
@@ -194,19 +209,44 @@ class _Placer:
                 )
                 block.add(kid.to(x, y0 + 0.5 * height - 0.5 * h * scale, scale))
             return
+        if kind == "ride" and (shape := ridden(self.groups[base].name)):
+            _, tall, below, usual = shape
+            row = row_of(
+                [kid.moved(0, 0, usual * tall / extent("person")[1]) for kid in kids], INNER_GAP, 1.0
+            )
+            w, h = row.size
+            scale = min(1.0, max(width, 0.6 * w) / w)
+            high = next(box[3] - box[1] for (group, _), box in block.boxes.items() if group == base)
+            sink = min(below * high, 0.75 * h * scale)
+            block.add(row.to(middle - 0.5 * w * scale, y0 - h * scale + sink, scale))
+            return
         row = row_of(kids, INNER_GAP, 1.0) if kind != "in" else grid_of(kids)
         w, h = row.size
-        if kind in ("on", "ride"):
-            scale = min(1.0, max(1.4 * width, 0.5 * w) / w)
+        if kind in ("on", "ride", "in"):
+            surface = kind == "on" and self.groups[base].name.rpartition(" ")[2] in SURFACES
+            needs = max(w / width, h / height) / 0.85 if kind == "in" else w / width
+            if kind != "in" and not surface and len(row.boxes) == 1:
+                needs /= 1.4  # one thing may be wider than what carries it: an elephant on a ball
+            growth = min(max(needs, 1.0) ** 0.5, MOST_GROWTH)
+            self._grow(block, base, growth, 1.0 if surface else growth)
+            x0, y0, x1, y1 = block.bounds([base])
+            scale, height, middle = min(1.0, growth / needs), y1 - y0, (x0 + x1) / 2
             sink = (0.12 if kind == "on" else 0.35) * min(h * scale, height)
-            block.add(row.to(middle - 0.5 * w * scale, y0 - h * scale + sink, scale))
-        elif kind == "in":
-            scale = min(1.0, 0.85 * width / w, 0.85 * height / h)
-            block.add(row.to(middle - 0.5 * w * scale, y1 - 0.1 * height - h * scale, scale))
+            low = y1 - 0.1 * height if kind == "in" else y0 + sink
+            block.add(row.to(middle - 0.5 * w * scale, low - h * scale, scale))
         elif kind == "front":
             block.add(row.to(middle - 0.5 * w + 0.3 * width * self.flip, y1 + 0.15 * min(h, height) - h))
         else:
             block.add(row.to(middle - 0.5 * w - 0.3 * width * self.flip, y1 - 0.2 * height - h))
+
+    def _grow(self, block: Block, base: int, across: float, down: float) -> None:
+        """Makes a base larger; what is around it already moves along in its own size."""
+        for (group, number), (x0, y0, x1, y1) in block.boxes.items():
+            cx, cy = (x0 + x1) / 2 * across, (y0 + y1) / 2 * down
+            half, high = (x1 - x0) / 2, (y1 - y0) / 2
+            if group == base:
+                half, high = half * across, high * down
+            block.boxes[group, number] = (cx - half, cy - high, cx + half, cy + high)
 
     # ------------------------------------------------------------------------------------ grids
 

@@ -40,11 +40,22 @@ _COMPARING = frozenset(
     ["the", "number", "amount", "count", "more", "fewer", "less", "as", "twice", "same", "equal", "an"]
 )
 _OBJECT_PRONOUNS = ("it", "them", "him", "her")
-_OTHER_PRONOUNS = ("himself", "herself", "itself", "themselves", "us", "me", "you", "others", "one", "other", "each")
-#: "two dogs, one black and the other white"; not "next to one another", "on one side ... on the other side".
+_OTHER_PRONOUNS = (
+    "himself",
+    "herself",
+    "itself",
+    "themselves",
+    "us",
+    "me",
+    "you",
+    "others",
+    "one",
+    "other",
+    "each",
+)
+#: "two dogs, one black and the other white"; not "on one side and on the other side".
 _ONE_AND_OTHER = re.compile(
-    r"(?<!on )(?<!to )\b(?:one|some)\b (?!another|side|hand)(?:(?! [.;!?] ).)*?"
-    r"(?<!each )\b(?:the others?|another(?! one ano)|others)\b(?! side| hand| end)"
+    r"(?<!on )\b(?:one|some)\b (?!side|hand|end)(?:(?! [.;!?] ).)*?\b(?:the others?|others)\b(?! side| hand| end)"
 )
 _PUNCTUATION = frozenset("\"'()[]{}*_-\u2013\u2014/\\`~|<>#@$%^=+\u201c\u201d\u2018\u2019\u2026\ufe0f")
 #: Words of the longest relation phrase that begins with a word.
@@ -252,15 +263,19 @@ class _Reader(Things):
     def _relate_to_pronoun(self, kind: str, at: int, begin: int, said: str) -> int:
         """ "a banana on top of it", "above it a kite", "on which a cup stands"; the token after the pronoun."""
         pronoun, end = self.word(at), at + 1
+        first: tuple[int, ...] = ()
+        objects: tuple[int, ...] = ()
         if pronoun in ("which", "whom"):
             fresh = self.last and self.scene.mentions[self.last[-1]].phrase.last in (begin - 1, begin - 2)
-            first, objects = (), self.last if fresh else ()
+            objects = self.last if fresh else ()
         elif pronoun in _OTHER_PRONOUNS:
-            first, objects = self._subjects(kind, ()), ()
+            pass  # "beside himself", "above others": not read
         elif (self.joined or not self.last) and self._names(end):
-            first, objects = (), self.antecedent(pronoun, ())
+            objects = self.antecedent(pronoun, ())
         else:
             first = self._subjects(kind, ())
+            if pronoun in ("him", "her") and self.last and self.antecedent(pronoun, self.last) == first:
+                first = self.last  # "a woman holding an umbrella over her": nobody is over herself
             objects = self.antecedent(pronoun, first)
             if not objects and len(first) > 1:  # "a dog and a cat behind it": the cat
                 first = first[-1:]
@@ -269,7 +284,7 @@ class _Reader(Things):
             return self._join(kind, first, objects, said, end)
         if kind not in ("at", "with"):
             self.scene.notes.append(
-                f"'{said} {pronoun}' was left out: nothing with a box was found that {pronoun!r} goes back to"
+                f"'{said} {pronoun}' was left out: {pronoun!r} was not traced to a thing with a box"
             )
         self.joined = self.which = False
         return end
@@ -499,7 +514,8 @@ class _Reader(Things):
                         and mention.phrase.vague is None
                     ):
                         mention.amount, mention.exact = owners, True
-        if found := _ONE_AND_OTHER.search(self.lower):
+        found = _ONE_AND_OTHER.search(self.lower)
+        if found and not any("other" in mention.phrase.attributes for mention in scene.mentions):
             scene.notes.append(
                 f"'{found[0]}' is not told apart: what is said of one of several and of the other is not planned"
             )

@@ -18,8 +18,9 @@ from trueline.planner.categories import coco_category
 from trueline.planner.placing import Corners, Group, Link, place
 from trueline.planner.reading import read
 from trueline.planner.scene import Mention, Relation, Scene
-from trueline.planner.sizes import extent
+from trueline.planner.sizes import extent, ridden
 from trueline.planner.tagging import Tagger, best_tagger, singular
+from trueline.planner.words import PEOPLE
 
 Vocabulary = Literal["open", "coco"]
 #: Nouns whose irregular plural ``trueline.phrases`` finds.
@@ -176,16 +177,22 @@ def _links(scene: Scene) -> tuple[list[Link], dict[Link, str]]:
             continue
         for one in _kept(scene, relation.first):
             for two in _kept(scene, relation.second):
-                said.setdefault(
-                    Link(relation.kind, one, two, _each(scene, relation, one, two)), relation.words
-                )
+                kind = "ride" if _mounted(scene, relation, one, two) else relation.kind
+                said.setdefault(Link(kind, one, two, _each(scene, kind, one, two)), relation.words)
     return list(said), said
 
 
-def _each(scene: Scene, relation: Relation, one: int, two: int) -> bool:
+def _mounted(scene: Scene, relation: Relation, one: int, two: int) -> bool:
+    """Whether somebody sits in the saddle: "a man on a horse", but "on top of" stays as it is said."""
+    rider, mount = scene.mentions[one].name, scene.mentions[two].name
+    plain = relation.kind == "on" and relation.words in ("on", "upon", "sat on", "on the back of")
+    return plain and rider.rpartition(" ")[2] in PEOPLE and ridden(mount) is not None
+
+
+def _each(scene: Scene, kind: str, one: int, two: int) -> bool:
     """Whether each of the first has one of the second: two men holding two cups."""
     first, second = scene.mentions[one].amount, scene.mentions[two].amount
-    return relation.kind in ("hold", "wear", "ride") and first == second > 1
+    return kind in ("hold", "wear", "ride") and first == second > 1
 
 
 def _regions(
