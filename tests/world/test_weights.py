@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from trueline.layout import Layout
+from trueline.layout import Layout, Region
+from trueline.methods.hcma import HCMA
+from trueline.objectives.hcma import load_net, noised, targets
 from trueline.pipeline import Pipeline
+from trueline.training.latents import encode_pictures
+from trueline.world.captions import caption
 from trueline.world.oracle import detect
-from trueline.world.scenes import make_scene
+from trueline.world.scenes import make_scene, render
 from trueline.world.vae import psnr
 
 WEIGHTS = Path(str(files("trueline"))) / "world" / "weights"
@@ -52,3 +56,19 @@ def test_colours_follow_the_words(world):
 def test_unknown_words_are_said(world):
     with pytest.warns(UserWarning, match="zebra"):
         world("a red zebra", steps=1, seeds=[0], progress=False)
+
+
+def test_the_alignment_net_reads_noisy_latents(world):
+    scenes = [make_scene("held-out", i) for i in range(32)]
+    layouts = [Layout(caption(s).text, [Region(t.phrase, t.box) for t in s.things]) for s in scenes]
+    net, backbone = load_net(HCMA().folder), world.backbone
+    latents = encode_pictures(backbone, np.stack([render(s) for s in scenes])).float()
+    t = torch.full((len(scenes),), 250)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    wanted = targets(net, backbone, layouts)
+    with torch.no_grad():
+        seen = net(noised(backbone, latents, noise, t), t, wanted.boxes, wanted.present)
+    captions = torch.nn.functional.normalize(wanted.caption, dim=-1)
+    found = (torch.nn.functional.normalize(seen.globe, dim=-1) @ captions.T).argmax(1)
+    right = sum(layouts[int(f)].prompt == layout.prompt for f, layout in zip(found, layouts, strict=True))
+    assert right / len(layouts) > 0.3, "a random net finds one in 32"
