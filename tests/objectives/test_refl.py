@@ -14,8 +14,9 @@ from trueline.backbone import Backbone
 from trueline.layout import Layout, Region
 from trueline.objectives.caption_reward import CaptionReward, Cosine
 from trueline.objectives.captioners import Blip2TextEncoder, BlipCaptioner
-from trueline.objectives.refl import ReFL, base_of, drawn_step, phi, pictures
+from trueline.objectives.refl import ReFL, base_of, drawn_step, phi
 from trueline.objectives.rewards import ClipReward, RewardError, Rewards
+from trueline.objectives.x0 import decoded
 from trueline.sample import sample
 from trueline.schedulers import Stepper, make_scheduler
 from trueline.train import Batch, Nets
@@ -132,7 +133,7 @@ def test_one_call_has_a_gradient_and_the_steps_before_have_none(plain):
     stepper.index = steps - 1
     z = before.z
     prediction = backbone.predict(z, stepper.timesteps[-1], backbone.encode([x.prompt for x in LAYOUTS]))
-    pixels = pictures(backbone.vae, stepper.x0(prediction, z))
+    pixels = decoded(backbone.vae, stepper.x0(prediction, z), through=True)
     loss = (2 - Taste()(pixels, [x.prompt for x in LAYOUTS])).mean()
     slopes = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
     assert float(loss.detach()) == pytest.approx(one[0], rel=1e-5)
@@ -242,7 +243,7 @@ def test_clamped_pixels_keep_their_gradient(plain):
     bright = torch.full((1, 4, 8, 8), 60.0, requires_grad=True)
     with torch.no_grad():
         raw = plain.vae.decode(bright / plain.vae.config.scaling_factor).sample / 2 + 0.5
-    shown = pictures(plain.vae, bright)
+    shown = decoded(plain.vae, bright, through=True)
     assert (raw < 0).any() or (raw > 1).any()
     torch.testing.assert_close(shown.detach(), raw.clamp(0, 1), atol=1e-5, rtol=0)
     outside = (raw < 0) | (raw > 1)

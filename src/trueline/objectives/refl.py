@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -33,6 +33,7 @@ from trueline.grounding import Grounding, alpha_schedule
 from trueline.objectives.denoising import DenoisingObjective, ground, noised, signal_of
 from trueline.objectives.rewards import Images, Reward, Rewards, Scores
 from trueline.objectives.watch import drift
+from trueline.objectives.x0 import decoded
 from trueline.schedulers import Stepper, make_scheduler
 from trueline.training.draws import generator_of
 
@@ -251,7 +252,7 @@ class ReFL:
                 z = stepper.step(prediction, z, still, noises, self.eta)
         prediction = calls.predict(z.detach() if self.detach else z)
         clean = stepper.x0(prediction, z)
-        return Drawn(clean, pictures(backbone.vae, clean, backbone.checkpointing))
+        return Drawn(clean, decoded(backbone.vae, clean, backbone.checkpointing, through=True))
 
     # What is to stay
 
@@ -290,20 +291,6 @@ def _swapped(backbone: Backbone, unet: Any) -> Iterator[None]:
         yield
     finally:
         backbone.unet = own
-
-
-def pictures(vae: Any, clean: Latents, sparing: bool = False) -> Images:
-    """Pictures in 0..1 of clean, scaled latents, as ``objectives.x0.decoded``; clamped pixels keep their gradient.
-
-    A bright picture, whose pixels lie above 1, could otherwise not be made darker.
-    """
-    device = clean.device.type
-    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-    guard: AbstractContextManager[Any] = torch.autocast(device, enabled=False) if half else nullcontext()
-    with guard, recomputed(vae) if sparing else nullcontext():
-        pixels = vae.decode((clean / vae.config.scaling_factor).to(vae.dtype)).sample
-    pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32)) / 2 + 0.5
-    return pixels + (pixels.clamp(0, 1) - pixels).detach()
 
 
 def own_generators(noise: Latents, purpose: str) -> Sequence[torch.Generator]:

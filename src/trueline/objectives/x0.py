@@ -38,8 +38,13 @@ def clean_latents(kind: str, z: Latents, prediction: Latents, signal: Signal) ->
     raise ValueError(f"objective: cannot train a model that predicts {kind!r}")
 
 
-def decoded(vae: Any, clean: Latents, sparing: bool = False) -> Float[Tensor, "batch 3 height width"]:
-    """Pictures in 0..1 of clean, scaled latents; gradients reach the latents (0 where a pixel is clamped).
+def decoded(
+    vae: Any, clean: Latents, sparing: bool = False, through: bool = False
+) -> Float[Tensor, "batch 3 height width"]:
+    """Pictures in 0..1 of clean, scaled latents; gradients reach the latents.
+
+    ``through``: clamped pixels keep their gradient, which is 0 otherwise: a bright picture, whose pixels lie above 1,
+    could not be made darker.
 
     ``sparing``: keep only the inputs of the decoder's blocks and run those again. Under autocast to float16 the VAE
     computes in its own dtype all the same: Stable Diffusion's overflows there.
@@ -49,4 +54,6 @@ def decoded(vae: Any, clean: Latents, sparing: bool = False) -> Float[Tensor, "b
     guard: AbstractContextManager[Any] = torch.autocast(device, enabled=False) if half else nullcontext()
     with guard, recomputed(vae) if sparing else nullcontext():
         pixels = vae.decode((clean / vae.config.scaling_factor).to(vae.dtype)).sample
-    return (pixels.to(torch.promote_types(pixels.dtype, torch.float32)) / 2 + 0.5).clamp(0, 1)
+    pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32)) / 2 + 0.5
+    clamped = pixels.clamp(0, 1)
+    return pixels + (clamped - pixels).detach() if through else clamped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ _CONTENTS = w.THINGS - _MASS
 _GENERIC = frozenset(["animal", "creature", "vehicle", "pair", "object", "item", "thing", "one"])
 
 
-class Things:
+class Things(ABC):
     """The tokens of a prompt and the scene so far. ``role`` is how a noun phrase comes in: "free", or the relation
     whose object it is."""
 
@@ -31,17 +32,17 @@ class Things:
         self.subject: tuple[int, ...] = ()  # of the clause
         self.joined = self.acted = False  # whether "and", a verb stands before
 
+    @abstractmethod
     def begins_clause(self, at: int) -> bool:
         """Whether what begins here makes the noun phrase before it a subject."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leads(self, at: int) -> str:
         """The relation whose words begin here, or ""."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compares(self, at: int) -> bool:
         """Whether a comparison of numbers begins here."""
-        raise NotImplementedError
 
     def word(self, at: int) -> str:
         return self.tokens[at].word if 0 <= at < len(self.tokens) else ""
