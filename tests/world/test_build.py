@@ -1,10 +1,12 @@
 """Every stage of ``trueline world build`` runs, resumes, and leaves a checkpoint that Trueline and CLIP load."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from trueline import devices
 from trueline.layout import Layout, Region
@@ -27,7 +29,7 @@ def built(tmp_path_factory):
 def test_every_stage_is_done_and_says_how_it_went(built):
     for name in building.STAGES:
         assert json.loads((built / name / "done.json").read_text())["seconds"] >= 0
-    trained = ("text", "vae_crops", "vae", "unet", "grounding", "decoder", "clip")
+    trained = ("text", "vae_crops", "vae", "unet", "grounding", "decoder", "clip", "captioner", "seer")
     for name in trained:
         lines = [json.loads(line) for line in (built / name / "log.jsonl").read_text().splitlines()]
         assert lines[-1]["step"] == building.Build(built, torch.device("cpu"), smoke=True).plan(name).steps
@@ -58,7 +60,7 @@ def test_grounding_leaves_the_plain_unet_as_it_was(built):
 def test_a_build_can_begin_with_the_nets_that_were_packed(built, tmp_path):
     """Every net comes back (rounded to float16) as a stage that is done; training one further starts from it."""
     build = building.Build(tmp_path, torch.device("cpu"), smoke=True)
-    named = ["tokenizer", "text", "vae", "decoder", "unet", "grounding", "clip"]
+    named = ["tokenizer", "text", "vae", "decoder", "unet", "grounding", "clip", "captioner", "seer"]
     assert restore(build, built / "pack") == named
     assert restore(build, built / "pack") == []
     for stage in ("unet", "grounding"):
@@ -73,6 +75,34 @@ def test_a_build_can_begin_with_the_nets_that_were_packed(built, tmp_path):
     assert building.main([*arguments, "unet", "--again", "--steps", "1"]) == 0
     moved = [(value - before[name]).abs().max() for name, value in build.unet("unet").state_dict().items()]
     assert 0 < max(moved) < 0.01
+    for stage in ("captioner", "seer"):  # they go on from what was restored, and are measured again
+        before = _weights(tmp_path / stage / "final")
+        assert building.main([*arguments, stage, "--again", "--steps", "1"]) == 0
+        after = _weights(tmp_path / stage / "final")
+        moved = [float((after[n] - before[n]).abs().max()) for n in before]
+        assert 0 < max(moved) < 0.05
+        assert "vae_" in (tmp_path / stage / "done.json").read_text()
+
+
+def _weights(folder):
+    """What is trained: without the statistics of batches."""
+    (file,) = folder.glob("*.safetensors")
+    return {n: w for n, w in load_file(file).items() if "running" not in n and "batches" not in n}
+
+
+def test_a_world_without_captioner_and_seer_is_restored_without_them(built, tmp_path):
+    shipped = tmp_path / "shipped"
+    shutil.copytree(built / "pack", shipped, ignore=shutil.ignore_patterns("captioner", "seer"))
+    build = building.Build(tmp_path / "build", torch.device("cpu"), smoke=True)
+    assert not {"captioner", "seer"} & set(restore(build, shipped))
+    assert not (build.stage("seer") / "done.json").exists()
+
+
+def test_the_nets_that_look_are_packed_and_measured(built):
+    for stage, wanted in (("captioner", "named_and_coloured"), ("seer", "mask_iou")):
+        figures = json.loads((built / stage / "done.json").read_text())
+        assert 0 <= figures[wanted] <= 1 and 0 <= figures[f"vae_{wanted}"] <= 1
+        assert (built / "pack" / stage / "config.json").exists()
 
 
 def test_scenes_of_a_favoured_colour_are_drawn_more_often():

@@ -93,6 +93,42 @@ class Answerer(Protocol):
     def yes(self, images: Sequence[Image], questions: Sequence[str]) -> Tensor: ...
 
 
+@runtime_checkable
+class Captioner(Protocol):
+    """Says what each picture shows, in one sentence, without sampling."""
+
+    name: str
+
+    def caption(self, images: Sequence[Image]) -> list[str]: ...
+
+
+@runtime_checkable
+class Tagger(Protocol):
+    """Names the kinds of things in each picture, each once, surest first: "cat", not "a black cat".
+
+    ``prompts[i]`` is what picture i was drawn from; a tagger may look for what it names, or ignore it.
+    """
+
+    name: str
+
+    def tag(self, images: Sequence[Image], prompts: Sequence[str]) -> list[list[str]]: ...
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Which pixels the thing in a box covers.
+
+    ``boxes[i]`` are xyxy in 0..1 of picture i. One mask for each, float32 (height, width) of the picture in 0..1, all
+    zero where nothing was found.
+    """
+
+    name: str
+
+    def segment(
+        self, images: Sequence[Image], boxes: Sequence[Sequence[Corners]]
+    ) -> list[list[np.ndarray]]: ...
+
+
 #: What makes a model of each kind, as "module:callable" in this package; called with (checkpoint, device, dtype).
 KINDS = {
     "owlv2": "owlv2:Owlv2",
@@ -108,18 +144,27 @@ KINDS = {
     "blip2-itc": "blip2:blip2_itc",
     "inception-tf": "inception:Inception",
     "clean": "inception:clean",
+    "blip-captioner": "captioner:blip",
+    "blip2-captioner": "captioner:blip2",
+    "florence2": "florence2:Florence2",
+    "sam": "sam:Sam",
+    "sam2": "sam:Sam2",
+    "noun-phrases": "tags:noun_phrases",
     "oracle": "world:Oracle",
     "world-clip": "world:world_clip",
+    "world-captioner": "world:world_captioner",
+    "world-seer": "world:world_seer",
 }
 #: These come with the package and need no checkpoint.
-EMBEDDED = ("oracle", "world-clip")
+EMBEDDED = ("noun-phrases", "oracle", "world-clip", "world-captioner", "world-seer")
 
 
 def load(name: str, device: str = "cpu", dtype: str = "float32", **files: Any) -> Any:
     """The model of ``kind=checkpoint``: a folder, a Hub id, or for Inception a file of weights.
 
-    ``any-name=package.module:function`` makes a ``Matcher`` of a user's own function. ``files``: ``revision`` and
-    ``local_files_only``, for models on the Hub.
+    ``any-name=package.module:function`` makes a ``Matcher``, ``Tagger``, ``Captioner`` or ``Segmenter`` of a user's
+    own function (``perception.plugins``). After ``noun-phrases=`` may stand the name of a detector, "owlv2=FOLDER".
+    ``files``: ``revision`` and ``local_files_only``, for models on the Hub.
 
     Raises:
         ValueError: an unknown kind, no checkpoint where one is needed, or one that cannot be used.

@@ -1,25 +1,41 @@
-"""The embedded world's own judges behind the protocols: its oracle and its CLIP."""
+"""The embedded world's own models behind the protocols: its oracle, its CLIP, its captioner and its seer.
+
+The oracle judges the tables, so nothing that is judged may look with it: for RealignDiff, captions come from the
+captioner, and names, boxes and masks from the seer. Both were trained on the scenes' truth.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from trueline.world.judge import iou
+from trueline.world.language import LENGTH
 from trueline.world.oracle import SURE
 from trueline.world.oracle import detect as see
 from trueline.world.scenes import SIZE
+from trueline.world.seer import SURE as SEER_SURE
+from trueline.world.seer import load_seer, look
+from trueline.world.vae import to_tensor
+from trueline.world.vocabulary import OBJECTS, plural
 
-from . import Detection
+from . import Corners, Detection
+from ._pretrained import precision, same_length
+from .captioner import GreedyCaptioner, blip
 from .clip import Clip
 
-#: Where ``trueline world build`` packs the world's CLIP.
-CLIP_FOLDER = Path(str(files("trueline"))) / "world" / "weights" / "clip"
+_WEIGHTS = Path(str(files("trueline"))) / "world" / "weights"
+#: Where ``trueline world build`` packs the world's CLIP, its captioner and its seer.
+CLIP_FOLDER, CAPTIONER_FOLDER, SEER_FOLDER = (_WEIGHTS / name for name in ("clip", "captioner", "seer"))
 
 
 class Oracle:
@@ -46,13 +62,13 @@ class Oracle:
         ]
 
 
-def _of_the_world(image: Image.Image) -> Image.Image:
+def _of_the_world(image: Image.Image, who: str = "oracle") -> Image.Image:
     picture = image.convert("RGB")
     if picture.size == (SIZE, SIZE):
         return picture
     width, height = picture.size
     warnings.warn(
-        f"the oracle knows pictures of {SIZE} x {SIZE} pixels; one of {width} x {height} was resized",
+        f"the {who} knows pictures of {SIZE} x {SIZE} pixels; one of {width} x {height} was resized",
         stacklevel=4,
     )
     return picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
@@ -73,3 +89,112 @@ def world_clip(checkpoint: str | Path = CLIP_FOLDER, *settings: Any, **more: Any
     if not (Path(checkpoint) / "config.json").is_file():
         raise ValueError(f"{checkpoint} holds no CLIP of the world; run `trueline world build` to make it")
     return Clip(str(checkpoint), *settings, name="world", **more)
+
+
+def world_captioner(
+    checkpoint: str | Path = CAPTIONER_FOLDER, *settings: Any, **more: Any
+) -> GreedyCaptioner:
+    """The world's captioner as packed, or that of another build's folder.
+
+    As a reward with a gradient, ``objectives.captioners.load_captioner`` reads the same folder; give it
+    ``longest=LENGTH`` too, since captions of four things are longer than BLIP's default.
+    """
+    if not (Path(checkpoint) / "config.json").is_file():
+        raise ValueError(
+            f"{checkpoint} holds no captioner of the world; run `trueline world build` to make it"
+        )
+    captioner = blip(str(checkpoint), *settings, **{"longest": LENGTH, **more})
+    captioner.name = "world-captioner"
+    return captioner
+
+
+class Seer:
+    """The world's seer as tagger, detector and segmenter of the world's own objects.
+
+    It knows pictures of 128 x 128 only. Others are resized to that, PIL bicubic, with a warning; what it returns fits
+    the picture that was given. A label is looked for by its last word that is one of the world's nouns: "a red apple"
+    and "apples" both mean apples of every colour.
+    """
+
+    name = "world-seer"
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
+        *,
+        least: float = SEER_SURE,
+        **_files: Any,
+    ):
+        self.net, self.least = load_seer(checkpoint).to(device, precision(dtype)), least
+        self.protocol = f"world seer, score >= {least:g}"
+
+    def detect(self, images: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        same_length(images, labels)
+        found = []
+        for things, wanted in zip(self._see(images), labels, strict=True):
+            meant = {name: label for label in reversed(wanted) if (name := _noun(label))}
+            found.append([replace(t, label=meant[t.label]) for t in things if t.label in meant])
+        return found
+
+    def tag(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[list[str]]:
+        """What is there, whatever the prompt says."""
+        same_length(images, prompts)
+        return [list(dict.fromkeys(t.label for t in things)) for things in self._see(images)]
+
+    def segment(
+        self, images: Sequence[Image.Image], boxes: Sequence[Sequence[Corners]]
+    ) -> list[list[np.ndarray]]:
+        """Of each box the thing whose own box overlaps it most (IoU), as far as it is inside the box."""
+        same_length(images, boxes)
+        return [
+            [_within(things, box, image.size) for box in wanted]
+            for image, things, wanted in zip(images, self._see(images), boxes, strict=True)
+        ]
+
+    def _see(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+        """Every thing of each picture, surest first."""
+        if not images:
+            return []
+        found = look(self.net, self._pixels(images), self.least)
+        return [
+            [
+                Detection(d.name, d.box, d.score, d.colour, d.texture, scaled(d.mask, image.size))
+                for d in things
+            ]
+            for image, things in zip(images, found, strict=True)
+        ]
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        return to_tensor(np.stack([np.asarray(_of_the_world(image, "seer")) for image in images]))
+
+
+_NOUNS = {noun: name for name in OBJECTS for noun in (name, plural(name))}
+
+
+def _noun(label: str) -> str | None:
+    """The world's name that a label means, if it means one."""
+    named = [_NOUNS[word] for word in label.lower().split() if word in _NOUNS]
+    return named[-1] if named else None
+
+
+def _within(things: Sequence[Detection], box: Corners, size: tuple[int, int]) -> np.ndarray:
+    """The mask, float32 (height, width), of what fits ``box`` best; zeros where no thing overlaps it."""
+    width, height = size
+    mask = np.zeros((height, width), np.float32)
+    best = max(things, key=lambda t: iou(t.box, box), default=None)
+    if best is None or best.mask is None or iou(best.box, box) == 0:
+        return mask
+    x0, y0, x1, y1 = box
+    inside = np.s_[
+        max(0, round(y0 * height)) : max(0, round(y1 * height)),
+        max(0, round(x0 * width)) : max(0, round(x1 * width)),
+    ]
+    mask[inside] = best.mask[inside]
+    return mask
+
+
+def world_seer(checkpoint: str | Path = SEER_FOLDER, *settings: Any, **more: Any) -> Seer:
+    """The world's seer as packed, or that of another build's folder."""
+    return Seer(checkpoint, *settings, **more)

@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import BlipForConditionalGeneration, CLIPTextModel, CLIPTokenizer
 
-from . import clip, denoiser, language, vae
+from . import captioner, clip, denoiser, language, seer, vae
 from .captions import caption
 from .fitting import Fit, Plan
+from .pictures import Trips, round_trips
 from .restore import restore
-from .scenes import make_scene, render
+from .scenes import Scene, make_scene, render
 from .silhouettes import draw_sheet
 from .vocabulary import COLOURS
 
@@ -44,8 +45,11 @@ PLANS: dict[str, Plan] = {
     "grounding": Plan(steps=7500, batch=32, lr=1e-3, warmup=100, ema=0.998, decay=0.3, weight_decay=0.0),
     "decoder": Plan(steps=1500, batch=8, lr=1e-3, warmup=20, ema=0.995, decay=0.5),
     "clip": Plan(steps=1500, batch=96, lr=1e-3, decay=0.5, weight_decay=0.05),
+    "captioner": Plan(steps=2000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
+    "seer": Plan(steps=2400, batch=12, lr=2e-3, decay=0.6),
 }
 SCENES = 30_000  #: scenes whose latents are cached
+TRIPS = 768  #: pictures through the VAE from which captioner and seer learn
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,21 @@ class Build:
     def before(self, stage: str) -> UNet2DConditionModel | None:
         """The net to go on from when this stage's was restored (see :mod:`.restore`), or None."""
         return self.unet(stage) if (self.stage(stage) / "final").exists() else None
+
+    @property
+    def finished_autoencoder(self) -> AutoencoderKL:
+        """With the polished decoder, if there is one."""
+        polished = (self.stage("decoder") / "done.json").exists()
+        return self.autoencoder("decoder" if polished else "vae")
+
+    @cached_property
+    def trips(self) -> Trips:
+        """Pictures through the VAE: made once, by the first stage that wants them."""
+        path = self.stage("trips") / "trips.safetensors"
+        if not path.exists():
+            net = self.finished_autoencoder.to(self.device)
+            Trips.make(net, 8 if self.smoke else TRIPS).save(path)
+        return Trips.load(path)
 
     @cached_property
     def conditioner(self) -> denoiser.Conditioner:
@@ -239,6 +258,42 @@ def retrieval(build: Build, net: Any) -> Metrics:
     }
 
 
+def captioner_stage(build: Build) -> Metrics:
+    folder, plan = build.stage("captioner"), build.plan("captioner")
+    final, start = folder / "final", None
+    if final.exists():
+        start = BlipForConditionalGeneration.from_pretrained(final).float()
+    fit = captioner.train_captioner(folder, build.tokenizer, build.trips, plan, build.device, start)
+    net = run(fit).captioner
+    net.save_pretrained(final)
+
+    def look(pixels: torch.Tensor, scenes: list[Scene]) -> Metrics:
+        return captioner.heard(captioner.captions_of(net, build.tokenizer, pixels), scenes)
+
+    return looked_at(build, look)
+
+
+def seer_stage(build: Build) -> Metrics:
+    folder, plan = build.stage("seer"), build.plan("seer")
+    final = folder / "final"
+    start = seer.load_seer(final).requires_grad_() if final.exists() else None
+    net = run(seer.train_seer(folder, build.trips, plan, build.device, start))
+    net.save_pretrained(final)
+    return looked_at(build, lambda pixels, scenes: seer.measure(seer.look(net, pixels), scenes))
+
+
+def looked_at(
+    build: Build, look: Callable[[torch.Tensor, list[Scene]], Metrics], count: int = 256
+) -> Metrics:
+    """What ``look`` says of held-out scenes: of their renders, and of those after the VAE ("vae_...")."""
+    scenes = [make_scene("held-out", i) for i in range(4 if build.smoke else count)]
+    renders = np.stack([render(s) for s in scenes])
+    trips = round_trips(build.finished_autoencoder.to(build.device), scenes)
+    return look(vae.to_tensor(renders), scenes) | {
+        f"vae_{name}": value for name, value in look(vae.to_tensor(trips), scenes).items()
+    }
+
+
 def pack(build: Build) -> Metrics:
     """Put the finished nets into one folder as diffusers and transformers write them, float16."""
     from .pack import pack_world
@@ -258,6 +313,8 @@ STAGES: dict[str, Callable[[Build], Metrics]] = {
     "grounding": grounding,
     "decoder": decoder,
     "clip": clip_stage,
+    "captioner": captioner_stage,
+    "seer": seer_stage,
     "pack": pack,
 }
 

@@ -1,4 +1,4 @@
-"""Puts the finished nets of a build into the folders that ship: a diffusers checkpoint and, beside it, a CLIP."""
+"""Puts the finished nets of a build into the folders that ship: a diffusers checkpoint, and nets that look."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import CLIPModel
+from transformers import BlipForConditionalGeneration, CLIPModel
 
 from trueline.backbone import Backbone
 
 from .denoiser import MAX_REGIONS, make_scheduler
 from .scenes import SIZE
+from .seer import load_seer
 from .vocabulary import words
 
 if TYPE_CHECKING:
@@ -23,20 +24,23 @@ if TYPE_CHECKING:
 GROUNDING_SCHEDULE = (0.4, 0.1, 0.5)
 #: Of the steps, those with classifier-free guidance: at low noise it spoils colours (docs/world.md).
 GUIDANCE_INTERVAL = (0.0, 0.5)
-#: How the world's CLIP was shown its pictures: SIZE x SIZE, bicubic, values in -1..1.
-CLIP_PICTURES = {
-    "image_processor_type": "CLIPImageProcessor",
-    "do_resize": True, "size": {"height": SIZE, "width": SIZE}, "resample": 3, "do_center_crop": False,
+#: How the nets that look were shown their pictures: SIZE x SIZE, bicubic, values in -1..1.
+PICTURES = {
+    "do_resize": True, "size": {"height": SIZE, "width": SIZE}, "resample": 3,
     "do_convert_rgb": True, "do_rescale": True, "rescale_factor": 1 / 255,
     "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
 }  # fmt: skip
+CLIP_PICTURES = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": False, **PICTURES}
+CAPTIONER_PICTURES = {"image_processor_type": "BlipImageProcessor", **PICTURES}
 
 
 def pack_world(build: Build, target: Path) -> int:
-    """Write ``target``/pipeline and, if it is trained, ``target``/clip in float16; returns their bytes."""
+    """Write ``target``/pipeline and, of clip, captioner and seer, those that are trained, in float16.
+
+    Returns the bytes of all files in ``target``.
+    """
     factor = json.loads((build.stage("latents") / "done.json").read_text())["scaling_factor"]
-    polished = (build.stage("decoder") / "done.json").exists()
-    vae = build.autoencoder("decoder" if polished else "vae")
+    vae = build.finished_autoencoder
     vae.register_to_config(scaling_factor=round(factor, 6), sample_size=SIZE)
     unet = build.unet("grounding")
     for net in (unet, vae):  # diffusers writes down the folder a net was loaded from, which no user has
@@ -47,18 +51,47 @@ def pack_world(build: Build, target: Path) -> int:
     }  # fmt: skip
     backbone = Backbone(unet, vae, build.tower(), build.tokenizer, make_scheduler(), settings=settings)
     _replace(target / "pipeline", lambda folder: backbone.to(dtype=torch.float16).save_pretrained(folder))
-    trained = build.stage("clip") / "final"
-    if trained.exists():
-        clip = CLIPModel.from_pretrained(trained).half()
-        _replace(target / "clip", lambda folder: _save_clip(clip, build, folder))
+    pack_lookers(build, target)
     return sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
 
 
-def _save_clip(clip: CLIPModel, build: Build, folder: Path) -> None:
+def pack_lookers(build: Build, target: Path) -> list[str]:
+    """Write those of ``target``/clip, /captioner and /seer that are trained; returns their names."""
+    packed = []
+    for name, save in LOOKERS.items():
+        trained = build.stage(name) / "final"
+        if trained.exists():
+            _replace(target / name, lambda folder, save=save, trained=trained: save(trained, build, folder))
+            packed.append(name)
+    return packed
+
+
+def _save_clip(trained: Path, build: Build, folder: Path) -> None:
+    clip = CLIPModel.from_pretrained(trained).half()
     clip.config.text_config._name_or_path = ""  # the folder of the tower that it was made from
     clip.save_pretrained(folder)
+    _save_inputs(build, folder, CLIP_PICTURES)
+
+
+def _save_captioner(trained: Path, build: Build, folder: Path) -> None:
+    BlipForConditionalGeneration.from_pretrained(trained).half().save_pretrained(folder)
+    _save_inputs(build, folder, CAPTIONER_PICTURES)
+
+
+def _save_seer(trained: Path, build: Build, folder: Path) -> None:
+    seer = load_seer(trained).half()
+    seer.register_to_config(_name_or_path="world")
+    seer.save_pretrained(folder)
+
+
+def _save_inputs(build: Build, folder: Path, pictures: dict) -> None:
+    """What reads the texts and the pictures for the net in ``folder``."""
     build.tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(CLIP_PICTURES, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2) + "\n")
+
+
+#: Stages whose nets ship beside the pipeline -> what writes them.
+LOOKERS = {"clip": _save_clip, "captioner": _save_captioner, "seer": _save_seer}
 
 
 def _replace(folder: Path, write) -> None:

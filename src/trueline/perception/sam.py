@@ -1,0 +1,190 @@
+"""SAM (Kirillov et al., 2023) and SAM 2 (Ravi et al., 2024) on pictures, as segmenters of boxes."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor
+from transformers import AutoConfig, Sam2Model, SamModel
+
+from . import Corners
+from ._pretrained import Checkpoint, rgb, same_length
+
+BATCH = 2  #: pictures of 1024 x 1024 pixels in the image encoder at once
+BOXES = 16  #: boxes of a picture in the mask decoder at once
+NOTHING = -1e4  #: the logit of a pixel that surely belongs to nothing
+
+
+class _BoxSegmenter:
+    """What both share: a picture is encoded once, its boxes are decoded on their own, so none changes another's mask.
+
+    ``pictures`` is the image processor; a picture without boxes is not encoded, and a box without area has a mask of
+    zeros.
+
+    Settings:
+        multimask: the best by predicted IoU of the three masks that the net draws for an ambiguous prompt (whole,
+            part, part of a part). False: the one that it draws for a clear prompt, as in the examples with boxes of
+            SAM's authors; SAM 2 itself goes back to the best of three where that one is not stable.
+        least: a mask whose predicted IoU is below is all zero: nothing was found.
+        soft: the mask's probability in place of 0 and 1.
+    """
+
+    name: str
+    model: Any
+    pictures: Any
+
+    def __init__(self, source: Checkpoint, multimask: bool, least: float, soft: bool):
+        self.multimask, self.least, self.soft = multimask, least, soft
+        self.protocol = (
+            f"{source.title}, {'best of 3 by predicted IoU' if multimask else 'single mask'}"
+            f"{f', IoU >= {least:g}' if least > 0 else ''}{', soft' if soft else ''}"
+        )
+
+    @abstractmethod
+    def _embed(self, pixels: Tensor) -> list[Any]:
+        """What the mask decoder reads of each picture."""
+
+    @abstractmethod
+    def _inside(self, seen: Any, row: int) -> tuple[int, int]:
+        """(height, width) that picture ``row`` of the processor's output covers of the net's square."""
+
+    @torch.inference_mode()
+    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Corners]]) -> list[list[np.ndarray]]:
+        """
+        Raises:
+            ValueError: a box is not four finite numbers.
+        """
+        same_length(images, boxes)
+        usable = [[clipped(box) for box in row] for row in boxes]
+        masks = [
+            [np.zeros(image.size[::-1], np.float32) for _ in row]
+            for image, row in zip(images, boxes, strict=True)
+        ]
+        asked = [i for i, row in enumerate(usable) if any(row)]
+        for start in range(0, len(asked), BATCH):
+            rows = asked[start : start + BATCH]
+            seen = self.pictures(rgb([images[i] for i in rows]), return_tensors="pt")
+            pixels = seen["pixel_values"].to(self.model.device, self.model.dtype)
+            for place, (i, embedding) in enumerate(zip(rows, self._embed(pixels), strict=True)):
+                found = [k for k, box in enumerate(usable[i]) if box]
+                inside, square = self._inside(seen, place), pixels.shape[-2:]
+                for some in (found[k : k + BOXES] for k in range(0, len(found), BOXES)):
+                    drawn = self._draw(embedding, [usable[i][k] for k in some], inside)
+                    whole = _resized(self._unpadded(drawn, square, inside), images[i].size[::-1])
+                    whole = whole.sigmoid() if self.soft else (whole > 0).float()
+                    for k, mask in zip(some, whole.cpu().numpy(), strict=True):
+                        masks[i][k] = mask
+        return masks
+
+    def _draw(self, embedding: Any, boxes: list[Any], inside: tuple[int, int]) -> Tensor:
+        """Logits (boxes, low, low) of the net's square."""
+        height, width = inside
+        scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+        prompts = (torch.tensor(boxes, dtype=torch.float32) * scale)[None].to(self.model.device)
+        out = self.model(image_embeddings=embedding, input_boxes=prompts, multimask_output=self.multimask)
+        scores, logits = out.iou_scores[0].float(), out.pred_masks[0].float()
+        if not (logits.isfinite().all() and scores.isfinite().all()):
+            raise ValueError(f"{self.name}: its masks are not finite; use dtype bfloat16 or float32")
+        sure, best = scores.max(1)
+        chosen = logits[torch.arange(len(boxes), device=logits.device), best]
+        return chosen.masked_fill((sure < self.least)[:, None, None], NOTHING)
+
+    def _unpadded(self, logits: Tensor, square: Sequence[int], inside: tuple[int, int]) -> Tensor:
+        """The part of the logits (boxes, low, low) that is the picture."""
+        return logits
+
+
+class Sam(_BoxSegmenter):
+    """``SamModel`` (facebook/sam-vit-base, -large, -huge). Its longer side fills the square, padded with 0."""
+
+    def __init__(
+        self,
+        checkpoint: str,
+        device: str = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+        *,
+        multimask: bool = True,
+        least: float = 0.0,
+        soft: bool = False,
+        **files: Any,
+    ):
+        source = _source(checkpoint, ("sam",), "SAM", files)
+        super().__init__(source, multimask, least, soft)
+        self.model = source.model(SamModel, device, dtype)
+        self.pictures = source.image_processor("SamImageProcessor")
+        self.name = "sam"
+
+    def _embed(self, pixels: Tensor) -> list[Tensor]:
+        return list(self.model.get_image_embeddings(pixels).split(1))
+
+    def _inside(self, seen: Any, row: int) -> tuple[int, int]:
+        height, width = seen["reshaped_input_sizes"][row].tolist()
+        return height, width
+
+    def _unpadded(self, logits: Tensor, square: Sequence[int], inside: tuple[int, int]) -> Tensor:
+        return _resized(logits, square)[..., : inside[0], : inside[1]]
+
+
+class Sam2(_BoxSegmenter):
+    """``Sam2Model`` (facebook/sam2.1-hiera-tiny to -large; the video half of such a checkpoint is not read). Pictures
+    are squeezed to a square.
+
+    transformers' own ``Sam2ImageProcessor`` needs torchvision; one that resizes with PIL reads the same file here.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        device: str = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+        *,
+        multimask: bool = True,
+        least: float = 0.0,
+        soft: bool = False,
+        **files: Any,
+    ):
+        source = _source(checkpoint, ("sam2", "sam2_video"), "SAM 2", files)
+        super().__init__(source, multimask, least, soft)
+        self.model = source.model(Sam2Model, device, dtype)
+        self.pictures = source.image_processor("ViTImageProcessor")
+        self.name = "sam2"
+
+    def _embed(self, pixels: Tensor) -> list[list[Tensor]]:
+        levels = self.model.get_image_embeddings(pixels)
+        return [[level[row : row + 1] for level in levels] for row in range(len(pixels))]
+
+    def _inside(self, seen: Any, row: int) -> tuple[int, int]:
+        height, width = seen["pixel_values"].shape[-2:]
+        return height, width
+
+
+def clipped(box: Sequence[float]) -> Corners | None:
+    """The box within 0..1, or None where nothing of it has an area.
+
+    Raises:
+        ValueError: not four finite numbers.
+    """
+    if len(box) != 4 or not all(math.isfinite(value) for value in box):
+        raise ValueError(f"a box must be four finite numbers x0, y0, x1, y1 in 0..1 (got {tuple(box)})")
+    x0, y0, x1, y1 = (min(max(float(value), 0.0), 1.0) for value in box)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _resized(masks: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(masks[None], tuple(size), mode="bilinear", align_corners=False)[0]
+
+
+def _source(checkpoint: str, kinds: tuple[str, ...], title: str, files: dict[str, Any]) -> Checkpoint:
+    """Its config is looked at first: a net of another kind would be built whole before its weights are missed."""
+    source = Checkpoint(checkpoint, **files)
+    found = source._read(AutoConfig, "config.json").model_type
+    if found not in kinds:
+        raise ValueError(f"{checkpoint} is a {found}, not a {title}; give a checkpoint of {title}")
+    return source
