@@ -1,0 +1,269 @@
+"""GOAL's Tables 1, 3, 5, 6 and 7 on the embedded world, every training with three seeds.
+
+    python studies/goal_tables.py --dry-run
+    python studies/goal_tables.py --results results/goal.json
+
+Table 1: plain, GLIGEN, GOAL. Table 3: GOAL and the methods that train nothing, with their seconds per picture.
+Table 5: the losses, each alone; "L_LDM" is the control: the same data, noise and timesteps without them. Table 6:
+regions or whole pictures. Table 7: where MAAlign looks. Columns, by the oracle, on the 100 prompts of the world's
+benchmark that are about it: colour, object (for shape), texture, spatial, count, complex.
+
+Steps: data (GOAL2K-world: 2,000 items by `trueline dataset build`), train (LoRAs), draw, judge, time, tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from _common import LORA_FILE, STEP_SECONDS, Job, Row, Study, Training, base_parser, cost, entry, run
+from _tables import CLIP, FID, IOU, REGION_CLIP, REGION_FID, WHOLE, Column, Pictures, Table, table_rows, write
+
+ABOUT = (
+    Column("colour", "color_accuracy", categories=("color",)),
+    Column("object (shape)", "object_accuracy", categories=("object",)),
+    Column("texture", "texture_accuracy", categories=("texture",)),
+    Column("spatial", "relation_accuracy", categories=("spatial",)),
+    Column("count", "count_accuracy", categories=("counting",)),
+    Column("complex", "prompt_accuracy", categories=("complex",)),
+)  # fmt: skip
+COLUMNS = (*ABOUT, WHOLE, IOU, FID, REGION_FID, CLIP, REGION_CLIP)
+#: Training -> its row, and what it sets over configs/goal_world.yaml.
+TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ldm": ("L_LDM (control)", ("objective.dsa=0", "objective.maa=0")),
+    "maa": ("L_LDM + L_MAA", ("objective.dsa=0",)),
+    "dsa": ("L_LDM + L_DSA", ("objective.maa=0",)),
+    "full": ("GOAL", ()),
+    "local": ("D_local only", ("objective.dsa_global=false",)),
+    "global": ("D_global only", ("objective.dsa_local=false",)),
+    "mid4": ("middle, 4 x 4", ("objective.place=mid", "objective.cells=4")),
+    "up4": ("decoder, 4 x 4", ("objective.cells=4",)),
+    "up8": ("decoder, 8 x 8", ("objective.cells=8",)),
+}
+#: Strengths as chosen on the split "tune" (docs/world.md). The paper's Table 3 has some without GLIGEN.
+FREE = (
+    "structured", "boxdiff@strength=.3,refinements=5", "attend-and-excite@refinements=5",
+    "attention-refocusing@strength=.3", "gligen+boxdiff@strength=.3,refinements=5",
+    "gligen+attention-refocusing@strength=.3", "gligen+layout-guidance@strength=3",
+)  # fmt: skip
+ITEMS = 2000  #: of GOAL2K
+MERGED = "GOAL, merged"  #: its LoRA added to the weights: what sampling costs with the trained model
+SECONDS = "seconds_ratio"
+STEP_OF_8 = 2.5  #: CPU seconds of a step of eight pictures, estimated
+
+
+def parser() -> argparse.ArgumentParser:
+    top = base_parser("goal_tables.py", __doc__ or "", seeds=3, images=1)
+    ours = top.add_argument_group("GOAL")
+    ours.add_argument(
+        "--data", metavar="SOURCE", help="to train on, such as world; default: OUT/data, made by step data"
+    )
+    ours.add_argument(
+        "--items", type=int, default=ITEMS, metavar="COUNT", help="of step data (default %(default)s)"
+    )
+    ours.add_argument(
+        "--tries", type=int, default=8, metavar="COUNT", help="seeds for an item (default %(default)s)"
+    )
+    ours.add_argument("--lora", type=int, default=16, metavar="RANK", help="default %(default)s")
+    ours.add_argument(
+        "--repeats", type=int, default=3, metavar="COUNT", help="timings of a row (default %(default)s)"
+    )
+    return top
+
+
+def rows_of(options: argparse.Namespace) -> list[Row]:
+    data = options.data or str(Path(options.out) / "data" / "set" / "data.jsonl")
+    cache = f"data.cache={Path(options.out) / 'cache'}"
+    rows = [Row("plain", "plain"), Row("gligen", "gligen"), *(Row(name, name) for name in FREE)]
+    for name, (row, settings) in TRAININGS.items():
+        training = Training(
+            name, "goal", "goal_world.yaml", (f"lora={options.lora}", cache, *settings), data=data, lora=True,
+            steps=1750, seconds=STEP_OF_8,
+        )  # fmt: skip
+        rows.append(Row(row, "gligen+{lora}", training))
+    return rows
+
+
+def tables_of() -> list[Table]:
+    ldm, maa, dsa, full, local, globe, mid, up4, up8 = (row for row, _ in TRAININGS.values())
+    return [
+        Table("GOAL, Table 1: methods", ("gligen", "plain", full), COLUMNS),
+        Table("GOAL, Table 3: methods without training", ("gligen", "plain", *FREE, full), ABOUT[:4]),
+        Table("GOAL, Table 5: losses", (ldm, "gligen", maa, dsa, full), COLUMNS),
+        Table("GOAL, Table 6: regions and pictures", (maa, local, globe, full), COLUMNS),
+        Table("GOAL, Table 7: where MAAlign looks", (dsa, mid, up4, up8, full), COLUMNS),
+    ]
+
+
+# Data
+
+
+def data(options: argparse.Namespace) -> list[Job]:
+    """GOAL2K-world: half of the prompts of templates, half captions. Nobody reviews it: what the oracle and CLIP
+    agree on is kept."""
+    if options.data:
+        return []
+    if options.items < 2:
+        raise ValueError(f"--items: must be 2 or more (got {options.items})")
+    folder = Path(options.out) / "data"
+    build = [
+        "dataset",
+        "build",
+        "--out",
+        str(folder),
+        "--tries",
+        str(options.tries),
+        "--steps",
+        str(options.steps),
+    ]
+    build += [
+        "--templates",
+        str(options.items // 2),
+        "--captions",
+        str(options.items - options.items // 2),
+        "--quiet",
+    ]
+    finish = ["dataset", "finish", "--out", str(folder), "--undecided", "keep", "--title", "GOAL2K-world"]
+    # Half of what is left agrees at each try, or so: twice the items in all.
+    seconds = (
+        0 if (folder / "set" / "data.jsonl").exists() else 2 * options.items * options.steps * STEP_SECONDS
+    )
+    jobs = [Job("build GOAL2K-world", build, minutes=seconds / 60)]
+    if not (folder / "set" / "data.jsonl").exists():
+        jobs.append(Job("keep what agrees", finish))
+    return jobs
+
+
+# Time
+
+
+def timed(study: Study) -> list[Job]:
+    names = ("plain", "gligen", *FREE, TRAININGS["full"][0], MERGED)
+    runs = 4 * study.options.repeats
+    seconds = sum(cost(name) + cost("gligen") for name in names) * runs * study.options.steps * STEP_SECONDS
+
+    def call() -> None:
+        import torch
+
+        from trueline.folder import Folder
+
+        torch.set_num_threads(1)  # CPU time of one thread: other processes count little
+        found = in_turns(_painters(study), study.options.repeats, time.process_time)
+        Folder(study.out).write_json("time.json", {"steps": study.options.steps, "ratios": found})
+
+    return [Job("time the rows", call=call, minutes=seconds / 60)]
+
+
+def in_turns(
+    painters: Mapping[str, Callable[[], None]], repeats: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds of each painter in those of "gligen", of which one picture is drawn just before and one just after."""
+
+    def seconds(paint: Callable[[], None]) -> float:
+        began = clock()
+        paint()
+        return clock() - began
+
+    for paint in painters.values():  # memory and libraries are at their ease
+        paint()
+    found: dict[str, list[float]] = {name: [] for name in painters}
+    for _ in range(repeats):
+        before = seconds(painters["gligen"])
+        for name, paint in painters.items():
+            own, after = seconds(paint), seconds(painters["gligen"])
+            found[name].append(2 * own / (before + after))
+            before = after
+    return found
+
+
+def _painters(study: Study) -> dict[str, Callable[[], None]]:
+    """Four pictures of each row of Table 3; GOAL's with its LoRA beside the weights and added to them."""
+    from trueline.benchmarks import load
+    from trueline.commands._recipes import read_recipes
+    from trueline.evaluation.plan import choose, wanted
+    from trueline.evaluation.run import GLIGEN, UNGROUNDED, Recipe
+    from trueline.pipeline import Pipeline
+
+    examples = load("world").examples
+    pictures = wanted(examples, choose(examples, 4), (0,))
+    full = next(row for row in study.rows if row.name == TRAININGS["full"][0])
+    if full.training is None:
+        raise ValueError("rows: GOAL has no training")
+    lora = study.trained(full.training, 0) / "final" / LORA_FILE
+    pipes = [Pipeline.from_pretrained("world") for _ in range(3)]
+    for pipe in pipes[1:]:
+        pipe.backbone.load_lora(lora)
+    pipes[2].backbone.unet.fuse_lora()
+    pipes[2].backbone.unet.unload_lora()
+
+    def painter(recipe: Recipe, pipe: Pipeline) -> Callable[[], None]:
+        def paint() -> None:
+            pipe(
+                [recipe.layout(picture) for picture in pictures], seeds=[(p.seed, p.place) for p in pictures],
+                methods=recipe.methods, grounding_schedule=None if recipe.grounded else UNGROUNDED,
+                steps=study.options.steps, guidance_scale=study.options.guidance_scale, batch_size=len(pictures),
+                progress=False,
+            )  # fmt: skip
+
+        return paint
+
+    recipes = read_recipes(["plain", "gligen", *FREE], {})
+    found = {recipe.name: painter(recipe, pipes[0]) for recipe in recipes}
+    return found | {full.name: painter(GLIGEN, pipes[1]), MERGED: painter(GLIGEN, pipes[2])}
+
+
+def time_rows(study: Study, title: str, command: str) -> list[dict[str, Any]]:
+    """The seconds of step time as rows of that table; none where it was not done."""
+    try:
+        ratios = json.loads((study.out / "time.json").read_text(encoding="utf-8"))["ratios"]
+    except OSError:
+        return []
+    from trueline.commands._rows import commit
+
+    made = {"command": command, "commit": commit(), "images_per_prompt": 1, "seeds": [0], "category": ""}
+    return [
+        {
+            "benchmark": title, "model": "world", "method": name, "metric": SECONDS, "n": len(found),
+            "value": statistics.median(found), "low": min(found), "high": max(found), **made,
+            "protocol": "CPU seconds of a picture in those of gligen just before and after: median, least and "
+            f"greatest; n counts timings. {MERGED}: its LoRA added to the weights",
+        }
+        for name, found in ratios.items()
+    ]  # fmt: skip
+
+
+def tables(study: Study, command: str) -> list[Job]:
+    def call() -> None:
+        pictures, made = Pictures(study.world), []
+        for table in tables_of():
+            made += table_rows(study, pictures, table, command)
+            if "Table 3" in table.title:
+                made += time_rows(study, table.title, command)
+        write(
+            study,
+            made,
+            [] if any(row["metric"] == SECONDS for row in made) else ["seconds: step time was not done"],
+        )
+
+    return [Job("tables", call=call, minutes=0.2 * len(study.runs()))]
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    command = shlex.join(["python", "studies/goal_tables.py", *arguments])
+    study = Study("goal", options, rows_of(options))
+    steps = {
+        "data": lambda: data(options), "train": study.train, "draw": study.draw, "judge": study.judge,
+        "time": lambda: timed(study), "tables": lambda: tables(study, command),
+    }  # fmt: skip
+    return run(options, steps)
+
+
+if __name__ == "__main__":
+    entry(main)

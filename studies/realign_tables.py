@@ -1,0 +1,316 @@
+"""RealignDiff's Tables 1, 2 and 3 on the embedded world: base, coarse (reward), fine (second look), both.
+
+    python studies/realign_tables.py --dry-run
+    python studies/realign_tables.py --captioner DIR --itm DIR --held-out clip=DIR --results results/realign.json
+
+Table 1: the base, methods that train nothing, RealignDiff. Table 2: the two stages. Table 3: the coarse stage by
+other rewards, for as many steps each. No row is given the true boxes but DenseDiffusion, which needs them. A reward
+or metric whose model is not given is left out, and said.
+
+Steps: train (LoRAs), draw, fine (the second look, from the same noise), judge, tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _common import (
+    LORA_FILE,
+    STEP_SECONDS,
+    WORLD,
+    Job,
+    Row,
+    Study,
+    Training,
+    base_parser,
+    entry,
+    run,
+    seconds_of,
+)
+from _tables import CLIP, DIVERSITY, FID, ORACLE, WHOLE, Column, Pictures, Table, table_rows, write
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from trueline.evaluation.plan import Wanted
+    from trueline.pipeline import Pipeline
+    from trueline.realign import Eyes
+
+    Drawn = tuple[Image, dict[str, Any]]
+
+HELD_OUT = Column("held_out_clip", "clip_score[*", about="cosine, a CLIP that no reward was made of")
+ITM = Column("itm", "blip-itm*", about="probability that picture and caption belong together")
+COLUMNS = (FID, CLIP, HELD_OUT, ITM, *ORACLE, WHOLE, DIVERSITY)
+#: Prompts of others that the world's words cover; they have no true pictures. --data.
+OTHERS = {"CC-500": "cc-500"}
+FREE = ("dense-diffusion", "structured", "attend-and-excite@refinements=5")
+#: Reward -> what it needs, and what it sets over configs/realign_world.yaml, with the model's folder for {}.
+REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "clip": ("", ()),
+    "itm": ("itm", ("objective.rewards.clip=0", "objective.rewards.blip-itm=1", "objective.models.blip-itm={}")),
+    "likelihood": (
+        "captioner",
+        ("objective.rewards.clip=0", "objective.rewards.prompt_likelihood=1", "objective.models.captioner={}"),
+    ),
+    "caption": (
+        "captioner", ("objective.rewards.clip=0", "objective.rewards.caption=1", "objective.models.captioner={}"),
+    ),
+}  # fmt: skip
+BASE, FINE = "base", "fine"
+STEP_OF_8 = 7.0  #: CPU seconds of a step of eight pictures, each drawn to a late step, estimated
+LOOK_SECONDS = 1.0  #: of the second look at a picture, guessed
+
+
+def parser() -> argparse.ArgumentParser:
+    top = base_parser("realign_tables.py", __doc__ or "", seeds=1, images=2)
+    ours = top.add_argument_group("RealignDiff")
+    ours.add_argument("--captioner", metavar="DIR", help="of the caption reward and of prompt likelihood")
+    ours.add_argument("--itm", metavar="DIR", help="of the ITM reward and of the column itm")
+    ours.add_argument(
+        "--held-out", metavar="KIND=DIR", help="judge of the column held_out_clip, such as clip=DIR"
+    )
+    ours.add_argument(
+        "--coarse", choices=tuple(REWARDS), help="the coarse stage's reward (default: caption, or else clip)"
+    )
+    ours.add_argument("--lora", type=int, default=16, metavar="RANK", help="default %(default)s")
+    ours.add_argument(
+        "--eyes", nargs=3, default=["world-seer"] * 3, metavar=("TAGGER", "DETECTOR", "SEGMENTER"),
+        help="that look in step fine, as `trueline generate --realign` takes them (default: the world's seer)",
+    )  # fmt: skip
+    ours.add_argument(
+        "--data", metavar="DIR", help="the benchmarks' files: also CC-500's sentences that the world can draw"
+    )
+    return top
+
+
+def given(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The rewards whose models are there, and a sentence for each that is not."""
+    there = [name for name, (needs, _) in REWARDS.items() if not needs or getattr(options, needs)]
+    notes = [
+        f"reward {name}, for no --{needs} was given"
+        for name, (needs, _) in REWARDS.items()
+        if name not in there
+    ]
+    notes += [] if options.held_out else ["held_out_clip, for no --held-out was given"]
+    notes += [] if options.itm else ["itm, for no --itm was given"]
+    if not options.data:
+        notes.append(f"{', '.join(OTHERS)}, for no --data was given")
+    return there, [*notes, "ABC-6K, which the world's benchmark does not adopt"]
+
+
+def coarse_of(options: argparse.Namespace, there: Sequence[str]) -> str:
+    """
+    Raises:
+        ValueError: a reward that was asked for, without its model.
+    """
+    if options.coarse and options.coarse not in there:
+        raise ValueError(f"--coarse: {options.coarse} needs --{REWARDS[options.coarse][0]}")
+    return options.coarse or ("caption" if "caption" in there else "clip")
+
+
+def rows_of(options: argparse.Namespace, there: Sequence[str], coarse: str) -> list[Row]:
+    cache = f"data.cache={Path(options.out) / 'cache'}"
+    rows = [Row(BASE, "plain"), *(Row(name, name) for name in FREE)]
+    for name in there:
+        needs, settings = REWARDS[name]
+        model = getattr(options, needs) if needs else ""
+        own = (f"lora={options.lora}", cache, *(setting.replace("{}", str(model)) for setting in settings))
+        training = Training(
+            name, "realign", "realign_world.yaml", own, lora=True, steps=500, seconds=STEP_OF_8
+        )
+        rows.append(Row(f"coarse, {name} reward", "{lora}", training))
+    trained = next(row.training for row in rows if row.name == f"coarse, {coarse} reward")
+    rows.append(Row(FINE, "plain", folder="fine/base"))
+    rows.append(Row("coarse + fine", "{lora}", trained, folder="fine/coarse-{seed}"))
+    return rows
+
+
+def tables_of(there: Sequence[str], coarse: str) -> list[Table]:
+    rewards = [f"coarse, {name} reward" for name in there]
+    best, both = f"coarse, {coarse} reward", "coarse + fine"
+    return [
+        Table("RealignDiff, Table 1: methods", (BASE, *FREE, both), COLUMNS),
+        Table("RealignDiff, Table 2: stages", (BASE, best, FINE, both), COLUMNS),
+        Table("RealignDiff, both against each", (both, best, FINE), COLUMNS),
+        Table("RealignDiff, Table 3: rewards", (BASE, *rewards), COLUMNS),
+    ]
+
+
+def other_tables(tables: Sequence[Table]) -> list[Table]:
+    """Table 1 on prompts of others: by the oracle and CLIP, for there are no true pictures."""
+    first, found = tables[0], []
+    for name, category in OTHERS.items():
+        columns = tuple(
+            replace(column, categories=(category,))
+            for column in first.columns if column.kind != "frechet" and column.name != "relation"
+        )  # fmt: skip
+        found.append(Table(f"{first.title}, {name}", first.rows, columns))
+    return found
+
+
+# The fine stage
+
+
+def fine(study: Study) -> list[Job]:
+    """Every picture of base and coarse stage, looked at and drawn again."""
+    return [_fine(study, row, seed) for row, seed in study.runs() if row.folder]
+
+
+def _fine(study: Study, row: Row, seed: int | None) -> Job:
+    options, folder = study.options, study.pictures(row, seed)
+    left = max(0, study.asked() - len(list(folder.glob("*.png"))))
+    seconds = left * (2 * options.steps * STEP_SECONDS + LOOK_SECONDS)
+
+    def call() -> None:
+        from trueline.benchmarks.world import World
+        from trueline.commands._model import warnings_as_lines
+        from trueline.evaluation.plan import Shard, batches, choose, wanted
+        from trueline.folder import Folder
+
+        world, shard, home = World(study.data), Shard.parse(options.shard), Folder(folder)
+        _claim(home, study, row, seed)
+        chosen = wanted(
+            world.examples, choose(world.examples, options.n), tuple(range(options.images_per_prompt))
+        )
+        todo = [
+            batch for number, batch in enumerate(batches(chosen, options.batch_size or 16))
+            if shard.takes(number) and not all((folder / f"{one.name}.png").exists() for one in batch)
+        ]  # fmt: skip
+        if not todo:
+            return
+        with warnings_as_lines(), _painter(study, row, seed) as paint:
+            for number, batch in enumerate(todo):
+                for one, (image, record) in zip(batch, paint(batch), strict=True):
+                    home.write_png(f"{one.name}.png", image, record)
+                print(f"{row.name}: {number + 1} of {len(todo)} batches", file=sys.stderr, flush=True)
+
+    return Job(f"draw {row.name}{'' if seed is None else f', seed {seed}'}", call=call, minutes=seconds / 60)
+
+
+def _claim(home: Any, study: Study, row: Row, seed: int | None) -> None:
+    """
+    Raises:
+        ValueError: the folder holds pictures that were drawn otherwise.
+    """
+    import hashlib
+    import json
+
+    about: dict[str, Any] = {
+        name: getattr(study.options, name)
+        for name in ("steps", "guidance_scale", "n", "images_per_prompt", "batch_size", "dtype", "eyes")
+    }
+    if row.training and seed is not None:
+        file = study.trained(row.training, seed) / "final" / LORA_FILE
+        about["lora"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    path = home.path / "fine.json"
+    if not path.exists():
+        home.write_json(path.name, about)
+    elif json.loads(path.read_text(encoding="utf-8")) != about:
+        raise ValueError(
+            f"--out: {home.path} holds pictures with other settings; give the same, or another folder"
+        )
+
+
+@contextmanager
+def _painter(study: Study, row: Row, seed: int | None) -> Iterator[Callable[[Sequence[Wanted]], list[Drawn]]]:
+    """(pictures of one batch) -> their second pictures, each with its record."""
+    import torch
+
+    from trueline.commands._model import fast_dtype, find_device, load
+    from trueline.realign import Eyes
+
+    options = study.options
+    torch.set_num_threads(options.threads)
+    dtype = options.dtype or fast_dtype(options.device)
+    eyes = Eyes.load(*options.eyes, device=str(find_device(options.device)))
+    pipe = load({"model": WORLD, "revision": None, "lora": None, "dtype": dtype, "device": options.device})
+    if row.training and seed is not None:
+        pipe.backbone.load_lora(study.trained(row.training, seed) / "final" / LORA_FILE)
+    yield lambda batch: redrawn(pipe, eyes, batch, options.steps, options.guidance_scale)
+
+
+def redrawn(
+    pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], steps: int, guidance_scale: float
+) -> list[Drawn]:
+    """RealignDiff's fine stage for a batch: draw, look, reason by rules, and draw again from the same noise.
+
+    The one place that knows the library's call. Noise and steps are those of ``trueline evaluate``, so that the first
+    picture is the one that the row without the fine stage has.
+    """
+    from trueline.evaluation.run import PLAIN, UNGROUNDED
+    from trueline.realign import Realign
+
+    made = Realign(pipe, eyes, maps=False).stream(
+        [PLAIN.layout(picture) for picture in batch], seeds=[(one.seed, one.place) for one in batch], steps=steps,
+        guidance_scale=guidance_scale, scheduler="ddim", grounding_schedule=UNGROUNDED, batch_size=len(batch),
+        progress=False, checked=True,
+    )  # fmt: skip
+    return [(done.image, done.record) for done in made]
+
+
+# Tables
+
+
+def training_rows(study: Study, table: Table, command: str) -> list[dict[str, Any]]:
+    """What each reward took: as many steps, not as many seconds."""
+    from trueline.commands._rows import commit
+
+    found = []
+    for row in (row for row in study.rows if row.name in table.rows and row.training):
+        times = [seconds_of(study.trained(row.training, seed)) for seed in study.seeds(row) if row.training]
+        known = [time for time in times if time is not None]
+        if known:
+            found.append({
+                "benchmark": table.title, "model": "world", "method": row.name, "metric": "training_seconds",
+                "category": "", "value": sum(known) / len(known), "low": min(known), "high": max(known),
+                "n": len(known), "images_per_prompt": 1, "seeds": list(study.seeds(row)), "command": command,
+                "commit": commit(),
+                "protocol": "wall seconds of the whole training: mean, least and greatest; n counts trainings",
+            })  # fmt: skip
+    return found
+
+
+def tables(study: Study, made: Sequence[Table], command: str, notes: Sequence[str]) -> list[Job]:
+    def call() -> None:
+        pictures, rows = Pictures(study.world, data=study.data), []
+        for table in [*made, *(other_tables(made) if study.data else [])]:
+            rows += table_rows(study, pictures, table, command)
+            if "Table 3" in table.title:
+                rows += training_rows(study, table, command)
+        write(study, rows, notes)
+
+    return [Job("tables", call=call, minutes=0.2 * len(study.runs()))]
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    command = shlex.join(["python", "studies/realign_tables.py", *arguments])
+    if any(name.partition("=")[0] == "oracle" for name in options.eyes):
+        raise ValueError(
+            "--eyes: the oracle judges these tables, so it must not help to draw them; give others"
+        )
+    there, notes = given(options)
+    coarse = coarse_of(options, there)
+    judges = [
+        *([options.held_out] if options.held_out else []),
+        *([f"blip-itm={options.itm}"] if options.itm else []),
+    ]
+    study = Study("realign", options, rows_of(options, there, coarse), judges=judges, data=options.data)
+    for note in notes:
+        print(f"left out: {note}", file=sys.stderr)
+    steps = {
+        "train": study.train, "draw": study.draw, "fine": lambda: fine(study), "judge": study.judge,
+        "tables": lambda: tables(study, tables_of(there, coarse), command, notes),
+    }  # fmt: skip
+    return run(options, steps)
+
+
+if __name__ == "__main__":
+    entry(main)
