@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from .build import Build
 
 #: Shares of the sampling steps with the boxes on, fading, and off (GLIGEN's scheduled sampling).
-GROUNDING_SCHEDULE = (0.4, 0.1, 0.5)
+GROUNDING_SCHEDULE = (0.7, 0.1, 0.2)
 #: Of the steps, those with classifier-free guidance: at low noise it spoils colours (docs/world.md).
-GUIDANCE_INTERVAL = (0.0, 0.5)
+GUIDANCE_INTERVAL = (0.0, 0.7)
 #: How the nets that look were shown their pictures: SIZE x SIZE, bicubic, values in -1..1.
 PICTURES = {
     "do_resize": True, "size": {"height": SIZE, "width": SIZE}, "resample": 3,
