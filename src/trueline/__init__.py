@@ -25,7 +25,9 @@ _HOME = {
     "HCMA": "methods.hcma",
     "LayoutGuidance": "methods.layout_guidance",
     "MultiDiffusion": "methods.multidiffusion",
+    "Reweighting": "methods.realign",
     "Structured": "methods.structured",
+    "Realign": "realign",
     "Pipeline": "pipeline",
 }
 

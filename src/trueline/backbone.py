@@ -1,7 +1,7 @@
 """A latent-diffusion checkpoint as one object: text in, noise predictions, latents to pictures.
 
 The nets, the VAE, the schedulers, the tokenizer and the LoRA layers are diffusers', transformers' and peft's;
-the loading rules are in ``checkpoint.py``, the grounding in ``grounding.py``.
+the loading rules are in ``checkpoint.py`` and ``lora.py``, the grounding in ``grounding.py``.
 """
 
 import copy
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from trueline import checkpoint
+from trueline import checkpoint, lora
 from trueline.checkpoint import CheckpointError
 from trueline.grounding import RELEASED_SCHEDULE, RELEASED_SLOTS, Grounding, check_schedule, grounded
 from trueline.schedulers import check_interval
@@ -131,25 +131,40 @@ class Backbone:
         self.checkpointing = enabled
 
     def load_lora(self, path: str | Path, adapter_name: str = "default", weight: float = 1.0) -> None:
-        """Add a LoRA for the U-Net: safetensors in diffusers' or peft's naming. Several add up.
+        """Add a LoRA for the U-Net: safetensors in diffusers' or peft's naming, or for the model ``"world"`` one of
+        the package's by its name, such as ``"goal"``. Several add up.
+
+        One that was made for another version of this U-Net is loaded with a warning.
 
         Raises:
-            CheckpointError: not safetensors, or layers that this U-Net does not have.
+            CheckpointError: no such name, not safetensors, or layers that this U-Net does not have.
+            ValueError: a LoRA of that ``adapter_name`` is loaded already.
         """
-        lora = checkpoint.read_lora(Path(path))
-        layers = {name for name, _ in self.unet.named_modules()}
-        if strange := sorted(lora.layers() - layers):
-            raise CheckpointError(f"{path} does not fit this U-Net, which has no layer {strange[0]!r}")
-        try:
-            self.unet.load_lora_adapter(
-                lora.state, prefix=lora.prefix, adapter_name=adapter_name, metadata=lora.metadata
+        if adapter_name in self.adapters:
+            raise ValueError(
+                f"adapter_name: a LoRA {adapter_name!r} is loaded; give another name, or unload_lora() first"
             )
-        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        found = lora.read(lora.find(path, self.source))
+        layers = {name for name, _ in self.unet.named_modules()}
+        if strange := sorted(found.layers() - layers):
+            raise CheckpointError(f"{path} does not fit this U-Net, which has no layer {strange[0]!r}")
+        other_base = found.other_base(self.unet)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
+                self.unet.load_lora_adapter(
+                    found.state, prefix=found.prefix, adapter_name=adapter_name, metadata=found.metadata
+                )
+        except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
+            if not self.adapters:
+                self.unet.unload_lora()  # what is left of it
             problem = checkpoint.first_line(error)
             raise CheckpointError(f"{path} does not fit this U-Net: {problem}") from error
         self.adapters[adapter_name] = weight
         self.unet.set_adapters(list(self.adapters), list(self.adapters.values()))
         self.unet.requires_grad_(False)
+        if other_base:
+            warnings.warn(other_base, stacklevel=2)
 
     def unload_lora(self) -> None:
         """Remove all LoRAs; the U-Net is as it was before."""

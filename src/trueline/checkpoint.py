@@ -13,7 +13,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from trueline.schedulers import SCHEDULER_CLASSES
@@ -266,49 +266,6 @@ def model_index(scheduler: Any, *, grounded: bool, settings: dict[str, Any]) -> 
         "vae": ["diffusers", "AutoencoderKL"],
     }
     return index | ({"trueline": settings} if settings else {})
-
-
-@dataclass(frozen=True)
-class Lora:
-    """A LoRA file: its tensors, the prefix of their names, and peft's settings where diffusers saved them."""
-
-    state: dict[str, torch.Tensor]
-    prefix: str | None
-    metadata: dict[str, Any] | None
-
-    def layers(self) -> set[str]:
-        """The U-Net's layers that it changes, by name."""
-        return {key.removeprefix("unet.").split(".lora_")[0] for key in self.state}
-
-
-def read_lora(path: Path) -> Lora:
-    """The LoRA of a safetensors file, or of a folder that holds exactly one.
-
-    Raises:
-        CheckpointError: not safetensors, unreadable, or it changes the text encoder.
-    """
-    path = _only_weights(path) if path.is_dir() else path
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} is not a .safetensors file; pickled LoRAs can run code when loaded")
-    try:
-        with safe_open(path, framework="pt") as file:
-            saved = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dictionary)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"the LoRA {path} cannot be read: {first_line(error)}") from error
-    if any(key.startswith("text_encoder.") for key in state):
-        raise CheckpointError(f"{path} also changes the text encoder, which stays as it is; use a U-Net LoRA")
-    prefix = "unet" if any(key.startswith("unet.") for key in state) else None
-    # None, not {}: without settings diffusers takes scale 1; with empty ones it takes peft's defaults.
-    matching = {key: value for key, value in saved.items() if prefix is None or key.startswith("unet.")}
-    return Lora(state, prefix, matching or None)
-
-
-def _only_weights(folder: Path) -> Path:
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) != 1:
-        raise CheckpointError(f"{folder} holds {len(found)} .safetensors files; give the LoRA's own path")
-    return found[0]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def region_mask(region: Region, height: int, width: int) -> Float[Tensor, "heigh
     A cell belongs to it if at least half of the cell does; a region that covers half of no cell has the one cell that
     it covers most of.
     """
-    shares = _mask_shares(region, height, width) if region.mask else _box_shares(region.box, height, width)
+    shares = region_share(region, height, width)
     inside = (shares >= 0.5).float()
     if not inside.any():
         inside.view(-1)[int(shares.argmax())] = 1.0
@@ -28,6 +28,20 @@ def region_masks(regions: Sequence[Region], height: int, width: int) -> Float[Te
     if not regions:
         return torch.zeros(0, height, width)
     return torch.stack([region_mask(region, height, width) for region in regions])
+
+
+def region_share(region: Region, height: int, width: int) -> Float[Tensor, "height width"]:
+    """How much of each cell the region covers, 0..1: by its mask if it has one, else its box (area pooling)."""
+    return _mask_shares(region, height, width) if region.mask else _box_shares(region.box, height, width)
+
+
+def region_shares(
+    regions: Sequence[Region], height: int, width: int
+) -> Float[Tensor, "regions height width"]:
+    """``region_share`` of each; (0, height, width) for no regions."""
+    if not regions:
+        return torch.zeros(0, height, width)
+    return torch.stack([region_share(region, height, width) for region in regions])
 
 
 def _box_shares(box: Box, height: int, width: int) -> Float[Tensor, "height width"]:

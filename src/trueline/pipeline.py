@@ -85,6 +85,13 @@ class Pipeline:
         self.backbone.to(device, dtype)
         return self
 
+    def load_lora(self, path: str | Path, adapter_name: str = "default", weight: float = 1.0) -> None:
+        """See ``Backbone.load_lora``: a file, or for the world a name."""
+        self.backbone.load_lora(path, adapter_name, weight)
+
+    def unload_lora(self) -> None:
+        self.backbone.unload_lora()
+
     def __call__(
         self, prompt: str | Layout | Sequence[str | Layout], *, return_dict: bool = True, **options: Any
     ) -> Any:

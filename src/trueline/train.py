@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -34,6 +34,9 @@ from trueline.training.draws import seeded
 from trueline.training.log import Log
 from trueline.training.parts import Average, Parameters
 from trueline.training.settings import Plan
+
+if TYPE_CHECKING:
+    from trueline.training.looks import Looks
 
 Losses = dict[str, Tensor]
 BETAS = (0.9, 0.999)  #: AdamW's, as in GLIGEN and diffusers' examples
@@ -148,8 +151,8 @@ class Fit:
     Args:
         trained: the parameters that learn, by name. The names are those of the checkpoints.
         identity: what must be the same when the run goes on.
-        observe: more to log, with each line. ``show``: called every ``show_every`` steps with (step, the writer of
-            TensorBoard's events or None) and the averaged weights in place; it must leave the nets as they were.
+        observe: more to log, with each line.
+        looks: what is drawn and scored on the way, with the averaged weights in place; the run may end early by it.
 
     Raises:
         ValueError: nothing to train, or the folder holds a run of another ``identity``.
@@ -164,8 +167,7 @@ class Fit:
     accelerator: Accelerator
     identity: Mapping[str, Any] = field(default_factory=dict)
     observe: Callable[[], Mapping[str, float]] = dict
-    show: Callable[[int, Any], None] | None = None
-    show_every: int = 0
+    looks: Looks | None = None
     tensorboard: bool = False
     stop: Callable[[], bool] = lambda: False
 
@@ -200,15 +202,23 @@ class Fit:
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.plan.steps
+        """All steps are done, or the held-out score has not risen for long enough."""
+        return self.step >= self.plan.steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        return self.step < self.plan.steps and self.looks is not None and self.looks.stale
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """
         Raises:
             TrainingError: ``give_up`` steps in a row without a finite loss and gradient.
         """
-        self.log.open(self.step)
+        # Killed between the look at the base and the first checkpoint: the look is taken once more.
+        again = self.step == 0 and self.looks is not None and self.looks.last < 0
+        self.log.open(self.step, without_looks=again)
         try:
+            self._begin_looks()
             while not self.finished:
                 begun = time.monotonic()
                 whole = self._train_step()
@@ -217,12 +227,13 @@ class Fit:
                     self._save()
                     return
                 self.step += 1
+                better = self._look()  # before the checkpoint, which holds what came of it
                 if self.step % self.plan.log_every == 0 or self.finished:
                     yield self._line()
-                if self.step % self.plan.save_every == 0 or self.finished:
+                if better or self.step % self.plan.save_every == 0 or self.finished:
                     self._save()
-                if self.show and self.show_every and self.step % self.show_every == 0:
-                    self._show()
+                if better:
+                    self._keep_best()
         finally:
             self.log.close()
 
@@ -313,10 +324,36 @@ class Fit:
         more = {"lr": rate(self.plan, self.step - 1), "skipped": self.skipped, **self.observe()}
         return self.log.line(self.step, parts, more | {"seconds": round(self.seconds, 2)})
 
-    def _show(self) -> None:
-        if self.accelerator.is_main_process and self.show:
+    # Looking
+
+    def _begin_looks(self) -> None:
+        """The base's own scores; and the best weights, where the run was killed before they were written."""
+        if self.looks is None:
+            return
+        if self.step == 0 and self._look():
+            self._save()
+            self._keep_best()
+        elif self._any(self.looks.lost(self.step)):
+            self._keep_best()
+
+    def _look(self) -> bool:
+        """Draw and score where it is due; whether this step is the best so far. All processes learn of it."""
+        if self.looks is None or not self.looks.due(self.step):
+            return False
+        found: list[Any] = [{}]
+        if self.accelerator.is_main_process:
+            with self.averaged(), seeded(self.plan.seed, "look", self.step):
+                found = [dict(self.looks.take(self.step, self.log.events) or {})]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        better, logged = self.looks.see(self.step, found[0])
+        self.log.scores(self.step, logged)
+        return better
+
+    def _keep_best(self) -> None:
+        if self.accelerator.is_main_process and self.looks:
             with self.averaged():
-                self.show(self.step, self.log.events)
+                self.looks.keep()
         self.accelerator.wait_for_everyone()
 
     # Stopping and going on
@@ -333,6 +370,7 @@ class Fit:
                 "sums": self.log.sums,
                 "skipped": [self.skipped, self._in_a_row],
                 "seconds": self.seconds,
+                "looks": self.looks.state() if self.looks else None,
             }
             self.checkpoints.save(self.step, state)
         self.accelerator.wait_for_everyone()
@@ -352,6 +390,8 @@ class Fit:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.log.sums = state["step"], state["sums"]
         (self.skipped, self._in_a_row), self.seconds = state["skipped"], state["seconds"]
+        if self.looks and state.get("looks"):  # a run may begin to look later
+            self.looks.load(state["looks"])
 
     @torch.no_grad()
     def _put_back(self, buffers: Mapping[str, Tensor]) -> None:

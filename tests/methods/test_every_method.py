@@ -34,6 +34,7 @@ SMALL = {
     "composable": {"strength": 0.5},  # at 1 it predicts the phrases and not the prompt, where others act
     "dense-diffusion": {"duration": 0.5, "phrases_alone": False},  # which would forestall Structured
     "layout-guidance": {"scale": 4.0, "until": 0.5, "iterations": 2},
+    "realign": {"duration": 0.5, "power": 1},  # two steps begin where the fifth power has faded
 }
 HOOKS = ("text", "values", "guide", "edit", "combine")
 GUIDES = [name for name, entry in METHODS.items() if "guide" in entry.hooks]

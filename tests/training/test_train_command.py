@@ -97,6 +97,7 @@ def test_align_then_joint_then_control(train, tmp_path, gated_folder):
 def test_a_lora_of_the_control(train, tmp_path, gated_folder):
     code, _ = train("--stage", "control", settings=[*QUICK, "lora=2", "part=fusers+attention"])
     assert code == 0 and sorted(p.name for p in (tmp_path / "out" / "final").iterdir()) == [
+        "lora.json",
         "pytorch_lora_weights.safetensors",
         "train.json",
     ]

@@ -11,6 +11,7 @@ from trueline.grounding import fusers
 from trueline.objectives.denoising import DenoisingObjective
 from trueline.train import Fit, Nets, TrainingError, make_accelerator, rate
 from trueline.training.checkpoints import Checkpoints
+from trueline.training.looks import Looks
 from trueline.training.parts import Average, open_part
 from trueline.training.settings import Plan, Training, identity, make
 
@@ -329,13 +330,14 @@ def test_the_loss_of_a_tiny_u_net_falls(tmp_path, gated):
 
 def test_pictures_are_asked_for_with_the_averaged_weights(tmp_path, plain):
     seen = {}
-    made, net = fit(tmp_path, plain, Plan(**QUICK, steps=5, ema=0.9), show_every=2)
+    looks = Looks(every=2)
+    made, net = fit(tmp_path, plain, Plan(**QUICK, steps=5, ema=0.9), looks=looks)
 
     def show(step, events):
         seen[step] = {name: weight.detach().clone() for name, weight in made.trained.items()}, net.training
         assert same(seen[step][0], made.average.values) and events is None
 
-    made.show = show
+    looks.take = show
     whole, twin_net = fit(tmp_path / "silent", plain, Plan(**QUICK, steps=5, ema=0.9))
     run(made), run(whole)
     assert list(seen) == [2, 4] and not seen[2][1], "no dropout while drawing"

@@ -16,7 +16,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(settings: dict[str, Any]) -> Pipeline:
-    """The pipeline of "model", "revision", "lora", "dtype" and "device".
+    """The pipeline of "model", "revision", "lora" (a file, or a name for the world), "dtype" and "device".
 
     Raises:
         ValueError: naming the flag, or saying what is wrong with the checkpoint.

@@ -1,17 +1,22 @@
-"""Rows of an evaluation on a command line: ``plain gligen boxdiff gligen+boxdiff@strength=.5+structured``."""
+"""Rows of an evaluation on a command line: ``plain gligen boxdiff gligen+lora:goal+boxdiff@strength=.5``."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given, read_value
 from trueline.methods import METHODS, make
 
 if TYPE_CHECKING:
+    from trueline.evaluation.loras import RowLora
     from trueline.evaluation.plan import Wanted
     from trueline.evaluation.run import Recipe
 
 BASIC = ("plain", "gligen")
+LORA = "lora:"  #: before the name of a LoRA, in a row
+_LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SETTING = re.compile(r"([a-z_]+)=(.+)", re.DOTALL)
 
 
@@ -24,21 +29,44 @@ def default_recipes(pictures: "Sequence[Wanted]", elsewhere: bool) -> "list[Reci
     return [PLAIN, GLIGEN] if _boxed(pictures) else [PLAIN]
 
 
-def read_recipes(texts: Sequence[str], given: Given) -> "list[Recipe]":
-    """What each row draws with. ``given``: settings for all rows, which a row's own go before.
+def read_loras(texts: Sequence[str]) -> dict[str, Path]:
+    """The files of ``NAME=FILE``, by name.
 
     Raises:
-        ValueError: no such method or setting, a method twice in a row, settings of a method in no row.
+        ValueError: written otherwise, or a name twice over.
     """
-    recipes = {text: _recipe(text, given) for text in texts}
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, mark, file = text.partition("=")
+        if not (mark and file and _LORA_NAME.fullmatch(name)):
+            raise ValueError(f"--loras: write NAME=FILE, the name in letters, digits, - and _ (got {text!r})")
+        if name in found:
+            raise ValueError(f"--loras: {name} is there twice")
+        found[name] = Path(file)
+    return found
+
+
+def read_recipes(
+    texts: Sequence[str], given: Given, loras: Mapping[str, Path] | None = None, model: str = "world"
+) -> "list[Recipe]":
+    """What each row draws with. ``given``: settings for all rows, which a row's own go before. ``loras``: files by
+    the names that rows call them by, beside those that come with ``model``.
+
+    Raises:
+        ValueError: no such method, setting or LoRA, one twice in a row, settings or a LoRA of no row.
+    """
+    loras = loras or {}
+    recipes = {text: _recipe(text, given, loras, model) for text in texts}
     used = {name for text in texts for name, _settings in _parts(text)}
     if idle := [name for name in given if name not in used]:
         key = next(iter(given[idle[0]]))
         raise ValueError(f"--{idle[0]}.{key}: belongs to the method {idle[0]}, which --methods does not name")
+    if idle := [name for name in loras if LORA + name not in used]:
+        raise ValueError(f"--loras: {idle[0]} is in no row; name it in --methods, as {LORA}{idle[0]}")
     return list(recipes.values())
 
 
-def _recipe(text: str, given: Given) -> "Recipe":
+def _recipe(text: str, given: Given, loras: Mapping[str, Path], model: str) -> "Recipe":
     from trueline.evaluation.run import GLIGEN, PLAIN, Recipe
 
     parts = _parts(text)
@@ -53,11 +81,34 @@ def _recipe(text: str, given: Given) -> "Recipe":
         raise ValueError(f"--methods: plain stands alone, and gligen first, without settings (got {text!r})")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"--methods: {text} has {twice[0]} twice")
-    if wrong := [name for name in names if name not in METHODS]:
-        known = ", ".join([*BASIC, *METHODS])
+    worn = [(name, settings) for name, settings in others if name.startswith(LORA)]
+    guiding = [(name, settings) for name, settings in others if not name.startswith(LORA)]
+    if wrong := [name for name, _ in guiding if name not in METHODS]:
+        known = ", ".join([*BASIC, *METHODS, f"{LORA}NAME"])
         raise ValueError(f"--methods: there is no {wrong[0]!r} (in {text!r}); there are {known}")
-    methods = tuple(make(name, given.get(name, {}) | settings) for name, settings in others)
-    return Recipe(text, grounded, True, methods, any(METHODS[name].needs == "boxes" for name in names))
+    methods = tuple(make(name, given.get(name, {}) | settings) for name, settings in guiding)
+    needy = any(METHODS[name].needs == "boxes" for name, _ in guiding)
+    files = tuple(_lora(name, settings, loras, model) for name, settings in worn)
+    return Recipe(text, grounded, bool(methods), methods, needy, files)
+
+
+def _lora(part: str, settings: dict[str, Any], loras: Mapping[str, Path], model: str) -> "RowLora":
+    from trueline.evaluation.loras import RowLora
+    from trueline.lora import find, shipped
+
+    name = part.removeprefix(LORA)
+    if not _LORA_NAME.fullmatch(name):
+        raise ValueError(f"--methods: write a LoRA as {LORA}NAME (got {part!r})")
+    weight = settings.get("weight", 1.0)
+    number = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
+    if settings.keys() - {"weight"} or not number:
+        raise ValueError(f"--methods: a LoRA has one setting, weight, a number, as {part}@weight=.5")
+    path = loras.get(name) or shipped(name, model)
+    try:
+        return RowLora.of(name, path or find(f"{name}", model), float(weight))
+    except ValueError as error:
+        cure = "" if name in loras else f"; a row's LoRA is defined as --loras {name}=FILE"
+        raise ValueError(f"--loras: {str(error).removeprefix('--loras: ')}{cure}") from None
 
 
 def _parts(text: str) -> list[tuple[str, dict[str, Any]]]:

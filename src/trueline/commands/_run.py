@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from trueline import __version__
 from trueline.commands._model import load, warnings_as_lines
 from trueline.folder import Folder, pixel_hash
 from trueline.layout import Layout
+from trueline.lora import shipped
 from trueline.request import Request
 from trueline.sheet import contact_sheet, overlay
 
@@ -31,14 +32,18 @@ def run(
     settings: dict[str, Any],
     options: argparse.Namespace,
     methods: Sequence[Any] = (),
+    make: "Callable[[Run, bool | None], None] | None" = None,
 ) -> int:
-    """Make all pictures; the exit code. What needs no model is checked before the model is loaded."""
+    """Make all pictures; the exit code. What needs no model is checked before the model is loaded.
+
+    ``make``: what draws them, from the run and whether to show progress; None: one picture a job.
+    """
     jobs = jobs_of(layouts, settings["n"], settings["seed"])
     Request.of([job.layout for job in jobs], {name: settings[name] for name in SAMPLING})
     state = Run(Folder(options.out), jobs, settings, options.overlay, methods)
     try:
         with warnings_as_lines():
-            _make(state, progress=False if options.quiet else None)
+            (make or _make)(state, False if options.quiet else None)
     except KeyboardInterrupt:
         state.close("stopped")
         print(f"trueline: stopped: {state.summary()}", file=sys.stderr)
@@ -69,7 +74,10 @@ def loading_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """
     loading = {name: settings[name] for name in LOADING}
     for name in ("model", "lora"):
-        if loading[name] not in (None, "world") and Path(loading[name]).exists():
+        named = loading[name] in (None, "world") or (
+            name == "lora" and shipped(loading["lora"], loading["model"]) is not None
+        )
+        if not named and Path(loading[name]).exists():
             loading[name] = str(Path(loading[name]).resolve())
     return loading | {"threads": torch.get_num_threads()}
 

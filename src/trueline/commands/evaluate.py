@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trueline.commands._methods import Given
 from trueline.commands._parser import Parser, fractions
 from trueline.commands._planners import NONE, refuse_idle, split_all
-from trueline.commands._recipes import BASIC, check_boxes, default_recipes, read_recipes
+from trueline.commands._recipes import BASIC, check_boxes, default_recipes, read_loras, read_recipes
 from trueline.commands._rows import commit, write_rows
 from trueline.methods import METHODS
 
@@ -43,6 +43,8 @@ methods:
   gligen   words and boxes, through the model's grounding layers; for benchmarks with boxes
   NAME     one of `trueline methods`, without the grounding layers; gligen+NAME with them; A+B both, in this order;
            --NAME.scale 20 sets it for all rows, NAME@scale=20,until=.5 for this row
+  lora:NAME  with the LoRA of that name, of the package's (--model world) or of --loras, in this row only:
+           gligen+lora:goal, lora:realign, gligen+lora:goal@weight=.5+boxdiff; several add up
 
 judges, as kind=checkpoint (a folder, a Hub id, or a file of weights); what they are for:
   owlv2, owlv2-per-label, grounding-dino, oracle   boxes: spatial, numeracy, counting, GenEval, HRS, 7Bench, AP
@@ -74,6 +76,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--methods", nargs="+", metavar="NAME",
         help="default: plain gligen, or plain where there are no boxes; none with --images",
+    )  # fmt: skip
+    what.add_argument(
+        "--loras", nargs="+", default=[], metavar="NAME=FILE",
+        help="LoRAs by the names that rows call them by, as lora:NAME",
     )  # fmt: skip
     what.add_argument(
         "--images", nargs="+", default=[], metavar="[NAME=]DIR",
@@ -188,11 +194,11 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
             benchmark = planned = fill(benchmark, options, of_planners)
             settings = replace(settings, plan=planned.digest)
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
-        elsewhere = read_images(options, pictures)
-        if options.methods is None:
+        elsewhere, loras = read_images(options, pictures), read_loras(options.loras)
+        if options.methods is None and not loras:
             methods = default_recipes(pictures, bool(options.images))
         else:
-            methods = read_recipes(options.methods, given)
+            methods = read_recipes(options.methods or [], given, loras, options.model)
         check_boxes(methods, pictures, options.benchmark)
         run = Run(Path(options.out), benchmark, settings, shard, elsewhere)
         if planned is not None:
@@ -292,6 +298,7 @@ def _looks(
     """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
     from trueline.commands._model import find_device, load, silence_libraries
     from trueline.evaluation.judges import make_judges
+    from trueline.evaluation.loras import worn
     from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge, has_reference
     from trueline.evaluation.world_judge import WorldJudge
 
@@ -307,6 +314,10 @@ def _looks(
                 f"--methods: {options.model} has no grounding layers for {asked[0]}; "
                 "use a GLIGEN checkpoint, or leave it out"
             )
+        for method in methods:  # what does not fit is said before anything is drawn
+            if method.loras and run.missing(method.name):
+                with worn(pipe, method.loras):
+                    pass
         for method in methods:
             run.draw(method, pipe, not options.quiet)
         for name in trip:

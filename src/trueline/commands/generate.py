@@ -20,6 +20,7 @@ EPILOG = """examples:
   trueline generate "a red apple to the left of a blue car" \\
       --box "a red apple@.05,.35,.40,.70" --box "a blue car@.55,.35,.95,.70"
   trueline generate --layout scenes.jsonl --model gligen --dtype bf16 --device cuda
+  trueline generate "a red apple and a blue car" --realign
   trueline generate --regenerate out/0000-0.json"""
 
 #: What --regenerate takes from the record, so that giving it too would be a contradiction.
@@ -27,9 +28,12 @@ RECORDED = (
     *("prompt", "box", "layout", "model", "revision", "n", "seed", "steps", "scheduler", "guidance_scale"),
     *("guidance_interval", "grounding_schedule", "negative", "dtype", "device", "batch_size"),
     *("width", "height", "lora", "method", "strict", "planner"),
+    *("realign", "realign_rounds", "tagger", "detector", "segmenter", "reasoner"),
 )
 DEFAULTS = {"model": "world", "n": 1, "seed": 0, "steps": 50, "scheduler": "ddim", "guidance_scale": 7.5}
 DEFAULTS |= {"dtype": "fp32", "batch_size": 16}
+#: Flags that say how --realign looks.
+LOOKING = ("realign_rounds", "tagger", "detector", "segmenter", "reasoner")
 DTYPES = ("fp32", "bf16", "fp16")
 MAX_PICTURES_EACH = 1000  #: of one layout
 
@@ -46,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _what(top.add_argument_group("what to show"))
     _which_model(top.add_argument_group("with which model"))
     _how(top.add_argument_group("how to sample"))
+    _realign(top.add_argument_group("how to draw again what is wrong (RealignDiff)"))
     _where(top.add_argument_group("what to write"))
     return top
 
@@ -84,7 +89,9 @@ def _which_model(group: argparse._ArgumentGroup) -> None:
         "--model", help=_default("model", "the model of the package, a diffusers folder, or a Hub id")
     )
     group.add_argument("--revision", help="commit, tag or branch of a Hub id")
-    group.add_argument("--lora", metavar="FILE", help="a U-Net LoRA, safetensors")
+    group.add_argument(
+        "--lora", metavar="FILE|NAME", help="a U-Net LoRA: safetensors, or with --model world a name"
+    )
     group.add_argument("--dtype", choices=DTYPES, help=_default("dtype", "number format of the nets"))
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: cuda where there is one")
 
@@ -120,6 +127,42 @@ def _how(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _realign(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--realign",
+        action="store_true",
+        default=None,
+        help="look at each picture and draw it again from the same noise, each phrase led to what was seen; "
+        "--realign.NAME VALUE sets the method realign",
+    )
+    group.add_argument(
+        "--realign-rounds",
+        type=int,
+        metavar="COUNT",
+        help="draw again at most so often, look each time, stop when all is there, keep the best (default 1: once)",
+    )
+    group.add_argument(
+        "--tagger",
+        metavar="KIND[=CHECKPOINT]",
+        help="what names the things in a picture (default: world-seer for the model world, else noun-phrases)",
+    )
+    group.add_argument(
+        "--detector",
+        metavar="KIND=CHECKPOINT",
+        help="what finds their boxes (default: world-seer for the model world)",
+    )
+    group.add_argument(
+        "--segmenter",
+        metavar="KIND=CHECKPOINT",
+        help="what draws their masks, or none for the detector's own (default: world-seer for the model world)",
+    )
+    group.add_argument(
+        "--reasoner",
+        metavar="NAME",
+        help="what each thing should be: rules or llm:MODEL (default rules); --llm.NAME VALUE sets it",
+    )
+
+
 def _default(name: str, what: str) -> str:
     return f"{what} (default {DEFAULTS[name]})"
 
@@ -139,11 +182,20 @@ def main(arguments: Sequence[str]) -> int:
 
         return regenerate(options)
     layouts, settings = read_layouts(options), read_settings(options)
+    if options.realign is None and (idle := [name for name in LOOKING if getattr(options, name) is not None]):
+        raise ValueError(f"--{idle[0].replace('_', '-')}: belongs to --realign, which is not given")
+    if options.realign:
+        from trueline.commands._realign import read_realign
+
+        second = read_realign(options, settings, given, of_planners)
     methods = chosen(options.method or [], given)
     layouts, planner = plan_missing(layouts, methods, options.planner, of_planners)
+    settings |= {"methods": options.method or [], "planner": planner}
     from trueline.commands._run import run
 
-    return run(layouts, settings | {"methods": options.method or [], "planner": planner}, options, methods)
+    if options.realign:
+        return run(layouts, settings | {"realign": second.settings}, options, methods, second.make)
+    return run(layouts, settings, options, methods)
 
 
 def _refuse_beside_record(options: argparse.Namespace) -> None:

@@ -20,9 +20,10 @@ EPILOG = """examples:
 recipes:
 {recipes}
 
-Writes into --out: final (the result), train.json (all settings and what was done), log.jsonl, checkpoints, cache (the
-encoded pictures), left_out.jsonl (what of the data was not used), validation (pictures drawn on the way). Several
-processes: torchrun --nproc-per-node 2 -m trueline.cli train ..."""
+Writes into --out: final (the result), best (the weights of the step with the best held-out score, where there is
+one), train.json (all settings and what was done), log.jsonl, checkpoints, cache (the encoded pictures),
+left_out.jsonl (what of the data was not used), validation (pictures drawn on the way). Several processes: torchrun
+--nproc-per-node 2 -m trueline.cli train ..."""
 
 
 def parser() -> argparse.ArgumentParser:

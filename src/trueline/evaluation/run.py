@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from trueline.benchmarks import Benchmark, Example
 from trueline.evaluation.elsewhere import Elsewhere
+from trueline.evaluation.loras import RowLora, worn
 from trueline.evaluation.plan import Shard, Wanted, batches, choose, wanted
 from trueline.evaluation.seen import Distance, Seen
 from trueline.folder import Folder
@@ -63,23 +64,29 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a method of the table draws: with its boxes through the grounding layers or not, guided by ``methods``."""
+    """How a method of the table draws: with its boxes through the grounding layers or not, guided by ``methods``, by
+    a U-Net with the sum of ``loras``."""
 
     name: str
     grounded: bool = False
     boxes: bool = False  #: whether its methods want the regions
     methods: tuple[Any, ...] = ()
     needy: bool = False  #: whether one of them can do nothing without
+    loras: tuple[RowLora, ...] = ()
 
     def layout(self, picture: Wanted) -> Layout:
         layout = picture.example.layout
         return layout if self.grounded or self.boxes else layout.model_copy(update={"regions": ()})
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        about: dict[str, Any] = {
             "grounded": self.grounded,
             "methods": [{type(m).__name__: m.model_dump(mode="json")} for m in self.methods],
         }
+        return about | self.about_loras()
+
+    def about_loras(self) -> dict[str, Any]:
+        return {"loras": [lora.to_json() for lora in self.loras]} if self.loras else {}
 
 
 PLAIN, GLIGEN = Recipe("plain"), Recipe("gligen", grounded=True)
@@ -181,18 +188,28 @@ class Run:
         except ValueError:
             theirs = None
         if theirs != mine:
+            what = "other settings"
+            if isinstance(theirs, dict) and theirs.get("loras") != mine.get("loras"):
+                what = "another file or strength of its LoRA"
             raise ValueError(
-                f"--out: {folder.path} holds pictures of {recipe.name} with other settings; give the same, or "
+                f"--out: {folder.path} holds pictures of {recipe.name} with {what}; give the same, or "
                 "another folder"
             )
 
     def draw(self, recipe: Recipe | str, pipe: Pipeline, progress: bool = True) -> int:
-        """Draw the batches that are not whole; returns the number of pictures made."""
+        """Draw the batches that are not whole; returns the number of pictures made.
+
+        Raises:
+            ValueError: ``loras.worn``'s.
+        """
         method = recipe if isinstance(recipe, str) else recipe.name
         todo = self.missing(method)
+        if not todo:
+            return 0
         total, made = sum(len(self.batches[number]) for number in todo), 0
         folder = Folder(self.out / "pictures" / method)
-        with _bar(total, f"{method}: drawing", progress) as bar:
+        loras = () if isinstance(recipe, str) else recipe.loras
+        with worn(pipe, loras), _bar(total, f"{method}: drawing", progress) as bar:
             for number in todo:
                 batch = self.batches[number]
                 for picture, image, record in self._make(recipe, pipe, batch):
@@ -218,8 +235,9 @@ class Run:
             batch_size=len(batch), progress=False,
             checked=True,  # a batch without boxes belongs to a benchmark that has some (commands/_recipes.py)
         )  # fmt: skip
+        about = {"method": recipe.name} | recipe.about_loras()
         for drawn in made:
-            yield batch[drawn.index], drawn.image, drawn.record | {"method": recipe.name}
+            yield batch[drawn.index], drawn.image, drawn.record | about
 
     # Looking
 

@@ -49,6 +49,10 @@ METHODS: dict[str, Entry] = {
         "multidiffusion:MultiDiffusion", "Bar-Tal et al. 2023, arXiv 2302.08113", "combine", "boxes",
         "each region is denoised for its own phrase",
     ),
+    "realign": Entry(
+        "realign:Reweighting", "Fang et al. 2023, arXiv 2305.19599", "edit", "boxes",
+        "each phrase's words gain attention in its mask and lose it elsewhere, by how certain it is",
+    ),
     "structured": Entry(
         "structured:Structured", "Feng et al. 2023, arXiv 2212.05032", "values", "words",
         "each noun phrase is also read without the rest of the prompt",

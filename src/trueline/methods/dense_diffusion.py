@@ -24,7 +24,7 @@ from trueline.masks import region_masks
 from trueline.phrases import locate, prompt_length
 from trueline.sample import Context, Method, Part
 
-__all__ = ["DenseDiffusion", "covered_area", "matched_pairs", "regularised"]
+__all__ = ["DenseDiffusion", "covered_area", "matched_pairs", "named_regions", "regularised"]
 
 
 def regularised(
@@ -124,7 +124,7 @@ class DenseDiffusion(Method):
             return logits
         height, width = map_grid(site, latent_grid(ctx))
         if site.kind == "cross":
-            named = _named(ctx.backbone.tokenizer, ctx.layouts, logits.shape[-1])
+            named = named_regions(ctx.backbone.tokenizer, ctx.layouts, logits.shape[-1])
             for row, sentence in named.problems:
                 if (row, sentence) not in ctx.notes:  # once a run, not at each layer
                     ctx.note(row, sentence)
@@ -139,7 +139,7 @@ class DenseDiffusion(Method):
         return regularised(logits, matched_pairs(masks, keys, counted), 1 - self.size * area, strength)
 
 
-class _Named(NamedTuple):
+class Named(NamedTuple):
     """The regions whose phrases the prompts hold, and their tokens; the batch is padded with empty regions."""
 
     regions: tuple[tuple[Region, ...], ...]
@@ -152,7 +152,8 @@ class _Named(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _named(tokenizer: CLIPTokenizer, layouts: tuple[Layout, ...], keys: int) -> _Named:
+def named_regions(tokenizer: CLIPTokenizer, layouts: tuple[Layout, ...], keys: int) -> Named:
+    """The regions of each picture whose phrases stand in its prompt, on maps of ``keys`` tokens."""
     found = [locate(tokenizer, layout) for layout in layouts]
     kept = [[place for place in places if place.tokens] for places in found]
     tokens = torch.zeros(len(layouts), max(map(len, kept)), keys)
@@ -170,7 +171,7 @@ def _named(tokenizer: CLIPTokenizer, layouts: tuple[Layout, ...], keys: int) -> 
         (row, f"{place.problem}; {left[bool(place.tokens)]}")
         for row, places in enumerate(found) for place in places if place.problem
     )  # fmt: skip
-    return _Named(regions, tokens, words, tuple(problems))
+    return Named(regions, tokens, words, tuple(problems))
 
 
 @lru_cache(maxsize=8)

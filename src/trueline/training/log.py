@@ -10,6 +10,7 @@ from typing import Any
 from trueline.folder import Folder
 
 LOG, EVENTS = "log.jsonl", "tensorboard"
+LOOK = "look/"  #: before the names of scores of pictures that were drawn on the way
 Sums = dict[str, list[float]]  #: name -> [sum, count]
 
 
@@ -28,15 +29,19 @@ class Log:
             total = self.sums.setdefault(name, [0.0, 0])
             total[0], total[1] = total[0] + value, total[1] + 1
 
-    def open(self, step: int) -> None:
-        """Begin to write after ``step``: lines and events of later steps, which will be done again, go.
+    def open(self, step: int, without_looks: bool = False) -> None:
+        """Begin to write after ``step``: lines and events of later steps, which will be done again, go; and with
+        ``without_looks`` all scores of looks.
 
         Raises:
             ValueError: TensorBoard is wanted and not installed.
         """
         path = self.folder.path / LOG
         if self.writes and path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            if without_looks:
+                kept = [line for line in kept if not _of_a_look(line)]
             self.folder.write(LOG, lambda file: file.write("".join(f"{line}\n" for line in kept).encode()))
         if self._tensorboard:
             try:
@@ -59,13 +64,21 @@ class Log:
             sums = [part[name] for part in parts if name in part]
             line[name] = _short(sum(total for total, _ in sums) / sum(count for _, count in sums))
         line |= {name: _short(value) for name, value in more.items()}
+        self._write(line)
+        return line
+
+    def scores(self, step: int, found: Mapping[str, float]) -> None:
+        """A line of its own for the scores of a look. Those that are not finite are left out."""
+        if line := {name: _short(value) for name, value in found.items() if math.isfinite(value)}:
+            self._write({"step": step} | line)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
         if self.writes:
             with (self.folder.path / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
         if self.events is not None:
             for name in line.keys() - {"step"}:
-                self.events.add_scalar(name, line[name], step)
-        return line
+                self.events.add_scalar(name, line[name], line["step"])
 
 
 def _step_of(line: str) -> float:
@@ -74,6 +87,10 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+def _of_a_look(line: str) -> bool:
+    return any(name.startswith(LOOK) for name in json.loads(line))
 
 
 def _short(value: float) -> float:

@@ -8,24 +8,34 @@ prior preservation, standardised rewards (``objectives.refl`` says what of the p
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
+from PIL.Image import Image
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPModel
 
 from trueline.backbone import Backbone
+from trueline.layout import Layout
 from trueline.objectives.caption_reward import CaptionReward, Cosine, PromptLikelihood
 from trueline.objectives.captioners import load_blip2_text, load_captioner
 from trueline.objectives.dsalign import FrozenCLIP
 from trueline.objectives.refl import ReFL
 from trueline.objectives.rewards import ClipReward, MatchReward, PluginReward, Reward, RewardError, Rewards
+from trueline.objectives.watch import diversity, drift
 from trueline.perception import load
 from trueline.perception._pretrained import Checkpoint
 from trueline.perception.plugins import TARGET
 from trueline.schedulers import SCHEDULERS
+from trueline.train import Batch, Nets
+from trueline.training.draws import generator_of
+from trueline.training.latents import encode_pictures
 from trueline.training.recipes import Task, save_backbone
 from trueline.training.settings import Count, Frozen, Part, Training
 
@@ -44,7 +54,8 @@ class Objective(Frozen):
         models: which model is meant, by name: "captioner" (BLIP or BLIP-2), "text_encoder" (of eq. 4: BLIP-2's
             retrieval model, or "clip"), "clip" (or "world"), each matcher by its own name: folders or Hub ids. A name
             of one's own: package.module:function.
-        held_out: a reward by name that is not trained on and is logged as held_out.
+        held_out: a reward by name that is not trained on and is logged as held_out; of the pictures drawn on the way
+            too, where it says which step was best and when to stop (``validation.patience``).
         dtype: of the rewards' nets.
         gradient, captions, longest, temperature, prefix: of the caption reward.
         standardise: each reward by its running mean and spread.
@@ -122,6 +133,8 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
             fit each other.
     """
     wish = settings.objective
+    if settings.validation.patience and not wish.held_out:
+        raise ValueError("validation.patience: there is no score to wait for; give objective.held_out")
     models = Models(settings, backbone)
     rewards = _rewards(wish, models).to(backbone.device)
     held_out = models.reward(wish.held_out) if wish.held_out else None
@@ -152,12 +165,20 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
         # Checkpoints hold the buffers of the nets that learn: so a run that was stopped goes on with the same
         # estimates. They are not persistent, and no file of weights has them.
         backbone.unet.add_module(STATISTICS, rewards.running)
+    facts: dict[str, Any] = {"rewards": {name: models.described(name) for name in wish.rewards}}
+    look = None
+    if settings.validation.every:
+        based = bool(settings.lora) or "base" in further
+        look = Look(objective, Nets(backbone, further), models.features(), based)
+        facts["look"] = look.about()
     return Task(
         objective,
         settings.part,
         lambda target: save_backbone(settings, backbone, target),
         further,
-        facts={"rewards": {name: models.described(name) for name in wish.rewards}},
+        facts=facts,
+        look=look,
+        best="held_out" if held_out else None,
     )
 
 
@@ -167,6 +188,88 @@ def _rewards(wish: Objective, models: Models) -> Rewards:
         return Rewards(made, wish.standardise)
     except ValueError as error:
         raise ValueError(f"objective.{error}") from None
+
+
+CHUNK = 8  #: pictures that are looked at at once
+LOOKED_AT = (0.25, 0.5, 0.75)  #: shares of the timesteps at which drift is measured, a picture at one of them
+
+
+@dataclass(frozen=True)
+class Look:
+    """What pictures drawn on the way score: "held_out"; "reward/NAME", raw, of what is trained on; "diversity" of the
+    pictures of one prompt by a CLIP's features (``watch.diversity``); "drift" from the base's predictions at z_t of
+    those pictures (``watch.drift``).
+
+    ``features``: None = without diversity. ``drifts``: there is a base to compare with.
+    """
+
+    objective: ReFL
+    nets: Nets
+    features: FrozenCLIP | None
+    drifts: bool
+
+    def about(self) -> dict[str, Any]:
+        """What is not looked at, and why, for the record."""
+        without = {}
+        if self.features is None:
+            without["diversity"] = "there is no objective.models.clip"
+        if not self.drifts:
+            without["drift"] = "there is no base: neither a LoRA nor objective.preserve=prior"
+        return {"without": without}
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Image], layouts: Sequence[Layout]) -> dict[str, float]:
+        scores: dict[str, list[float]] = {}
+        features: dict[int, Tensor] = {}
+        for places in _chunks(images):
+            shown = np.stack([np.asarray(images[place].convert("RGB")) for place in places])
+            about = [layouts[place] for place in places]
+            for name, values in self._scores(shown, about, places, features).items():
+                scores.setdefault(name, []).extend(values.tolist())
+        found = {name: sum(values) / len(values) for name, values in scores.items()}
+        if self.features is not None:
+            rows = torch.stack([features[place] for place in range(len(images))])
+            found["diversity"] = diversity(rows, [layout.prompt for layout in layouts])
+        return found
+
+    def _scores(
+        self, shown: np.ndarray, layouts: list[Layout], places: list[int], features: dict[int, Tensor]
+    ) -> dict[str, Tensor]:
+        """Of pictures of one size, one number each; into ``features`` their CLIP's."""
+        objective, backbone = self.objective, self.nets.backbone
+        prompts = [layout.prompt for layout in layouts]
+        pixels = torch.from_numpy(shown).to(backbone.device).permute(0, 3, 1, 2) / 255
+        draws = [generator_of(0, "look", place) for place in places]
+        with torch.autocast(backbone.device.type, enabled=False):
+            parts = objective.rewards.parts(pixels, prompts, draws)
+            found = {f"reward/{name}": values for name, values in parts.items()}
+            if objective.held_out is not None:
+                found["held_out"] = objective.held_out(pixels, prompts, draws)
+            if self.features is not None:
+                rows = self.features.images(self.features.fitted(pixels)).float().cpu()
+                features |= dict(zip(places, rows, strict=True))
+        if self.drifts:
+            found["drift"] = self._drift(shown, layouts, places)
+        return found
+
+    def _drift(self, shown: np.ndarray, layouts: list[Layout], places: list[int]) -> Tensor:
+        backbone = self.nets.backbone
+        latents = encode_pictures(backbone, shown)
+        made = [generator_of(0, "look's noise", place) for place in places]
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in made])
+        timesteps = backbone.scheduler.config.num_train_timesteps
+        t = torch.tensor([int(LOOKED_AT[place % len(LOOKED_AT)] * timesteps) for place in places])
+        batch = Batch(latents, tuple(layouts), noise, t)
+        return drift(*self.objective.predictions(batch, self.nets, latents.to(backbone.device)))
+
+
+def _chunks(images: Sequence[Image]) -> Iterator[list[int]]:
+    """Places of pictures of one size, at most ``CHUNK`` at once."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for place, image in enumerate(images):
+        by_size.setdefault(image.size, []).append(place)
+    for places in by_size.values():
+        yield from (places[start : start + CHUNK] for start in range(0, len(places), CHUNK))
 
 
 class Models:
@@ -195,6 +298,10 @@ class Models:
             return PluginReward(name, wish.models[name])
         except RewardError as error:
             raise RewardError(f"objective.{error}") from None
+
+    def features(self) -> FrozenCLIP | None:
+        """The CLIP whose features tell pictures apart; None where none is given."""
+        return self._model("clip") if self.world or "clip" in self.wish.models else None
 
     def described(self, name: str) -> str:
         """Which models a reward is made of, for the record."""

@@ -12,6 +12,7 @@ from typing import Any
 from PIL.Image import Image
 from torch import nn
 
+from trueline import lora
 from trueline.backbone import Backbone
 from trueline.layout import Layout
 from trueline.sample import Method
@@ -31,6 +32,9 @@ class Task:
         methods: with which pictures are drawn on the way; they are asked for each time.
         facts: what else ``train.json`` should say.
         view: (a picture drawn on the way, its layout) -> another for a second sheet, such as where attention is.
+        look: (the pictures drawn on the way, their layouts) -> scores by name, for the log; the nets stay as they
+            were.
+        best: the score, larger is better, whose best step is kept and that ends the run when it no longer rises.
     """
 
     objective: Objective
@@ -40,6 +44,8 @@ class Task:
     methods: Callable[[], Sequence[Method]] = tuple
     facts: Mapping[str, Any] = field(default_factory=dict)
     view: Callable[[Image, Layout], Image] | None = None
+    look: Callable[[Sequence[Image], Sequence[Layout]], Mapping[str, float]] | None = None
+    best: str | None = None
 
 
 def recipe(name: str) -> ModuleType:
@@ -54,8 +60,9 @@ def recipe(name: str) -> ModuleType:
 
 
 def save_backbone(settings: Training, backbone: Backbone, target: Path) -> None:
-    """The LoRA that was trained, or the whole checkpoint."""
+    """The LoRA that was trained, with the checksum of its base, or the whole checkpoint."""
     if settings.lora and settings.part != "none":
         backbone.unet.save_lora_adapter(target, adapter_name=ADAPTER)
+        lora.stamp(target, lora.base_of(backbone.unet, backbone.source, backbone.revision))
     else:
         backbone.save_pretrained(target)

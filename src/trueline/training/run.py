@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sys
@@ -15,22 +14,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL.Image import Image
 
 from trueline.backbone import Backbone
 from trueline.folder import Folder
 from trueline.grounding import fusers
-from trueline.layout import Layout, read_layouts
-from trueline.pipeline import Pipeline
+from trueline.layout import read_layouts
 from trueline.records import versions
-from trueline.sheet import contact_sheet
 from trueline.train import Fit, Nets, make_accelerator
-from trueline.training.data import Examples, open_examples
+from trueline.training.data import Examples, digest, open_examples
 from trueline.training.latents import Latents, encoded
 from trueline.training.log import LOG
+from trueline.training.looks import BEST, Looks, Pictures, put
 from trueline.training.parts import Parameters, open_part
 from trueline.training.recipes import Task, recipe
 from trueline.training.settings import Training, check_same, identity
@@ -135,7 +131,10 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{path} cannot be read; choose another folder") from None
         check_same(began, {"recipe": self.name} | identity(self.settings), self.home.path)
-        whole = status == "complete" and steps >= self.settings.steps  # it may be given more steps
+        waited = (record.get("best") or {}).get("waited", 0)
+        stale = 0 < self.settings.validation.patience <= waited
+        # It may be given more steps, or more patience.
+        whole = status == "complete" and (steps >= self.settings.steps or stale)
         return steps if whole and (self.home.path / RESULT).is_dir() else None
 
     def _data(self, backbone: Backbone) -> tuple[Examples, Latents, str]:
@@ -211,21 +210,37 @@ class Run:
             self.accelerator,
             identity={"recipe": self.name, "data": mark} | identity(settings),
             observe=lambda: gates(backbone) if task.part != "none" and not settings.lora else {},
-            show=self._shower(task, backbone, examples),
-            show_every=settings.validation.every,
+            looks=self._looks(task, backbone, examples),
             tensorboard=settings.tensorboard,
             stop=interrupt.wanted,
         )
 
-    def _shower(self, task: Task, backbone: Backbone, examples: Examples) -> Any:
-        validation = self.settings.validation
-        if not validation.every:
+    def _looks(self, task: Task, backbone: Backbone, examples: Examples) -> Looks | None:
+        wish = self.settings.validation
+        if wish.patience and task.best is None:
+            raise ValueError(
+                f"validation.patience: this run of {self.name} has no held-out score to wait for; set it to 0"
+            )
+        if not wish.every:
             return None
-        given = validation.layouts
-        layouts = (read_layouts(given) if given else examples.samples(validation.n))[: validation.n]
+        given = wish.layouts
+        layouts = (read_layouts(given) if given else examples.samples(wish.n))[: wish.n]
         if not layouts:
             raise ValueError(f"validation.layouts: {given or 'the data'} holds no layout to draw")
-        return Pictures(task, backbone, layouts, self.settings, self.home)
+        of = wish.model_dump(mode="json", exclude={"every", "patience", "least", "layouts"})
+        of["layouts"] = [layout.to_record() for layout in layouts]
+        return Looks(
+            Pictures(task, backbone, layouts, wish, self.home),
+            wish.every,
+            task.look is not None,
+            task.best,
+            wish.patience,
+            wish.least,
+            task.save,
+            self.home.path,
+            digest(json.dumps(of, sort_keys=True)),
+            self._say,
+        )
 
     # After
 
@@ -238,10 +253,15 @@ class Run:
                 task.save(beside)
             record = self._about(facts, fit, "complete")
             Folder(beside).write_json(RECORD, record)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(beside, target)
+            put(beside, target)
             self.home.write_json(RECORD, record)
         self.accelerator.wait_for_everyone()
+        if fit.looks and fit.looks.score and fit.looks.best.step is not None:
+            best = fit.looks.best
+            why = f"stopped early, {best.waited} looks without a better one; " if fit.stopped_early else ""
+            self._say(
+                f"{why}the best {fit.looks.score}, {best.score:.4g}, was at step {best.step}: {self.home.path / BEST}"
+            )
         self._say(
             f"{fit.step} steps in {fit.seconds:.0f} s ({fit.skipped} skipped): {self.home.path / RESULT}"
         )
@@ -265,7 +285,13 @@ class Run:
         }
 
     def _about(self, facts: Mapping[str, Any], fit: Fit, status: str) -> dict[str, Any]:
-        done = {"steps": fit.step, "skipped": fit.skipped, "seconds": round(fit.seconds, 1)}
+        done: dict[str, Any] = {
+            "steps": fit.step,
+            "skipped": fit.skipped,
+            "seconds": round(fit.seconds, 1),
+        }
+        if fit.looks and fit.looks.score:
+            done["best"] = fit.looks.about()
         return {"status": status} | done | {"trained": _count(fit.trained)} | dict(facts)
 
     def _record(self, facts: Mapping[str, Any], fit: Fit, status: str) -> None:
@@ -289,39 +315,6 @@ class Run:
         first = getattr(self, "accelerator", None)
         if not self.quiet and (first is None or first.is_main_process):
             print(sentence, file=sys.stderr, flush=True)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Draws the same layouts from the same noise each time, as a contact sheet in ``validation``."""
-
-    task: Task
-    backbone: Backbone
-    layouts: list[Layout]
-    settings: Training
-    home: Folder
-
-    def __call__(self, step: int, writer: Any) -> None:
-        wish = self.settings.validation
-        result = Pipeline(self.backbone)(
-            self.layouts,
-            methods=self.task.methods(),
-            steps=wish.steps,
-            guidance_scale=wish.guidance_scale,
-            seeds=[wish.seed + place for place in range(len(self.layouts))],
-            progress=False,
-        )
-        self._write(step, writer, "validation", contact_sheet(result.images, self.layouts))
-        if self.task.view:
-            views = [self.task.view(*pair) for pair in zip(result.images, self.layouts, strict=True)]
-            self._write(step, writer, "attention", contact_sheet(views, self.layouts))
-
-    def _write(self, step: int, writer: Any, name: str, sheet: Image) -> None:
-        """``name``: in TensorBoard; files have none but for other sheets than the pictures'."""
-        kind = "" if name == "validation" else f"-{name}"
-        Folder(self.home.path / "validation").write_png(f"step-{step:08d}{kind}.png", sheet)
-        if writer is not None:
-            writer.add_image(name, np.asarray(sheet), step, dataformats="HWC")
 
 
 def gates(backbone: Backbone) -> dict[str, float]:

@@ -89,7 +89,12 @@ class Data(Frozen):
 class Validation(Frozen):
     """Pictures drawn on the way: the same layouts and noise each time. ``every``: steps between them, 0 = none.
 
-    ``layouts``: JSON Lines; None = the first ``n`` of the data (the world: of its split "tune").
+    Args:
+        layouts: JSON Lines; None = the first ``n`` of the data (the world: of its split "tune").
+        each: pictures of each layout. A diversity of the pictures of one prompt needs two or more.
+        patience: looks after which the run stops, where the recipe has a held-out score and it has not risen; 0 =
+            never. The best step's weights are kept in any case.
+        least: by how much the score must rise to be a new best.
     """
 
     every: Annotated[int, Field(ge=0)] = 0
@@ -98,6 +103,17 @@ class Validation(Frozen):
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
     guidance_scale: Annotated[float, Field(ge=0)] = 7.5
     seed: Annotated[int, Field(ge=0)] = 0
+    each: Annotated[int, Field(ge=1, le=16)] = 1
+    patience: Annotated[int, Field(ge=0)] = 0
+    least: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _looks(self) -> Validation:
+        if self.patience and not self.every:
+            raise ValueError(
+                "validation.patience: nothing is looked at; set validation.every, or patience to 0"
+            )
+        return self
 
 
 class Training(Plan):

@@ -1,0 +1,199 @@
+"""``trueline generate --realign``: two stages for each picture, and all that came between as files.
+
+Beside NAME.png and NAME.json a folder NAME-realign: round-K.png and .json (round 0 is stage one), for each phrase
+that led round K its mask and its attention before and after (round-K-mask-I.png and so on; attention-K.npz has the
+numbers and the phrases), looked.json (tags, scores, phrases, boxes, notes) and panel.png, which shows it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from trueline.commands._methods import Given
+from trueline.commands._planners import SECRETS
+from trueline.methods import make as make_method
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from trueline.commands._run import Job, Run
+    from trueline.perception.reason import Reasoner
+    from trueline.realign import Realign, Realigned, Round
+
+METHOD, WORLD, NOUNS, NONE = "realign", "world-seer", "noun-phrases", "none"
+
+
+@dataclass(frozen=True)
+class Second:
+    """What --realign was asked for. ``settings``: for run.json; ``make``: what ``_run.run`` draws with."""
+
+    settings: dict[str, Any]
+    make: Callable[[Run, bool | None], None]
+
+
+def read_realign(
+    options: argparse.Namespace, settings: dict[str, Any], given: Given, of_planners: Given
+) -> Second:
+    """The flags, checked as far as that needs no model; the settings that are this command's leave ``given`` and
+    ``of_planners``.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    if METHOD in (options.method or []):
+        raise ValueError(
+            f"--method {METHOD}: --realign brings it for the second picture; leave one of them out"
+        )
+    method = make_method(METHOD, given.pop(METHOD, {}))
+    rounds = 1 if options.realign_rounds is None else options.realign_rounds
+    from trueline.realign.stage import MAX_ROUNDS
+
+    if not 1 <= rounds <= MAX_ROUNDS:
+        raise ValueError(f"--realign-rounds: must be from 1 to {MAX_ROUNDS} (got {rounds})")
+    eyes = _eyes(options, world=settings["model"] == "world")
+    spec = options.reasoner or "rules"
+    reasoner = _reasoner(spec, options.planner, of_planners)
+    about = {"rounds": rounds, "reasoner": spec, "method": method.model_dump(mode="json")} | eyes
+
+    def make(state: Run, progress: bool | None) -> None:
+        _make(state, progress, eyes, lambda pipe, seeing: _realign(pipe, seeing, reasoner, method, rounds))
+
+    return Second(about, make)
+
+
+def _eyes(options: argparse.Namespace, world: bool) -> dict[str, str | None]:
+    usual = WORLD if world else None
+    tagger, detector = options.tagger or usual or NOUNS, options.detector or usual
+    segmenter = options.segmenter or usual
+    if detector is None:
+        raise ValueError(
+            "--detector: name what finds things in this model's pictures, such as "
+            "--detector grounding-dino=IDEA-Research/grounding-dino-tiny"
+        )
+    if segmenter is None:
+        raise ValueError(
+            "--segmenter: name what draws masks, such as --segmenter sam2=facebook/sam2.1-hiera-tiny, or none"
+        )
+    return {"tagger": tagger, "detector": detector, "segmenter": None if segmenter == NONE else segmenter}
+
+
+def _reasoner(spec: str, planner: str | None, of_planners: Given) -> Reasoner:
+    """By name; settings --llm.NAME are its own, and also those of a planner that is a language model."""
+    from trueline.chat import ChatSettings
+    from trueline.perception.reason import LLMReasoner, RulesReasoner
+
+    kind, _, model = spec.partition(":")
+    if spec == "rules":
+        return RulesReasoner()
+    if kind != "llm":
+        raise ValueError(f"--reasoner: there is no {spec!r}; there are rules and llm:MODEL")
+    planning = (planner or "").partition(":")[0] == "llm"
+    asked = dict(of_planners["llm"] if planning and "llm" in of_planners else of_planners.pop("llm", {}))
+    if secret := [name for name in asked if name in SECRETS]:
+        raise ValueError(
+            f"--llm.{secret[0]}: set {SECRETS[secret[0]]} instead; a command line stands in records"
+        )
+    if planning:
+        asked = {name: asked[name] for name in asked if name in {f.name for f in fields(ChatSettings)}}
+    try:
+        return LLMReasoner.of(model, **asked)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--reasoner: {error}") from None
+
+
+def _realign(pipe: Any, eyes: Any, reasoner: Reasoner, method: Any, rounds: int) -> Realign:
+    from trueline.realign import Realign
+
+    return Realign(pipe, eyes, reasoner, method, rounds=rounds)
+
+
+def _make(
+    state: Run,
+    progress: bool | None,
+    names: dict[str, str | None],
+    realign: Callable[[Any, Any], Realign],
+) -> None:
+    from trueline.commands._model import find_device, load, silence_libraries
+    from trueline.commands._run import SAMPLING, loading_settings
+    from trueline.realign import Eyes
+
+    silence_libraries()
+    device = str(find_device(state.settings["device"]))
+    eyes = Eyes.load(**names, device=device)  # type: ignore[arg-type]
+    pipe = load(state.settings)
+    sampling = {name: state.settings[name] for name in SAMPLING}
+    made_with = loading_settings(state.settings) | {"device": str(pipe.backbone.device)}
+    stages, again = realign(pipe, eyes), 0
+    layouts = [job.layout for job in state.jobs]
+    for done in stages.stream(layouts, methods=state.methods, progress=progress, **sampling):
+        job = state.jobs[done.index]
+        about = done.about() | {"models": eyes.names, "folder": f"{job.name}-realign"}
+        _write(state, job, done, made_with, about)
+        final = done.rounds[done.kept]
+        state.keep(
+            replace(job, layout=final.layout),
+            final.image,
+            final.record | {"made_with": made_with, "realign": about},
+        )
+        again += done.kept > 0
+    print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
+
+
+def _write(state: Run, job: Job, done: Realigned, made_with: dict[str, Any], about: dict[str, Any]) -> None:
+    from trueline.folder import Folder, pixel_hash
+    from trueline.realign.panel import panel
+
+    folder = Folder(state.folder.path / f"{job.name}-realign")
+    for number, each in enumerate(done.rounds):
+        name = f"round-{number}"
+        record = each.record | {
+            "made_with": made_with,
+            "file": f"{name}.png",
+            "sha256": pixel_hash(each.image),
+        }
+        folder.write_png(record["file"], each.image, record)
+        folder.write_json(f"{name}.json", record)
+        if number:
+            _write_phrases(folder, number, done.rounds[number - 1], each)
+    folder.write_json("looked.json", about | {"prompt": job.layout.prompt})
+    folder.write_png("panel.png", panel(done))
+
+
+def _write_phrases(folder: Any, number: int, earlier: Round, later: Round) -> None:
+    """Masks and maps of one round, numbered as the phrases of its layout; grey values, the brightest the most."""
+    import numpy as np
+    from PIL import Image
+
+    from trueline.realign.seen import pixels_of
+
+    phrases = list(later.before)
+    for place, phrase in enumerate(phrases):
+        own = [
+            thing.seen
+            for thing in (earlier.looked.things if earlier.looked else ())
+            if thing.phrase == phrase
+        ]
+        if own:
+            mask = np.max([pixels_of(earlier.image, seen) for seen in own], axis=0)
+            folder.write_png(f"round-{number}-mask-{place}.png", Image.fromarray(mask))
+        maps = {"before": later.before[phrase].numpy(), "after": later.after[phrase].numpy()}
+        most = max(float(found.max()) for found in maps.values()) or 1.0
+        for when, found in maps.items():
+            grey = Image.fromarray((255 * np.clip(found / most, 0, 1)).round().astype(np.uint8))
+            folder.write_png(f"round-{number}-{when}-{place}.png", _as_large(grey, later.image))
+    if phrases:
+        arrays: dict[str, Any] = {
+            when: np.stack([maps[phrase].numpy() for phrase in phrases])
+            for when, maps in (("before", later.before), ("after", later.after))
+        }
+        folder.write(
+            f"attention-{number}.npz", lambda file: np.savez(file, phrases=np.array(phrases), **arrays)
+        )
+
+
+def _as_large(grey: Image, like: Image) -> Image:
+    return grey.resize(like.size, 0)  # 0: nearest; the cells stay cells

@@ -1,0 +1,223 @@
+"""RealignDiff's re-weighting attention modulation: what a phrase is worth in its mask, and what it costs elsewhere.
+
+Fang et al. 2023, "RealignDiff" (arXiv 2305.19599), equations 8 and 9, without training and without gradients. The
+paper's second stage draws a picture again with it: ``trueline.realign`` finds masks, phrases and scores.
+"""
+
+import math
+from functools import lru_cache
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from trueline.attention import Site
+from trueline.backbone import Backbone
+from trueline.guidance import latent_grid, map_grid
+from trueline.layout import Layout, Region
+from trueline.masks import region_shares
+from trueline.methods.dense_diffusion import named_regions
+from trueline.sample import Context, Method, Part
+
+__all__ = ["LIKELIHOODS", "Reweighting", "effective_strength", "overlap", "reweighted", "union_area"]
+
+LIKELIHOODS = "likelihoods"  #: key of ``Layout.meta``: the score of each phrase, a dictionary
+CERTAIN, MOST = 2.0, 10.0  #: eq. 6's score of an object that is certain; the largest that is taken
+
+
+def reweighted(
+    logits: Float[Tensor, "batch heads queries keys"],
+    inside: Float[Tensor, "batch queries keys"],
+    outside: Float[Tensor, "batch queries keys"],
+    strength: Float[Tensor, "batch queries keys"],
+) -> Float[Tensor, "batch heads queries keys"]:
+    """Equations 8 and 9 before the softmax: sim + g R (max - sim) - g R' (sim - min), with g = ``strength``.
+
+    R = ``inside`` is the share of the query's cell that belongs to the key, R' = ``outside`` the share that belongs
+    to others (the paper's 1 - R, where masks tile the picture); both in 0..1, their sum at most 1. Maximum and
+    minimum are taken over all keys of a row, each head by itself. For g in 0..1 no logit leaves its row's range, and
+    keys that are treated alike keep their order. Where nothing is said no bit changes; a logit that another method
+    has forbidden (-inf) stays so.
+    """
+    finite = logits.isfinite()
+    high = logits.amax(dim=-1, keepdim=True)
+    low = logits.masked_fill(~finite, torch.inf).amin(dim=-1, keepdim=True)
+    known = logits.masked_fill(~finite, 0)  # inf times 0 has no gradient
+    raised, lowered = ((strength * share)[:, None].to(logits.dtype) for share in (inside, outside))
+    return torch.where(finite, known + raised * (high - known) - lowered * (known - low), logits)
+
+
+def effective_strength(
+    scores: Float[Tensor, "batch keys"], noise: Float[Tensor, " batch"], area: Float[Tensor, "batch queries"]
+) -> Float[Tensor, "batch queries keys"]:
+    """s x lambda_t x (1 - B), between 0 and 1.
+
+    The paper has no limit: above 1 (s = 2, small objects, the first steps) the largest score of a row would become
+    smaller than the others.
+    """
+    return (scores[:, None, :] * noise[:, None, None] * (1 - area)[:, :, None]).clamp(0, 1)
+
+
+def overlap(
+    masks: Float[Tensor, "batch regions queries"], keys: Float[Tensor, "batch regions keys"]
+) -> tuple[Float[Tensor, "batch queries keys"], Float[Tensor, "batch queries keys"]]:
+    """For each query and key the share of the query's cell in a region of the key, and in other regions only.
+
+    All values are 0..1. Overlapping regions count once (by their sum, at most 1: exact for disjoint masks and whole
+    cells). Both shares are 0 for cells in no region, for keys of no region, and for regions empty on this map.
+    """
+    keys = keys * (masks.sum(dim=-1, keepdim=True) > 0)
+    inside = (masks.mT @ keys).clamp(max=1)
+    covered, named = masks.sum(dim=1).clamp(max=1), keys.sum(dim=1).clamp(max=1)
+    return inside, (covered[:, :, None] * named[:, None, :] - inside).clamp(min=0)
+
+
+def union_area(masks: Float[Tensor, "batch regions places"]) -> Float[Tensor, "batch places"]:
+    """B: for each place the share of the picture that the regions touching it cover together, 0..1; 0 in no region.
+
+    For one region it is the mask's area on every grid, however coarse. For disjoint 0/1 masks it is DenseDiffusion's
+    term, whose form the paper's undefined B has.
+    """
+    return torch.stack([_union_area(own) for own in masks])
+
+
+def _union_area(masks: Float[Tensor, "regions places"]) -> Float[Tensor, " places"]:
+    if not len(masks):
+        return torch.zeros_like(masks.sum(dim=0))
+    touching, kind = (masks > 0).unique(dim=1, return_inverse=True)  # far fewer kinds of places than places
+    together = (touching.mT.to(masks.dtype) @ masks).clamp(max=1)
+    return together.mean(dim=-1)[kind]
+
+
+class Reweighting(Method):
+    """RealignDiff's re-weighting attention modulation.
+
+    In the first ``duration`` of the steps, the words of each phrase are pulled towards the largest logit of their row
+    at the places of its mask, towards the smallest at the places of other masks. The pull is s x lambda_t x (1 - B),
+    at most 1: s is the phrase's likelihood score (equation 6: 2 certain, 0.5 possible, 0 unlikely), lambda_t =
+    ``strength`` x (``creg`` or ``sreg``) x (t / training steps) ^ ``power``, B the area of the place's masks. Scores
+    are a picture's own: ``Layout.meta["likelihoods"]``, a dictionary of phrases; regions without one have
+    ``likelihood``. A score of 0 is no modulation, as in the equation: the phrase's words and mask are left out;
+    ``suppress`` pushes its words down everywhere.
+
+    The paper states neither lambda_t, B nor the layers; these are DenseDiffusion's, on which it builds, with its
+    defaults: DDIM with 50 steps, the first 15 modulated. Differs from the paper: the limit of 1 keeps the order of
+    scores; places in no mask, tokens of no phrase, start, end and padding are left alone; a cell keeps the share of
+    a mask that it has, so small masks are not lost. In self-attention, places are keys with the scores of their
+    regions. A region without a mask has its box. A region's negative phrase is not used. A region whose phrase is
+    not in the prompt acts on self-attention only, and the record says so. A picture without regions is plain.
+
+    Raises, when sampling begins:
+        ValueError: no layout has regions; likelihoods that are not a number of 0..10 for a phrase of the regions.
+    """
+
+    strength: float = Field(1.0, ge=0, le=2, description="times creg and sreg; 0 is plain sampling")
+    duration: float = Field(
+        0.3, ge=0, le=1, description="fraction of the steps, the first ones, that are modulated"
+    )
+    creg: float = Field(1.0, ge=0, le=2, description="pull in cross-attention")
+    sreg: float = Field(0.3, ge=0, le=2, description="pull in self-attention; 0 leaves it alone")
+    power: float = Field(5.0, ge=0, le=20, description="how fast the pull fades with the noise level")
+    size: float = Field(1.0, ge=0, le=1, description="how much weaker large masks are pulled")
+    likelihood: float = Field(
+        CERTAIN, ge=0, le=MOST, description="score of regions for which the layout has none"
+    )
+    suppress: float = Field(
+        0.0, ge=0, le=MOST, description="score with which phrases scored 0 are pushed down; 0: not at all"
+    )
+
+    needs_regions: ClassVar[bool] = True
+    reads: ClassVar[frozenset[Part]] = frozenset({"mask"})
+
+    def idle(self, layout: Layout, backbone: Backbone) -> str | None:
+        _check(layout)
+        scores = [self._score(layout, region) for region in layout.regions]
+        if scores and not any(scores) and not self.suppress:
+            return "the likelihood of every region is 0"
+        return super().idle(layout, backbone)
+
+    def taps(self, site: Site) -> bool:
+        return site.kind in ("self", "cross")
+
+    def edit(
+        self, site: Site, logits: Float[Tensor, "batch heads queries keys"], ctx: Context
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        gain = self.strength * (self.creg if site.kind == "cross" else self.sreg)
+        if gain == 0 or ctx.progress >= self.duration:
+            return logits
+        height, width = map_grid(site, latent_grid(ctx))
+        tokens = None
+        regions = tuple(layout.regions for layout in ctx.layouts)
+        if site.kind == "cross":
+            named = named_regions(ctx.backbone.tokenizer, ctx.layouts, logits.shape[-1])
+            for row, sentence in named.problems:
+                if (row, sentence) not in ctx.notes:  # once a run, not at each layer
+                    ctx.note(row, sentence)
+            regions, tokens = named.regions, named.tokens
+        if not any(regions):
+            return logits
+        scores = tuple(
+            tuple(self._score(layout, region) for region in own)
+            for layout, own in zip(ctx.layouts, regions, strict=True)
+        )
+        placed = _Placed(*(x.to(logits.device) for x in _placed(regions, scores, height, width)))
+        tokens = None if tokens is None else tokens.to(logits.device)
+        keys = placed.masks if tokens is None else tokens * (placed.scores > 0)[:, :, None]
+        inside, outside = overlap(placed.masks, keys)
+        of_keys = (placed.scores[:, :, None] * (keys > 0)).amax(dim=1)
+        noise = gain * (ctx.t.float() / ctx.stepper.scheduler.config.num_train_timesteps) ** self.power
+        noise = noise.to(logits.device).expand(len(logits))
+        strength = effective_strength(of_keys, noise, self.size * placed.area)
+        if tokens is not None and self.suppress:
+            muted = (tokens * placed.muted[:, :, None]).amax(dim=1) * (of_keys == 0)
+            strength = strength + ((self.suppress * noise).clamp(max=1)[:, None] * muted)[:, None]
+            outside = torch.maximum(outside, muted[:, None].expand_as(outside))
+        return reweighted(logits, inside, outside, strength)
+
+    def _score(self, layout: Layout, region: Region) -> float:
+        return layout.meta.get(LIKELIHOODS, {}).get(region.phrase, self.likelihood)
+
+
+def _check(layout: Layout) -> None:
+    given = layout.meta.get(LIKELIHOODS, {})
+    cure = f"give a number of 0 to {MOST:g} for phrases of its regions"
+    if not isinstance(given, dict):
+        raise ValueError(f"meta.{LIKELIHOODS}: must be a dictionary; {cure}")
+    phrases = {region.phrase for region in layout.regions}
+    for phrase, score in given.items():
+        if phrase not in phrases:
+            raise ValueError(f"meta.{LIKELIHOODS}: no region has the phrase {ascii(phrase)[:60]}; {cure}")
+        number = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+        if not number or not 0 <= score <= MOST:
+            raise ValueError(
+                f"meta.{LIKELIHOODS}: {ascii(phrase)[:60]} has {ascii(score)[:60]}, no score; {cure}"
+            )
+
+
+class _Placed(NamedTuple):
+    """Regions on a map; the batch is padded with empty ones. Those that score 0 have no place."""
+
+    masks: Float[Tensor, "batch regions places"]  # share of each cell, 0..1
+    area: Float[Tensor, "batch places"]
+    scores: Float[Tensor, "batch regions"]
+    muted: Float[Tensor, "batch regions"]  # 1: scored 0
+
+
+# Asked for by every layer at every step of a run, each time with the same arguments.
+
+
+@lru_cache(maxsize=16)
+def _placed(
+    regions: tuple[tuple[Region, ...], ...], scores: tuple[tuple[float, ...], ...], height: int, width: int
+) -> _Placed:
+    most = max(map(len, regions))
+    masks = torch.zeros(len(regions), most, height * width)
+    scored, muted = torch.zeros(len(regions), most), torch.zeros(len(regions), most)
+    for row, (own, points) in enumerate(zip(regions, scores, strict=True)):
+        scored[row, : len(own)] = torch.tensor(points)
+        muted[row, : len(own)] = (torch.tensor(points) == 0).float()
+        masks[row, : len(own)] = region_shares(own, height, width).flatten(1)
+    masks = masks * (scored > 0)[:, :, None]
+    return _Placed(masks, union_area(masks), scored, muted)

@@ -1,0 +1,45 @@
+"""Whether a picture shows what its prompt names: the end of a refinement. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trueline.perception.naming import nouns
+from trueline.perception.reason import CERTAIN
+
+from .attributes import count_in, fits
+from .seen import Looked, Thing
+
+
+@dataclass(frozen=True)
+class Check:
+    """The prompt's noun phrases that a picture fulfils, and those that it lacks."""
+
+    shown: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True for a prompt without nouns."""
+        return not self.lacking
+
+    def record(self) -> dict[str, list[str]]:
+        return {"shown": list(self.shown), "lacking": list(self.lacking)}
+
+
+def checked(prompt: str, looked: Looked) -> Check:
+    """Each noun phrase against the things that were seen: as many as it speaks of, reasoned certain, and with its
+    colour and texture where the detector has read them."""
+    shown: list[str] = []
+    lacking: list[str] = []
+    for noun in nouns(prompt):
+        if not noun.absent:
+            own = [thing for thing in looked.things if _is(thing, noun.phrase)]
+            (shown if len(own) >= (count_in(prompt, noun.phrase) or 1) else lacking).append(noun.phrase)
+    return Check(tuple(shown), tuple(lacking))
+
+
+def _is(thing: Thing, phrase: str) -> bool:
+    # A language model may leave out the article, or take words around the phrase along.
+    one, other = (f" {' '.join(text.casefold().split())} " for text in (thing.phrase, phrase))
+    return thing.score == CERTAIN and (one in other or other in one) and fits(thing.seen, phrase)

@@ -1,0 +1,222 @@
+"""Looks on the way: scores, the best step kept, an early stop, and that all of it goes on bit for bit."""
+
+import json
+
+import pytest
+import torch
+from training_builders import fit
+
+from trueline.train import Fit
+from trueline.training.looks import Looks
+from trueline.training.settings import Plan, Training, Validation, make
+
+QUICK = {"batch": 2, "warmup": 0, "lr": 0.01, "log_every": 2, "save_every": 3, "precision": "fp32"}
+FALLS_AFTER_4 = {0: 0.1, 2: 0.5, 4: 0.9, 6: 0.7, 8: 0.8, 10: 0.6}
+RISES = {step: step / 20 for step in range(0, 20, 2)}
+
+
+class After:
+    """Says stop at its n-th question: questions come before each batch."""
+
+    def __init__(self, questions: int):
+        self.left = questions
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def looking(folder, plain, scores=None, plan=None, patience=2, **more) -> tuple[Fit, Looks]:
+    """A run whose looks are given: a score, and a diversity that is the step's own."""
+    scores = FALLS_AFTER_4 if scores is None else scores
+    seen: list[int] = []
+
+    def take(step, writer):
+        seen.append(step)
+        torch.rand(3)  # a reward may draw from torch's own generator
+        return {"held_out": scores[step], "diversity": 2.0 - step / 10}
+
+    looks = Looks(take, 2, True, "held_out", patience, home=folder, of=more.pop("of", "these"))
+    looks.seen = seen
+    made, _ = fit(folder, plain, plan or Plan(**QUICK, steps=12, ema=0.9), looks=looks, **more)
+
+    def save(target):
+        state = {name: weight.detach().clone() for name, weight in made.trained.items()}
+        torch.save(state, target / "weights.pt")
+
+    looks.save = save
+    return made, looks
+
+
+def best_of(folder) -> tuple[dict, dict]:
+    about = json.loads((folder / "best" / "best.json").read_text())
+    return about, torch.load(folder / "best" / "weights.pt", weights_only=True)
+
+
+def lines(folder) -> list[dict]:
+    found = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_stops_where_the_score_falls_and_keeps_the_best_step(tmp_path, plain):
+    run, looks = looking(tmp_path / "run", plain)
+    averages = {}
+    for line in run:
+        averages[line["step"]] = {n: v.clone() for n, v in run.average.values.items()}
+    assert looks.seen == [0, 2, 4, 6, 8] and run.step == 8
+    assert run.finished and run.stopped_early and run.checkpoints.newest()["step"] == 8
+    about, kept = best_of(tmp_path / "run")
+    assert about == {"score": "held_out", "step": 4, "value": 0.9, "waited": 0}
+    assert same(kept, averages[4]) and not same(kept, averages[8]), "the averaged weights of step 4"
+    scored = [line for line in lines(tmp_path / "run") if "look/held_out" in line]
+    assert [line["step"] for line in scored] == [0, 2, 4, 6, 8]
+    assert scored[2] == {"step": 4, "look/held_out": 0.9, "look/diversity": 1.6, "look/diversity_kept": 0.8}
+
+    again, looks = looking(tmp_path / "run", plain)
+    assert again.finished and list(again) == [] and looks.seen == [], "it is done"
+    longer, looks = looking(tmp_path / "run", plain, patience=3)
+    list(longer)
+    assert looks.seen == [10] and longer.step == 10 and best_of(tmp_path / "run")[0]["step"] == 4
+
+
+def test_without_patience_it_never_stops_and_the_best_is_kept_all_the_same(tmp_path, plain):
+    run, _ = looking(tmp_path, plain, FALLS_AFTER_4 | {12: 0.2}, patience=0)
+    list(run)
+    assert run.step == 12 and not run.stopped_early and best_of(tmp_path)[0]["step"] == 4
+
+
+@pytest.mark.parametrize("questions", [0, 3, 5], ids=["at-once", "before-the-best", "after-it"])
+def test_a_stopped_run_goes_on_bit_for_bit_with_what_it_saw(tmp_path, plain, questions):
+    whole, one = looking(tmp_path / "whole", plain)
+    list(whole)
+    first, _ = looking(tmp_path / "parts", plain, stop=After(questions))
+    list(first)
+    assert first.step == questions and not first.finished
+    second, other = looking(tmp_path / "parts", plain)
+    list(second)
+    assert second.step == 8 and one.state() == other.state()
+    assert other.seen == [step for step in (0, 2, 4, 6, 8) if step > questions]
+    weights = [{n: w.detach() for n, w in run.trained.items()} for run in (whole, second)]
+    assert same(*weights) and same(whole.average.values, second.average.values)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    ours, theirs = best_of(tmp_path / "whole"), best_of(tmp_path / "parts")
+    assert ours[0] == theirs[0] and same(ours[1], theirs[1])
+
+
+def test_looking_changes_nothing_of_what_is_learned(tmp_path, plain):
+    plan = Plan(**QUICK, steps=6)
+    blind, _ = fit(tmp_path / "blind", plain, plan)
+    list(blind)
+    seeing, _ = looking(tmp_path / "seeing", plain, RISES, plan)
+    list(seeing)
+    assert same(*({n: w.detach() for n, w in run.trained.items()} for run in (blind, seeing)))
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_killed_around_the_checkpoint_of_a_new_best(tmp_path, plain, monkeypatch, where):
+    """In the midst of a new best: with its checkpoint or without it, ``best`` comes out right."""
+    whole, _ = looking(tmp_path / "whole", plain)
+    list(whole)
+    killed, looks = looking(tmp_path / "killed", plain)
+    write, save = looks.keep, killed._save
+
+    def dies(*_):
+        if killed.step != 4:
+            return write() if where == "after" else save()
+        raise KeyboardInterrupt
+
+    if where == "after":
+        looks.keep = dies
+    else:
+        killed._save = dies
+    with pytest.raises(KeyboardInterrupt):
+        list(killed)
+    assert best_of(tmp_path / "killed")[0]["step"] == 2
+    again, _ = looking(tmp_path / "killed", plain)
+    assert again.step == {"after": 4, "before": 3}[where]
+    list(again)
+    ours, theirs = best_of(tmp_path / "whole"), best_of(tmp_path / "killed")
+    assert ours[0] == theirs[0] and same(ours[1], theirs[1])
+    assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
+
+
+def test_killed_before_the_first_checkpoint_its_first_look_is_there_once(tmp_path, plain):
+    killed, looks = looking(tmp_path, plain)
+    killed._save = lambda: (_ for _ in ()).throw(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        list(killed)
+    again, looks = looking(tmp_path, plain)
+    list(again)
+    assert looks.seen[0] == 0 and [line["step"] for line in lines(tmp_path)].count(0) == 1
+
+
+def test_a_best_that_is_half_written_leaves_the_one_before(tmp_path, plain):
+    run, looks = looking(tmp_path, plain, RISES)
+    write = looks.save
+
+    def fails(target):
+        write(target)
+        if run.step == 4:
+            raise OSError("disk full")
+
+    looks.save = fails
+    with pytest.raises(OSError, match="disk full"):
+        list(run)
+    assert best_of(tmp_path)[0]["step"] == 2
+
+
+def test_a_best_that_was_removed_is_said(tmp_path, plain):
+    run, _ = looking(tmp_path, plain, stop=After(7))
+    list(run)
+    for file in (tmp_path / "best").iterdir():
+        file.unlink()
+    again, _ = looking(tmp_path, plain)
+    with pytest.warns(UserWarning, match="best is gone, and with it the weights of the best step, 4"):
+        list(again)
+
+
+def test_other_pictures_than_before_are_not_compared_with(tmp_path, plain):
+    run, _ = looking(tmp_path, plain, stop=After(5))
+    list(run)
+    with pytest.warns(UserWarning, match="its pictures are other ones .* the best step is sought anew"):
+        again, looks = looking(tmp_path, plain, FALLS_AFTER_4 | {12: 0.2}, of="others")
+    list(again)
+    assert looks.best.step == 8 and looks.seen == [6, 8, 10, 12]
+    assert "look/diversity_kept" not in lines(tmp_path)[-1], "there is no base among those"
+
+
+def test_scores_that_are_not_finite_are_no_best_and_not_in_the_log(tmp_path, plain):
+    scores = {0: 0.3, 2: float("nan"), 4: float("inf"), 6: 0.1}
+    run, looks = looking(tmp_path, plain, scores, patience=3)
+    list(run)
+    assert looks.best.step == 0 and run.step == 6
+    found = {line["step"]: line for line in lines(tmp_path) if "look/diversity" in line}
+    assert "look/held_out" not in found[2] and "look/held_out" in found[6]
+
+
+def test_a_score_that_no_look_gives(tmp_path, plain):
+    run, looks = looking(tmp_path, plain)
+    looks.score = "beauty"
+    with pytest.raises(ValueError, match="the look gave no score 'beauty', only held_out"):
+        list(run)
+
+
+def test_a_checkpoint_from_before_there_were_looks(tmp_path, plain):
+    plan = Plan(**QUICK, steps=3)
+    blind, _ = fit(tmp_path, plain, plan)
+    list(blind)
+    run, looks = looking(tmp_path, plain, plan=Plan(**QUICK, steps=6))
+    list(run)
+    assert looks.seen == [4, 6] and best_of(tmp_path)[0]["step"] == 4
+
+
+def test_patience_needs_looks():
+    with pytest.raises(
+        ValueError, match=r"validation\.patience: nothing is looked at; set validation\.every"
+    ):
+        make(Training, {"validation": {"patience": 2}})
+    assert Validation(every=2, patience=3, each=4).least == 0
