@@ -14,8 +14,10 @@ from trueline.pipeline import Pipeline
 from trueline.training.latents import encode_pictures
 from trueline.world.captions import caption
 from trueline.world.oracle import detect
+from trueline.world.pictures import round_trips
 from trueline.world.scenes import make_scene, render
-from trueline.world.vae import psnr
+from trueline.world.seer import load_seer, look, measure
+from trueline.world.vae import psnr, to_tensor
 
 WEIGHTS = Path(str(files("trueline"))) / "world" / "weights"
 MEGABYTES = 64
@@ -51,6 +53,13 @@ def test_colours_follow_the_words(world):
         seen = max(detect(np.asarray(image)), key=lambda d: d.score, default=None)
         right.append(seen is not None and f" {seen.colour} " in layout.prompt)
     assert np.mean(right) >= 0.6
+
+
+def test_the_seer_finds_things_in_decoded_pictures(world):
+    scenes = [make_scene("held-out", i) for i in range(12)]
+    pictures = to_tensor(round_trips(world.backbone.vae, scenes))
+    found = measure(look(load_seer(WEIGHTS / "seer"), pictures), scenes)
+    assert found["colour_recall"] > 0.9 and found["colour_precision"] > 0.9 and found["mask_iou"] > 0.85
 
 
 def test_unknown_words_are_said(world):
