@@ -120,6 +120,7 @@ def test_the_base_is_known_in_every_precision_and_beneath_other_loras(world, dty
         warnings.simplefilter("error")
         world.load_lora("realign", "first")
         world.load_lora("goal", "second")
+    assert set(world.adapters) == {"first", "second"}
 
 
 def test_a_file_whose_header_was_lost_reads_what_lies_beside_it(world, shelf, tmp_path):

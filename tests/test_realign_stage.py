@@ -31,11 +31,12 @@ from trueline.perception import Detection, Detector, Segmenter, Tagger
 from trueline.perception.reason import LLMReasoner, Reasoned, RulesReasoner
 from trueline.pipeline import Pipeline
 from trueline.realign import Eyes, Looked, Realign, Thing, checked, look
-from trueline.realign.assign import assigned, distinct, iou
+from trueline.realign.assign import assigned, distinct
 from trueline.realign.attributes import colour_of, count_in, count_of, likeness
 from trueline.realign.maps import Watch
 from trueline.realign.panel import panel
 from trueline.realign.stage import UNGROUNDED, layout_of
+from trueline.rules.geometry import iou
 from trueline.sample import Method
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # notes are read where they are counted

@@ -124,10 +124,7 @@ class DenseDiffusion(Method):
             return logits
         height, width = map_grid(site, latent_grid(ctx))
         if site.kind == "cross":
-            named = named_regions(ctx.backbone.tokenizer, ctx.layouts, logits.shape[-1])
-            for row, sentence in named.problems:
-                if (row, sentence) not in ctx.notes:  # once a run, not at each layer
-                    ctx.note(row, sentence)
+            named = named_regions(ctx, logits.shape[-1])
             masks, area = _placed(named.regions, height, width)
             keys, counted = named.tokens, named.words
         else:
@@ -148,12 +145,21 @@ class Named(NamedTuple):
     problems: tuple[tuple[int, str], ...]  # row, and what is wrong with the phrase of a region
 
 
+def named_regions(ctx: Context, keys: int) -> Named:
+    """The regions of each picture whose phrases stand in its prompt, on maps of ``keys`` tokens; what is wrong with
+    the others is noted, once a run."""
+    named = _named(ctx.backbone.tokenizer, ctx.layouts, keys)
+    for row, sentence in named.problems:
+        if (row, sentence) not in ctx.notes:
+            ctx.note(row, sentence)
+    return named
+
+
 # Both are asked for by every layer at every step of a run, each time with the same arguments.
 
 
 @lru_cache(maxsize=8)
-def named_regions(tokenizer: CLIPTokenizer, layouts: tuple[Layout, ...], keys: int) -> Named:
-    """The regions of each picture whose phrases stand in its prompt, on maps of ``keys`` tokens."""
+def _named(tokenizer: CLIPTokenizer, layouts: tuple[Layout, ...], keys: int) -> Named:
     found = [locate(tokenizer, layout) for layout in layouts]
     kept = [[place for place in places if place.tokens] for places in found]
     tokens = torch.zeros(len(layouts), max(map(len, kept)), keys)

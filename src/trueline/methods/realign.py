@@ -151,10 +151,7 @@ class Reweighting(Method):
         tokens = None
         regions = tuple(layout.regions for layout in ctx.layouts)
         if site.kind == "cross":
-            named = named_regions(ctx.backbone.tokenizer, ctx.layouts, logits.shape[-1])
-            for row, sentence in named.problems:
-                if (row, sentence) not in ctx.notes:  # once a run, not at each layer
-                    ctx.note(row, sentence)
+            named = named_regions(ctx, logits.shape[-1])
             regions, tokens = named.regions, named.tokens
         if not any(regions):
             return logits

@@ -8,8 +8,9 @@ import numpy as np
 from PIL.Image import Image
 from scipy.optimize import linear_sum_assignment
 
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 from trueline.perception.reason import Reasoned
+from trueline.rules.geometry import iou
 
 from .attributes import count_in, likeness
 from .seen import Thing
@@ -100,15 +101,6 @@ def distinct(found: Sequence[Detection], same: float = SAME) -> list[Detection]:
         if not any(seen.label == other.label and iou(seen.box, other.box) > same for other in kept):
             kept.append(seen)
     return kept
-
-
-def iou(one: Corners, other: Corners) -> float:
-    """Intersection over union of two boxes, 0..1; 0 for boxes without area."""
-    across = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
-    down = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    shared = across * down
-    return shared / (areas - shared) if areas > shared else 0.0
 
 
 def _shown(text: str) -> str:
