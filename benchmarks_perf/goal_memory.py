@@ -14,7 +14,6 @@ import argparse
 import gc
 import json
 import math
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,16 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _measured import LAYOUT, TOKENS, entry, origin, row, said
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL
-from hcma_cost import LAYOUT, SMALL_TEXT, SMALL_UNET, TEXT, TOKENS, UNET, memory, random_backbone, tokenizer
+from hcma_cost import SMALL_TEXT, SMALL_UNET, TEXT, UNET, memory, random_backbone, tokenizer
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from trueline.backbone import Backbone
 from trueline.commands._parser import Parser
-from trueline.commands._rows import commit
-from trueline.evaluation.tables import markdown, write_whole
 from trueline.objectives.dsalign import FrozenCLIP
 from trueline.objectives.goal import GoalObjective
 from trueline.train import Batch, Fit, Nets, make_accelerator
@@ -223,13 +221,9 @@ def rows_of(name: str, found: dict[str, float], made: dict[str, Any], goal: bool
         if not math.isfinite(value):  # where the system is mute
             continue
         holds = "holds" if value <= GOAL_GIB else "**does not hold**"
-        rows.append({
-            "benchmark": "GOAL's memory", "model": made["model"], "method": name, "metric": metric, "category": "",
-            "value": value, "low": None, "high": None, "n": 1, "images_per_prompt": 1, "seeds": [0],
-            "protocol": f"{protocol}; {made['where']}", "command": made["command"], "commit": made["commit"],
-            "reads": "One measurement each.",
-            **({"goal": f"at most {GOAL_GIB:g}: {holds}"} if goal and metric == "peak_gib" else {}),
-        })  # fmt: skip
+        about = f"{protocol}; {made['where']}"
+        aim = f"at most {GOAL_GIB:g}: {holds}" if goal and metric == "peak_gib" else None
+        rows.append(row(made, "GOAL's memory", made["model"], name, metric, [value], about, aim))
     return rows
 
 
@@ -241,11 +235,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {options.threads} threads"
     size = "small nets" if options.small else "GLIGEN 1.4 and CLIP ViT-L/14"
-    made = {
-        "model": f"{size}, random weights", "commit": commit(),
-        "where": f"batch 1, {options.latent} x {options.latent} latents, {options.steps} steps; {device}",
-        "command": shlex.join(["python", "benchmarks_perf/goal_memory.py", *arguments]),
-    }  # fmt: skip
+    made = origin("goal_memory.py", arguments)
+    made["model"] = f"{size}, random weights"
+    made["where"] = f"batch 1, {options.latent} x {options.latent} latents, {options.steps} steps; {device}"
     rows = []
     for trained in options.trained:
         for checkpointing in options.checkpointing:
@@ -254,14 +246,8 @@ def main(arguments: Sequence[str]) -> int:
             found = apart(arguments, trained, checkpointing)
             wanted = options.precision == "bf16" and checkpointing == "on" and not options.small
             rows += rows_of(name, found, made, wanted and options.latent == 64)
-    print(markdown(rows))
-    if options.out:
-        write_whole(options.out, json.dumps(rows, indent=1) + "\n")
-    return 0
+    return said(rows, options.out)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    entry(main)

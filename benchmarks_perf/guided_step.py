@@ -11,7 +11,6 @@ so that other processes count little.
 import argparse
 import gc
 import json
-import shlex
 import statistics
 import sys
 import tempfile
@@ -24,33 +23,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _measured import GUIDANCE_SCALE, LAYOUT, TOKENS, backbone_of, entry, origin, row, said
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     StableDiffusionAttendAndExcitePipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from trueline.backbone import Backbone
 from trueline.commands._parser import Parser
-from trueline.commands._rows import commit
-from trueline.evaluation.tables import markdown, write_whole
-from trueline.layout import Layout, Region
+from trueline.evaluation.tables import write_whole
+from trueline.layout import Layout
 from trueline.methods import METHODS, make
 from trueline.sample import Step, sample
 
 WORDS = ("a", "and", "cat", "clock")
-LAYOUT = Layout(
-    "a cat and a clock",
-    regions=[Region("cat", (0.05, 0.2, 0.45, 0.8)), Region("clock", (0.55, 0.2, 0.95, 0.8))],
-    seed=0,
-)
 SUBJECTS = ("cat", "clock")
-TOKENS = 77
-GUIDANCE_SCALE = 7.5
 
 #: Settings with which each step is guided, by one look (one forward and backward pass) where a method takes several.
 #: Others have their own: without an inner loop, and the same in every step.
@@ -149,32 +140,11 @@ def random_backbone(shape: dict[str, Any], *, gated: bool) -> Backbone:
                 weight.fill_(0.5)
     with tempfile.TemporaryDirectory() as folder:
         words = tokenizer(Path(folder))
-    end = words.convert_tokens_to_ids("<|endoftext|>")
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=shape["cross_attention_dim"],
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            bos_token_id=words.convert_tokens_to_ids("<|startoftext|>"),
-            eos_token_id=end,
-            pad_token_id=end,
-        )
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4, 4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
-    return Backbone(unet, vae, text_encoder, words, scheduler)
+    text = {
+        "hidden_size": shape["cross_attention_dim"], "intermediate_size": 64,
+        "num_hidden_layers": 1, "num_attention_heads": 4,
+    }  # fmt: skip
+    return backbone_of(unet, text, words)
 
 
 # Measuring
@@ -421,40 +391,12 @@ def run_rows(
     return rows
 
 
-def row(
-    made: dict[str, Any], benchmark: str, model: str, method: str, metric: str, values: list[float], protocol: str,
-    goal: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """A row of ``trueline.evaluation.tables``: the median, with the least and the greatest value as its interval."""
-    return {
-        "benchmark": benchmark,
-        "model": model,
-        "method": method,
-        "metric": metric,
-        "category": "",
-        "value": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "n": len(values),
-        "images_per_prompt": 1,
-        "seeds": [LAYOUT.seed],
-        "protocol": protocol,
-        "command": made["command"],
-        "commit": made["commit"],
-        "reads": "Medians, in brackets the least and the greatest; n counts measurements.",
-        **({"goal": goal} if goal else {}),
-    }
-
-
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     clock, kind = (time.process_time, "CPU") if options.threads == 1 else (time.perf_counter, "wall")
-    made = {
-        "command": shlex.join(["python", "benchmarks_perf/guided_step.py", *map(str, arguments)]),
-        "commit": commit(),
-        "clock": f"{kind} time, threads {options.threads}, float32, torch {torch.__version__}",
-    }
+    made = origin("guided_step.py", arguments)
+    made["clock"] = f"{kind} time, threads {options.threads}, float32, torch {torch.__version__}"
     names = options.only or CASES
     shape, rows = SMALL if options.small else SD_1_4, []
     size = "small" if options.small else "1.4"
@@ -472,13 +414,9 @@ def main(arguments: Sequence[str]) -> int:
         gc.collect()
         if options.out:  # after each net: a long run that is stopped leaves what it has
             write_whole(options.out, json.dumps(rows, indent=1) + "\n")
-    print(markdown(rows))
-    return 0
+    return said(rows, options.out)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", FutureWarning)
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    entry(main)

@@ -11,9 +11,7 @@ processes count little.
 
 import argparse
 import gc
-import json
 import math
-import shlex
 import statistics
 import sys
 import tempfile
@@ -24,25 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from _measured import GUIDANCE_SCALE, LAYOUT, TOKENS, backbone_of, entry, origin, row, said
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTokenizer
 
 from trueline.backbone import Backbone
 from trueline.commands._parser import Parser
-from trueline.commands._rows import commit
-from trueline.evaluation.tables import markdown, write_whole
-from trueline.layout import Layout, Region
-from trueline.methods.hcma import HCMA
+from trueline.methods import make
 from trueline.objectives.hcma import AlignmentNet
-from trueline.sample import Step, sample
+from trueline.sample import Method, Step, sample
 
-LAYOUT = Layout(
-    "a cat and a clock",
-    regions=[Region("cat", (0.05, 0.2, 0.45, 0.8)), Region("clock", (0.55, 0.2, 0.95, 0.8))],
-    seed=0,
-)
-TOKENS = 77
-GUIDANCE_SCALE = 7.5
 PLAIN, ALIGNED = "gligen", "gligen+hcma"
 MOST_TIME, MOST_MEMORY = 1.10, 1.05  #: the goals, in plain pictures
 
@@ -92,28 +81,7 @@ def random_backbone(unet_shape: dict[str, Any], text_shape: dict[str, Any]) -> B
     """A GLIGEN checkpoint of that shape, with a VAE that is never asked."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**unet_shape, attention_type="gated")
-    words = tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            **text_shape,
-            vocab_size=len(words),
-            max_position_embeddings=TOKENS,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-        )
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4, 4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
-    return Backbone(unet, vae, text_encoder, words, scheduler)
+    return backbone_of(unet, text_shape, tokenizer())
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -138,7 +106,7 @@ class Cost:
 
 
 def measure(
-    backbone: Backbone, method: HCMA, pictures: int, steps: int, clock: Callable[[], float]
+    backbone: Backbone, method: Method, pictures: int, steps: int, clock: Callable[[], float]
 ) -> dict[str, Cost]:
     """Pictures with and without the method, step by step in turns; which is first changes with every step."""
     costs = {PLAIN: Cost(), ALIGNED: Cost()}
@@ -206,51 +174,27 @@ PEAK = "most memory of the process in that of a plain picture, which is spared t
 
 def rows_of(costs: dict[str, Cost], net_gib: float, model: str, made: dict[str, Any]) -> list[dict[str, Any]]:
     plain, rows = costs[PLAIN], []
+
+    def goal(method: str, values: Sequence[float], most: float) -> str | None:
+        holds = "holds" if statistics.median(values) <= most else "**does not hold**"
+        return f"at most {most}: {holds}" if method != PLAIN else None
+
     for name, cost in costs.items():
+        own = made, "HCMA's cost", model, name
         times, spaces = [1.0] * len(cost.seconds), [1.0] * len(cost.memory)
         if name != PLAIN:
             times = [one / other for one, other in zip(cost.seconds, plain.seconds, strict=True)]
             spaces = [one / (other - net_gib) for one, other in zip(cost.memory, plain.memory, strict=True)]
         rows += [
-            row(made, model, name, "picture_cost", times, PICTURE_COST, MOST_TIME),
-            row(made, model, name, "picture_seconds", cost.seconds, made["clock"]),
+            row(*own, "picture_cost", times, PICTURE_COST, goal(name, times, MOST_TIME)),
+            row(*own, "picture_seconds", cost.seconds, made["clock"]),
         ]
         if all(map(math.isfinite, cost.memory)):  # not where the system is mute
             rows += [
-                row(made, model, name, "peak_memory", spaces, PEAK, MOST_MEMORY),
-                row(made, model, name, "peak_gib", cost.memory, "most memory of the process, all nets in it"),
+                row(*own, "peak_memory", spaces, PEAK, goal(name, spaces, MOST_MEMORY)),
+                row(*own, "peak_gib", cost.memory, "most memory of the process, all nets in it"),
             ]
     return rows
-
-
-def row(
-    made: dict[str, Any], model: str, method: str, metric: str, values: list[float], protocol: str,
-    most: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """A row of ``trueline.evaluation.tables``: the median, with the least and the greatest value as its interval.
-
-    ``most``: what HCMA's may be at most.
-    """
-    holds = most is not None and statistics.median(values) <= most
-    goal = {"goal": f"at most {most}: {'holds' if holds else '**does not hold**'}"}
-    return {
-        "benchmark": "HCMA's cost",
-        "model": model,
-        "method": method,
-        "metric": metric,
-        "category": "",
-        "value": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "n": len(values),
-        "images_per_prompt": 1,
-        "seeds": [LAYOUT.seed],
-        "protocol": protocol,
-        "command": made["command"],
-        "commit": made["commit"],
-        "reads": "Medians, in brackets the least and the greatest; n counts measurements.",
-        **(goal if most is not None and method != PLAIN else {}),
-    }
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -258,11 +202,8 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(options.threads)
     clock, kind = (time.process_time, "CPU") if options.threads == 1 else (time.perf_counter, "wall")
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
-    made = {
-        "command": shlex.join(["python", "benchmarks_perf/hcma_cost.py", *map(str, arguments)]),
-        "commit": commit(),
-        "clock": f"{kind} time, {threads}, float32, torch {torch.__version__}",
-    }
+    made = origin("hcma_cost.py", arguments)
+    made["clock"] = f"{kind} time, {threads}, float32, torch {torch.__version__}"
     unet, text, sizes = (SMALL_UNET, SMALL_TEXT, SMALL_NET) if options.small else (UNET, TEXT, NET)
     model = f"GLIGEN {'small' if options.small else '1.4'} U-Net, random weights"
     backbone = random_backbone(unet, text)
@@ -272,16 +213,10 @@ def main(arguments: Sequence[str]) -> int:
         net.save_pretrained(folder)
         del net
         gc.collect()
-        costs = measure(backbone, HCMA(weights=folder), options.pictures, options.steps, clock)
+        costs = measure(backbone, make("hcma", {"weights": folder}), options.pictures, options.steps, clock)
     rows = rows_of(costs, gib, model, made)
-    print(markdown(rows))
-    if options.out:
-        write_whole(options.out, json.dumps(rows, indent=1) + "\n")
-    return 0
+    return said(rows, options.out)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    entry(main)

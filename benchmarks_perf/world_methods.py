@@ -7,25 +7,20 @@ in one process on one thread and timed in CPU time: other processes on the machi
 """
 
 import argparse
-import json
-import shlex
-import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from _measured import entry, origin, row, said
 
 from trueline.benchmarks import load
 from trueline.commands._methods import split_settings
 from trueline.commands._model import warnings_as_lines
 from trueline.commands._parser import Parser, fractions
 from trueline.commands._recipes import read_recipes
-from trueline.commands._rows import commit
 from trueline.evaluation.plan import choose, wanted
 from trueline.evaluation.run import UNGROUNDED, Recipe
-from trueline.evaluation.tables import markdown, write_whole
 from trueline.pipeline import Pipeline
 
 
@@ -59,7 +54,8 @@ def main(arguments: Sequence[str]) -> int:
         )  # fmt: skip
         return (time.process_time() - began) / len(pictures)
 
-    plain, ratios = Recipe("plain"), {recipe.name: [] for recipe in recipes}
+    plain = Recipe("plain")
+    ratios: dict[str, list[float]] = {recipe.name: [] for recipe in recipes}
     with warnings_as_lines():
         before = seconds(plain)
         for _ in range(options.repeats):
@@ -67,25 +63,16 @@ def main(arguments: Sequence[str]) -> int:
                 own, after = seconds(recipe), seconds(plain)
                 ratios[recipe.name].append(2 * own / (before + after))
                 before = after
+    made, about = (
+        origin("world_methods.py", arguments),
+        "CPU seconds per picture in those of plain sampling just before and after",
+    )
     rows = [
-        {
-            "benchmark": "world, time", "model": "world", "method": name, "metric": "seconds_ratio", "category": "",
-            "value": statistics.median(found), "low": min(found), "high": max(found), "n": len(found),
-            "images_per_prompt": 1, "seeds": [0],
-            "protocol": "CPU seconds per picture in those of plain sampling just before and after",
-            "command": shlex.join(["python", "benchmarks_perf/world_methods.py", *arguments]), "commit": commit(),
-            "reads": "Medians, in brackets the least and the greatest; n counts batches.",
-        }
+        row(made, "world, time", "world", name, "seconds_ratio", found, about, counts="batches")
         for name, found in ratios.items()
-    ]  # fmt: skip
-    print(markdown(rows))
-    if options.out:
-        write_whole(options.out, json.dumps(rows, indent=1) + "\n")
-    return 0
+    ]
+    return said(rows, options.out)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    entry(main)

@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from trueline.backbone import Backbone
 from trueline.commands._rows import commit
 from trueline.evaluation.tables import write_whole
-from trueline.objectives.hcma import AlignmentNet, load_net, noised, targets
+from trueline.objectives.denoising import noised, signal_of
+from trueline.objectives.hcma import AlignmentNet, load_net, targets
 from trueline.pipeline import Pipeline
 from trueline.training.latents import encode_pictures
 from trueline.world.language import all_phrases
@@ -48,7 +49,7 @@ def retrieval(
     for start in range(0, len(layouts), GROUP):
         part = slice(start, start + GROUP)
         wanted = targets(net, backbone, layouts[part])
-        z = noised(backbone, latents[part], noise[part], times[part])
+        z = noised(latents[part], noise[part], signal_of(backbone, times[part]))
         with torch.no_grad():
             seen = net(z, times[part], wanted.boxes, wanted.present)
         of_captions = F.normalize(wanted.caption, dim=-1)
@@ -99,9 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     backbone = Pipeline.from_pretrained("world", dtype=torch.float32).backbone
     if options.weights is None:
-        from trueline.methods.hcma import HCMA
+        from trueline.methods import make
 
-        options.weights = HCMA().folder
+        options.weights = make("hcma", {}).folder
     net = load_net(options.weights)
     torch.manual_seed(0)
     untrained = AlignmentNet.from_config(net.config).eval()

@@ -1,6 +1,6 @@
-"""The speed script, on a small net: what it measures is what it says. The numbers themselves mean nothing here."""
+"""The measuring scripts, on small nets: what they measure is what they say. The numbers mean nothing here."""
 
-import importlib.util
+import importlib
 import json
 import math
 import sys
@@ -11,19 +11,30 @@ import pytest
 from trueline.evaluation.tables import READS, results_page
 from trueline.methods import METHODS
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks_perf" / "guided_step.py"
+SCRIPTS = Path(__file__).parents[1] / "benchmarks_perf"
 CASES = [name for name in METHODS if name != "hcma"]
 MAP_GRADIENT = [name for name in CASES if "guide" in METHODS[name].hooks]
 
 
+pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="the folder benchmarks_perf is not here")
+
+
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("guided_step", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def scripts():
+    """The modules of ``benchmarks_perf``, which import each other as scripts do."""
+    sys.path.insert(0, str(SCRIPTS))
+    names = ("_measured", "guided_step", "hcma_cost")
+    try:
+        yield {name: importlib.import_module(name) for name in names}
+    finally:
+        sys.path.remove(str(SCRIPTS))
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def script(scripts):
+    return scripts["guided_step"]
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +111,22 @@ def test_bad_options_are_one_sentence(script, arguments, said):
     with pytest.raises(ValueError, match=r"see guided_step\.py --help") as raised:
         script.main(["--small", *arguments])
     assert str(raised.value).startswith(said)
+
+
+def test_hcma_cost_on_small_nets(scripts, tmp_path, capsys):
+    """Its numbers mean nothing here; what it compares does."""
+    script, out = scripts["hcma_cost"], tmp_path / "cost.json"
+    assert script.main(["--small", "--pictures", "1", "--steps", "2", "--out", str(out)]) == 0
+    rows = {(row["method"], row["metric"]): row for row in json.loads(out.read_text())}
+    ours, plain = rows["gligen+hcma", "picture_seconds"], rows["gligen", "picture_seconds"]
+    cost = rows["gligen+hcma", "picture_cost"]
+    assert ours["n"] == plain["n"] == 1 and plain["value"] > 0
+    assert cost["value"] == pytest.approx(ours["value"] / plain["value"])
+    assert rows["gligen", "picture_cost"]["value"] == 1 and "goal" not in rows["gligen", "picture_cost"]
+    assert cost["goal"] == f"at most 1.1: {'holds' if cost['value'] <= 1.1 else '**does not hold**'}"
+    if ("gligen", "peak_gib") in rows:  # Linux
+        held = rows["gligen+hcma", "peak_memory"]["value"] * rows["gligen", "peak_gib"]["value"]
+        assert held == pytest.approx(rows["gligen+hcma", "peak_gib"]["value"], rel=0.2)
+    assert "gligen+hcma" in results_page([out]) and "picture_cost" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--steps: must be 1 or more"):
+        script.main(["--steps", "0"])

@@ -16,11 +16,7 @@ from chat_server import ChatServer, hang, isolate
 from PIL import Image
 from tiny_blip import bert_tokenizer, loud
 from transformers import (
-    BertConfig,
-    GroundingDinoConfig,
-    GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
-    SwinConfig,
 )
 
 from trueline.cli import main
@@ -551,20 +547,7 @@ def dino(tmp_path_factory):
     """A tiny Grounding DINO, random and loud, so that its boxes pass its usual thresholds."""
     folder = tmp_path_factory.mktemp("dino") / "tiny-dino"
     tokenizer = bert_tokenizer(folder)
-    torch.manual_seed(2)
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
-            out_features=["stage2", "stage3", "stage4"],
-        ),
-        text_config=BertConfig(
-            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=32, max_position_embeddings=64,
-        ),
-        d_model=32, num_queries=12, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_text_len=32,
-    )  # fmt: skip
-    loud(GroundingDinoForObjectDetection(config)).save_pretrained(folder)
+    loud(tiny_look.grounding_dino(tokenizer)).save_pretrained(folder)
     GroundingDinoImageProcessor(size={"shortest_edge": 96, "longest_edge": 128}).save_pretrained(folder)
     return folder
 

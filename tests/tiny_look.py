@@ -1,6 +1,6 @@
-"""Folders of tiny random checkpoints of the real classes that look at pictures: Florence-2, SAM, SAM 2, captioners.
+"""Tiny random checkpoints of the real classes that look at pictures: Florence-2, Grounding DINO, SAM, captioners.
 
-Each is written by ``save_pretrained``, with loud weights, so that inputs matter.
+Folders are written by ``save_pretrained``, with loud weights, so that inputs matter.
 """
 
 import json
@@ -12,15 +12,19 @@ from tiny_blip import loud
 from transformers import (
     BartConfig,
     BartTokenizer,
+    BertConfig,
     BlipForConditionalGeneration,
     CLIPImageProcessor,
     Florence2Config,
     Florence2ForConditionalGeneration,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
     Sam2Config,
     Sam2Model,
     SamConfig,
     SamImageProcessor,
     SamModel,
+    SwinConfig,
     ViTImageProcessor,
 )
 
@@ -141,3 +145,20 @@ def sam2_folder(folder: Path) -> Path:
         json.dumps(json.loads(file.read_text()) | {"image_processor_type": "Sam2ImageProcessorFast"})
     )
     return folder
+
+
+def grounding_dino(tokenizer) -> GroundingDinoForObjectDetection:
+    torch.manual_seed(2)
+    config = GroundingDinoConfig(
+        backbone_config=SwinConfig(
+            image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+            out_features=["stage2", "stage3", "stage4"],
+        ),
+        text_config=BertConfig(
+            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=64,
+        ),
+        d_model=32, num_queries=12, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_text_len=32,
+    )  # fmt: skip
+    return GroundingDinoForObjectDetection(config)

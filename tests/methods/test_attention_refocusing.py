@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy_maps import numpy_smooth, numpy_softmax
 from pydantic import ValidationError
 
 import trueline.methods.attention_refocusing as module
@@ -103,21 +104,6 @@ def numpy_gated(attention, boxes, slots, grid):
 
 def inside(box, grid):
     return [y * grid[1] + x for y in range(box[0], box[1]) for x in range(box[2], box[3])]
-
-
-def numpy_softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def numpy_smooth(a):
-    weights = np.exp(-((np.arange(-1, 2) / (2 * 0.5)) ** 2))
-    kernel = np.outer(weights, weights)
-    kernel /= kernel.sum()
-    padded = np.pad(a, 1, mode="reflect")
-    return sum(
-        kernel[i, j] * padded[i : i + a.shape[0], j : j + a.shape[1]] for i in range(3) for j in range(3)
-    )
 
 
 #: Three words: one with two boxes, one with one, one that shares that box; two of the boxes overlap.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from seen_logits import logits_of, opened
 from tiny import tiny_backbone
 
 from trueline.attention import sites
@@ -22,38 +23,6 @@ NONE = Layout("a cat", seed=3)
 
 def run(backbone, layouts, *methods, **options):
     return list(sample(backbone, layouts, methods, **({"steps": 6} | options)))
-
-
-def opened(site):
-    """Recording these opens the layers that the method opens: the same kernels, for comparisons bit for bit."""
-    return site.kind in ("self", "cross")
-
-
-class Watch(Method):
-    """Keeps the logits that pass it, in lists that the test reads."""
-
-    seen: list
-
-    def taps(self, site):
-        return opened(site)
-
-    def edit(self, site, logits, ctx):
-        self.seen.append((site, ctx, logits))
-        return logits
-
-
-def logits_of(backbone, layouts, method, **options):
-    """(site, ctx, logits before the method, logits after it) of each call."""
-    before, after = [], []
-    run(
-        backbone,
-        layouts,
-        Watch.model_construct(seen=before),
-        method,
-        Watch.model_construct(seen=after),
-        **options,
-    )
-    return [(site, ctx, x, y) for (site, ctx, x), (_, _, y) in zip(before, after, strict=True)]
 
 
 # The pure functions

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.deprecated.stable_diffusion_attend_and_excite import (
     pipeline_stable_diffusion_attend_and_excite as diffusers_module,
 )
+from numpy_maps import numpy_smooth, numpy_softmax
 
 from trueline.attention import Site
 from trueline.guidance import (
@@ -55,21 +56,6 @@ def last(backbone, layouts, *methods, **options):
 
 
 # Golden numbers: the formulas again, in numpy and float64
-
-
-def numpy_softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def numpy_smooth(a):
-    weights = np.exp(-((np.arange(-1, 2) / (2 * 0.5)) ** 2))
-    kernel = np.outer(weights, weights)
-    kernel /= kernel.sum()
-    padded = np.pad(a, 1, mode="reflect")
-    return sum(
-        kernel[i, j] * padded[i : i + a.shape[0], j : j + a.shape[1]] for i in range(3) for j in range(3)
-    )
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from seen_logits import logits_of, opened
 
 from trueline.attention import sites
 from trueline.layout import Layout, Region
@@ -19,7 +20,7 @@ from trueline.methods.realign import (
     union_area,
 )
 from trueline.pipeline import Pipeline
-from trueline.sample import Method, sample
+from trueline.sample import sample
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # notes are read where they are counted
 
@@ -37,33 +38,6 @@ def scored(layout, **scores):
 
 def run(backbone, layouts, *methods, **options):
     return list(sample(backbone, layouts, methods, **({"steps": 4} | options)))
-
-
-class Watch(Method):
-    """Keeps the logits that pass it, in lists that the test reads."""
-
-    seen: list
-
-    def taps(self, site):
-        return site.kind in ("self", "cross")
-
-    def edit(self, site, logits, ctx):
-        self.seen.append((site, ctx, logits))
-        return logits
-
-
-def logits_of(backbone, layouts, method, **options):
-    """(site, ctx, logits before the method, logits after it) of each call."""
-    before, after = [], []
-    run(
-        backbone,
-        layouts,
-        Watch.model_construct(seen=before),
-        method,
-        Watch.model_construct(seen=after),
-        **options,
-    )
-    return [(site, ctx, x, y) for (site, ctx, x), (_, _, y) in zip(before, after, strict=True)]
 
 
 # The equations
@@ -332,8 +306,8 @@ def test_a_small_mask_acts_on_coarse_maps_by_its_share(plain):
 
 @pytest.mark.parametrize("off", [{"creg": 0, "sreg": 0}, {"duration": 0}])
 def test_without_a_pull_it_is_plain_sampling(gated, off):
-    opened = run(gated, [BOTH], record=lambda site: site.kind in ("self", "cross"))[-1].z
-    assert torch.equal(run(gated, [BOTH], Reweighting(**off))[-1].z, opened)
+    plain_sampling = run(gated, [BOTH], record=opened)[-1].z
+    assert torch.equal(run(gated, [BOTH], Reweighting(**off))[-1].z, plain_sampling)
 
 
 def test_bad_input_is_one_sentence(plain):

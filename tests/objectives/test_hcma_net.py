@@ -13,6 +13,7 @@ from torch import nn
 
 from trueline.backbone import CheckpointError
 from trueline.layout import Layout, Region
+from trueline.objectives.denoising import noised, signal_of
 from trueline.objectives.hcma import (
     Aligned,
     Alignment,
@@ -26,7 +27,6 @@ from trueline.objectives.hcma import (
     ideal_displacement,
     load_net,
     misfit,
-    noised,
     step_of,
     targets,
 )
@@ -590,9 +590,11 @@ def test_the_first_stage_by_hand(gated):
 def test_noise_is_of_unit_variance_whatever_the_scheduler(gated):
     z, noise, t = draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=2), torch.tensor([900, 30])
     expected = gated.scheduler.add_noise(z, noise, t)
-    assert torch.allclose(noised(gated, z, noise, t), expected, atol=1e-6)
-    other = SimpleNamespace(scheduler=EulerDiscreteScheduler.from_config(gated.scheduler.config))
-    assert torch.allclose(noised(other, z, noise, t), expected, atol=1e-5)
+    assert torch.allclose(noised(z, noise, signal_of(gated, t)), expected, atol=1e-6)
+    other = SimpleNamespace(
+        device="cpu", scheduler=EulerDiscreteScheduler.from_config(gated.scheduler.config)
+    )
+    assert torch.allclose(noised(z, noise, signal_of(other, t)), expected, atol=1e-5)
 
 
 def test_a_wrapped_net_trains_too(gated):
@@ -640,8 +642,9 @@ def test_it_learns_which_caption_and_which_label(gated):
     def right():
         goal = targets(net, gated, layouts)
         with torch.no_grad():
-            seen = net(noised(gated, clean, draw(4, 4, 8, 8, seed=99), torch.full((4,), 200)), torch.full((4,), 200),
-                       goal.boxes, goal.present)  # fmt: skip
+            t = torch.full((4,), 200)
+            z = noised(clean, draw(4, 4, 8, 8, seed=99), signal_of(gated, t))
+            seen = net(z, t, goal.boxes, goal.present)
         unit = torch.nn.functional.normalize
         caption = unit(seen.globe, dim=-1) @ unit(goal.caption, dim=-1).T
         label = unit(seen.local[:, 0], dim=-1) @ unit(goal.labels[:, 0], dim=-1).T

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_look import grounding_dino
 from transformers import (
-    BertConfig,
     BertTokenizer,
     Blip2Config,
     Blip2ForImageTextRetrieval,
@@ -18,13 +18,10 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
-    GroundingDinoConfig,
-    GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
     Owlv2Config,
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
-    SwinConfig,
 )
 
 WORDS = [
@@ -115,21 +112,8 @@ def owlv2_folder(tokenizer, tmp_path_factory) -> Path:
 def dino_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("dino") / "tiny-dino"
     tokenizer = write_bert_tokenizer(folder)
-    torch.manual_seed(2)
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
-            out_features=["stage2", "stage3", "stage4"],
-        ),
-        text_config=BertConfig(
-            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=32, max_position_embeddings=64,
-        ),
-        d_model=32, num_queries=12, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_text_len=32,
-    )  # fmt: skip
     pictures = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
-    return save(folder, GroundingDinoForObjectDetection(config), pictures)
+    return save(folder, grounding_dino(tokenizer), pictures)
 
 
 def _blip_config(tokenizer) -> BlipConfig:

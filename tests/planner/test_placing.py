@@ -17,13 +17,6 @@ from trueline.rules.geometry import intersection, iou
 DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
 
 
-@pytest.fixture
-def nsr_1k() -> Path:
-    if not (DATA / "nsr_1k").exists():
-        pytest.skip("needs the files of ../shared (or TRUELINE_DATA)")
-    return DATA / "nsr_1k"
-
-
 def group(name: str, amount: int = 1, **more) -> Group:
     return Group(name, amount, *extent(name), **more)
 

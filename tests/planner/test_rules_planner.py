@@ -35,13 +35,6 @@ FUZZ = int(os.environ.get("TRUELINE_FUZZ", "200"))
 DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
 
 
-@pytest.fixture
-def nsr_1k() -> Path:
-    if not (DATA / "nsr_1k").exists():
-        pytest.skip("needs the files of ../shared (or TRUELINE_DATA)")
-    return DATA / "nsr_1k"
-
-
 def things(prompt: str, planner: RulesPlanner = PLANNER) -> list:
     plan = planner.plan(prompt)
     return [(name, region.box.xyxy) for name, region in zip(plan.names, plan.layout.regions, strict=True)]

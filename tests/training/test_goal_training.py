@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_clip import clip_parts, tiny_clip
-from training_builders import CPU, stream, twin
+from training_builders import CPU, After, stream, twin
 
 from trueline.backbone import Backbone
 from trueline.cli import main
@@ -54,17 +54,6 @@ def fit(folder, backbone, clip, plan, objective=None, source=None, part="fusers+
 
 
 # Going on
-
-
-class After:
-    """Says stop at its n-th question: questions come before each batch."""
-
-    def __init__(self, questions: int):
-        self.left = questions
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.mark.filterwarnings("ignore:MAAlign")  # the captions of these examples lack some of the phrases
@@ -327,7 +316,7 @@ def test_a_clip_must_be_named_but_for_the_world(train, gated_folder):
         code == 2
         and "objective.clip: give the CLIP that shall look, such as openai/clip-vit-large-patch14" in said
     )
-    assert load_clip(Settings()).side == (128, 128)
+    assert load_clip(Settings()).fitting.side == (128, 128)
     assert load_clip(make(Settings, {"model": "x", "objective": {"clip": "world"}})).length == 32
 
 

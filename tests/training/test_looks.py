@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from training_builders import fit
+from training_builders import After, fit
 
 from trueline.train import Fit
 from trueline.training.looks import Looks
@@ -13,17 +13,6 @@ from trueline.training.settings import Plan, Training, Validation, make
 QUICK = {"batch": 2, "warmup": 0, "lr": 0.01, "log_every": 2, "save_every": 3, "precision": "fp32"}
 FALLS_AFTER_4 = {0: 0.1, 2: 0.5, 4: 0.9, 6: 0.7, 8: 0.8, 10: 0.6}
 RISES = {step: step / 20 for step in range(0, 20, 2)}
-
-
-class After:
-    """Says stop at its n-th question: questions come before each batch."""
-
-    def __init__(self, questions: int):
-        self.left = questions
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 def looking(folder, plain, scores=None, plan=None, patience=2, **more) -> tuple[Fit, Looks]:

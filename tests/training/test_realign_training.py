@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_blip import PROCESSOR, bert_tokenizer, blip, blip2_text
 from tiny_clip import clip_parts
-from training_builders import CPU, stream, twin
+from training_builders import CPU, After, stream, twin
 from transformers import Blip2ForImageTextRetrieval, BlipForConditionalGeneration
 
 from trueline.backbone import Backbone
@@ -52,17 +52,6 @@ def fit(folder, backbone: Backbone, wish: Settings, **more) -> Fit:
         folder, task.objective, Nets(backbone, task.further), {f"unet.{n}": w for n, w in names.items()},
         stream(0), wish, make_accelerator(wish, CPU), **more,
     )  # fmt: skip
-
-
-class After:
-    """Says stop at its n-th question."""
-
-    def __init__(self, questions: int):
-        self.left = questions
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(plain, folders, tmp_path):

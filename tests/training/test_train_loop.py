@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from training_builders import CPU, Guessing, fit, stream, twin
+from training_builders import CPU, After, Guessing, fit, stream, twin
 
 from trueline.grounding import fusers
 from trueline.objectives.denoising import DenoisingObjective
@@ -32,17 +32,6 @@ def timeless(found: list[dict]) -> list[dict]:
 
 def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-class After:
-    """Says stop at its n-th question: questions come before each batch."""
-
-    def __init__(self, questions: int):
-        self.left = questions
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 # Going on

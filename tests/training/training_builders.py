@@ -21,6 +21,17 @@ CAPTIONS = ("a red apple", "a blue car", "the green chair", "a cat and a clock",
 BOXES = ((0.1, 0.1, 0.5, 0.6), (0.4, 0.3, 0.9, 0.9), (0.0, 0.5, 0.4, 1.0))
 
 
+class After:
+    """Says stop at its n-th question: questions come before each batch."""
+
+    def __init__(self, questions: int):
+        self.left = questions
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
 @dataclass
 class Memory:
     """``count`` layouts with one or two boxes, and latents drawn once."""

@@ -9,7 +9,8 @@ import torch
 
 from trueline.layout import Layout, Region
 from trueline.methods.hcma import HCMA
-from trueline.objectives.hcma import load_net, noised, targets
+from trueline.objectives.denoising import noised, signal_of
+from trueline.objectives.hcma import load_net, targets
 from trueline.pipeline import Pipeline
 from trueline.training.latents import encode_pictures
 from trueline.world.captions import caption
@@ -76,7 +77,7 @@ def test_the_alignment_net_reads_noisy_latents(world):
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     wanted = targets(net, backbone, layouts)
     with torch.no_grad():
-        seen = net(noised(backbone, latents, noise, t), t, wanted.boxes, wanted.present)
+        seen = net(noised(latents, noise, signal_of(backbone, t)), t, wanted.boxes, wanted.present)
     captions = torch.nn.functional.normalize(wanted.caption, dim=-1)
     found = (torch.nn.functional.normalize(seen.globe, dim=-1) @ captions.T).argmax(1)
     right = sum(layouts[int(f)].prompt == layout.prompt for f, layout in zip(found, layouts, strict=True))

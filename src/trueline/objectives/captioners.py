@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from trueline.objectives.caption_reward import Captions, Likelihood
-from trueline.objectives.rewards import Fitting, Generators, Images, wide
+from trueline.objectives.fitting import Fitting
+from trueline.objectives.rewards import Generators, Images, wide
 from trueline.perception._pretrained import Checkpoint, precision
 
 LONGEST = 20  #: words of a drawn caption; BLIP's and BLIP-2's own default

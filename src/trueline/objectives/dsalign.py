@@ -23,15 +23,14 @@ from torch import Tensor, nn
 
 from trueline.layout import Layout, Region
 from trueline.masks import region_masks
+from trueline.objectives.fitting import Fitting, Pictures
 
 Background = Literal["black", "grey", "mean", "crop"]
-Pictures = Float[Tensor, "pictures 3 height width"]  # in 0..1
 PerPicture = Float[Tensor, " batch"]
 Rows = Bool[Tensor, " batch"]
 
 CEILING = 1 - 1e-6
 """Greatest sine of the half angle: the slope of arcsin is infinite at 1. The angle is then 0.16 degrees short."""
-FILTERS = {2: "bilinear", 3: "bicubic"}  #: PIL's numbers
 FLOOR = 1e-12
 """Added to the squared length of the difference, whose root has no slope at 0."""
 
@@ -53,24 +52,20 @@ def spherical_distance(
 class FrozenCLIP(nn.Module):
     """transformers' ``CLIPModel`` as a measure: its weights stay, gradients go through its pictures.
 
-    Pictures are resized and normalised as its image processor says, but as tensors, so that gradients pass. What
-    differs: a picture that is not square is squeezed into the processor's size, not cropped in its middle, for a
-    region must not be cut off.
+    Pictures are resized and normalised as its image processor says (``Fitting``): squeezed, not cropped, for a region
+    must not be cut off.
 
     Raises:
         ValueError: processor or tokenizer of another CLIP.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: Any, tokenizer: Any, processor: Any):
         super().__init__()
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
-        self.side = _side(processor)
+        self.fitting = Fitting(processor)
         own = model.config.vision_config.image_size
-        if self.side != (own, own):
-            height, width = self.side
+        if self.fitting.side != (own, own):
+            height, width = self.fitting.side
             raise ValueError(
                 f"its processor makes pictures of {width} x {height} pixels, its model reads {own}"
             )
@@ -78,24 +73,14 @@ class FrozenCLIP(nn.Module):
             words = model.config.text_config.vocab_size
             raise ValueError(f"its tokenizer has {len(tokenizer)} tokens, its model knows {words}")
         self.length = model.config.text_config.max_position_embeddings
-        if int(processor.resample) not in FILTERS:
-            raise ValueError(
-                f"its processor resizes with filter {processor.resample}, not bilinear or bicubic"
-            )
-        self.filter = FILTERS[int(processor.resample)]
-        for name in ("mean", "std"):
-            figures = torch.tensor(getattr(processor, f"image_{name}"), dtype=torch.float32)
-            self.register_buffer(name, figures.view(3, 1, 1), persistent=False)
 
     def fitted(self, pictures: Pictures) -> Float[Tensor, "pictures 3 side side"]:
-        """At the size that CLIP reads, still in 0..1 (but for what a bicubic filter overshoots)."""
-        if tuple(pictures.shape[-2:]) == self.side:
-            return pictures
-        return F.interpolate(pictures, size=self.side, mode=self.filter, antialias=True)
+        """At the size that CLIP reads, still in 0..1."""
+        return self.fitting.resized(pictures)
 
     def images(self, fitted: Float[Tensor, "pictures 3 side side"]) -> Float[Tensor, "pictures d"]:
         """Unit vectors of pictures that are ``fitted``."""
-        pixels = (fitted - self.mean) / self.std
+        pixels = self.fitting.normalised(fitted)
         return _unit(self.model.get_image_features(pixel_values=pixels.to(self.model.dtype)))
 
     @torch.no_grad()
@@ -107,15 +92,6 @@ class FrozenCLIP(nn.Module):
         ).to(self.model.device)
         out = self.model.get_text_features(input_ids=read.input_ids, attention_mask=read.attention_mask)
         return _unit(out)[[places[text] for text in texts]]
-
-
-def _side(processor: Any) -> tuple[int, int]:
-    """(height, width) of what the processor makes."""
-    size = processor.crop_size if processor.do_center_crop else processor.size
-    given = dict(size)
-    if given.get("height") and given.get("width"):
-        return int(given["height"]), int(given["width"])
-    return int(given["shortest_edge"]), int(given["shortest_edge"])
 
 
 def _unit(features: Any) -> Tensor:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from trueline.backbone import Backbone
 from trueline.checkpoint import CheckpointError, first_line
 from trueline.layout import Layout
+from trueline.objectives.denoising import Latents, noised, signal_of
 
 if TYPE_CHECKING:
     from trueline.train import Batch, Losses, Nets
@@ -41,7 +42,6 @@ Fusion = Literal["concat", "add", "multiply"]
 Pooling = Literal["box", "grid"]
 Weighting = Literal["fixed", "gradient", "complexity"]
 Rule = Literal["constant", "norm"]
-Latents = Float[Tensor, "batch c h w"]
 Times = Float[Tensor, " batch"] | Int[Tensor, " batch"]
 Boxes = Float[Tensor, "batch regions 4"]  # xyxy in 0..1
 Slots = Bool[Tensor, "batch regions"] | Float[Tensor, "batch regions"]  # which hold a region
@@ -469,12 +469,6 @@ def step_of(gradient: Latents, rule: Rule, displacement: PerPicture | float) -> 
 # Training
 
 
-def noised(backbone: Backbone, latents: Latents, noise: Latents, t: Int[Tensor, " batch"]) -> Latents:
-    """z_t at the scale of the U-Net's input: alpha x0 + sigma noise, whatever latents the scheduler itself keeps."""
-    signal = backbone.scheduler.alphas_cumprod.to(latents)[t.to(latents.device)].view(-1, 1, 1, 1)
-    return signal.sqrt() * latents + (1 - signal).sqrt() * noise.to(latents)
-
-
 @dataclass(frozen=True)
 class Alignment:
     """Stage A: teach the alignment net (``nets["alignment"]``) to read noisy latents of real pictures.
@@ -502,7 +496,8 @@ class Alignment:
             )
         wanted = targets(own, nets.backbone, batch.layouts)
         device = own.text_projection.device
-        z = noised(nets.backbone, batch.latents.to(device), batch.noise, batch.t)
+        latents, noise = batch.latents.to(device), batch.noise.to(device)
+        z = noised(latents, noise, signal_of(nets.backbone, batch.t).to(latents))
         aligned = net(z, batch.t.to(device), wanted.boxes, wanted.present)
         globe, local = alignment_losses(aligned, wanted.caption, wanted.labels, wanted.present)
         total = (self.global_weight * globe + self.local_weight * local).mean()

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trueline.objectives.dsalign import FILTERS, FrozenCLIP
+from trueline.objectives.dsalign import FrozenCLIP
+from trueline.objectives.fitting import Fitting
 from trueline.perception.blip2 import Blip, Blip2
 from trueline.perception.plugins import find
 
@@ -104,37 +105,6 @@ def _no_path(reward: Reward, why: str) -> str:
 
 
 # What looks at the pictures
-
-
-class Fitting(nn.Module):
-    """Pictures in 0..1 as a net wants them, as tensors, so that gradients pass: resized (squeezed, not cropped) and
-    normalised by the numbers of transformers' image ``processor``.
-
-    Raises:
-        ValueError: the processor resizes with a filter other than bilinear and bicubic.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, processor: Any):
-        super().__init__()
-        size: dict[str, Any] = dict(processor.size)
-        side: Any = size.get("shortest_edge")
-        self.side = (int(size.get("height") or side), int(size.get("width") or side))
-        if int(processor.resample) not in FILTERS:
-            raise ValueError(
-                f"its processor resizes with filter {processor.resample}, not bilinear or bicubic"
-            )
-        self.filter = FILTERS[int(processor.resample)]
-        for name in ("mean", "std"):
-            figures = torch.tensor(getattr(processor, f"image_{name}"), dtype=torch.float32)
-            self.register_buffer(name, figures.view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Images) -> Float[Tensor, "batch 3 side side"]:
-        if tuple(images.shape[-2:]) != self.side:
-            images = F.interpolate(images, size=self.side, mode=self.filter, antialias=True)
-        return (images - self.mean) / self.std
 
 
 class ClipReward(nn.Module):

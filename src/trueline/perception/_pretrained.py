@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 BATCH = 16  #: pictures that go through a net at once
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,28 @@ def batched(run: Callable[..., Tensor], *columns: Sequence[Any], size: int = BAT
     if not count:
         return torch.zeros(0)
     return torch.cat([run(*(c[i : i + size] for c in columns)).float().cpu() for i in range(0, count, size)])
+
+
+def asked_only(
+    run: Callable[[list[Image], list[list[str]]], list[list[Found]]],
+    images: Sequence[Image],
+    labels: Sequence[Sequence[str]],
+    size: int = BATCH,
+) -> list[list[Found]]:
+    """``run`` on ``size`` pictures at a time; one that nothing is asked about is not looked at: nothing is found.
+
+    Raises:
+        ValueError: not one list of labels for each picture.
+    """
+    same_length(images, labels)
+    found: list[list[Found]] = [[] for _ in images]
+    asked = [i for i, names in enumerate(labels) if names]
+    for start in range(0, len(asked), size):
+        rows = asked[start : start + size]
+        seen = run([images[i] for i in rows], [list(labels[i]) for i in rows])
+        for i, those in zip(rows, seen, strict=True):
+            found[i] = those
+    return found
 
 
 def same_length(*columns: Sequence[Any]) -> int:

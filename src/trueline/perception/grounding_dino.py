@@ -10,7 +10,7 @@ from PIL.Image import Image
 from transformers import AutoModelForZeroShotObjectDetection, GroundingDinoProcessor
 
 from . import Detection
-from ._pretrained import Checkpoint, rgb, same_length
+from ._pretrained import Checkpoint, asked_only, rgb
 
 BATCH = 4
 _TYPES = ("grounding-dino", "mm-grounding-dino")
@@ -48,15 +48,7 @@ class GroundingDino:
         self.protocol = f"{source.title}, box > {threshold:g}, text > {text_threshold:g}"
 
     def detect(self, images: Sequence[Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        same_length(images, labels)
-        found: list[list[Detection]] = [[] for _ in images]
-        asked = [i for i, names in enumerate(labels) if names]
-        for start in range(0, len(asked), BATCH):
-            rows = asked[start : start + BATCH]
-            some, names = [images[i] for i in rows], [list(labels[i]) for i in rows]
-            for i, seen in zip(rows, self._detect(some, names), strict=True):
-                found[i] = seen
-        return found
+        return asked_only(self._detect, images, labels, BATCH)
 
     @torch.inference_mode()
     def _detect(self, images: list[Image], labels: list[list[str]]) -> list[list[Detection]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Owlv2ForObjectDetection
 
 from . import Detection
-from ._pretrained import Checkpoint, rgb, same_length
+from ._pretrained import Checkpoint, asked_only, rgb
 
 #: What fills the square beside a picture: mid-grey, as in Google's code and transformers 4; transformers 5 pads
 #: with black, which a picture that is padded here never sees.
@@ -47,15 +47,7 @@ class Owlv2:
         self.protocol = f"{source.title}, score > {threshold:g}"
 
     def detect(self, images: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        same_length(images, labels)
-        found: list[list[Detection]] = [[] for _ in images]
-        asked = [i for i, names in enumerate(labels) if names]
-        for start in range(0, len(asked), BATCH):
-            rows = asked[start : start + BATCH]
-            some, names = [images[i] for i in rows], [list(labels[i]) for i in rows]
-            for i, seen in zip(rows, self._detect(some, names), strict=True):
-                found[i] = seen
-        return found
+        return asked_only(self._detect, images, labels, BATCH)
 
     @torch.inference_mode()
     def _detect(self, images: list[Image.Image], labels: list[list[str]]) -> list[list[Detection]]:
