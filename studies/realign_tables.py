@@ -102,7 +102,7 @@ def given(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     notes += [] if options.itm else ["itm, for no --itm was given"]
     if not options.data:
         notes.append(f"{', '.join(OTHERS)}, for no --data was given")
-    return there, [*notes, "ABC-6K, which the world's benchmark does not adopt"]
+    return there, [*notes, "ABC-6K, of whose sentences the world can draw none"]
 
 
 def coarse_of(options: argparse.Namespace, there: Sequence[str]) -> str:

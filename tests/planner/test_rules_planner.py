@@ -30,6 +30,7 @@ from trueline.rules.observation import aggregate
 
 PLANNER = RulesPlanner(tagger="textblob")
 FUZZ = int(os.environ.get("TRUELINE_FUZZ", "200"))
+LONGEST = 0.05  #: CPU seconds of a plan
 
 
 DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
@@ -295,6 +296,19 @@ def test_any_text_gives_a_layout_or_one_sentence(prompt):
     assert plan.layout.prompt == prompt
     assert all(name.strip() for name in plan.names)
     assert PLANNER.plan(prompt) == plan
+    assert _seconds(prompt) < LONGEST
+
+
+def _seconds(prompt: str) -> float:
+    """CPU seconds of a plan, of the quickest of a few where the machine is busy with other things."""
+    spent = []
+    for _ in range(5):
+        start = time.process_time()
+        PLANNER.plan(prompt)
+        spent.append(time.process_time() - start)
+        if spent[-1] < LONGEST:
+            break
+    return min(spent)
 
 
 def test_a_plan_takes_milliseconds():
@@ -305,9 +319,4 @@ def test_a_plan_takes_milliseconds():
         " ".join(_WORDS)[:MAX_PROMPT],
         "a " * 900,
     ):
-        spent = []
-        for _ in range(3):
-            start = time.process_time()
-            PLANNER.plan(prompt)
-            spent.append(time.process_time() - start)
-        assert min(spent) < 0.05
+        assert _seconds(prompt) < LONGEST

@@ -50,7 +50,7 @@ def _coloured(said: Caption) -> bool:
 
 #: Category -> benchmark, its options, and which of its examples.
 OFFICIAL: dict[str, tuple[str, dict[str, str], Callable[[Example], bool]]] = {
-    "cc-500": ("cc-500", {}, lambda _: True),
+    "cc-500": ("cc-500", {}, lambda _: True),  # of ABC-6K, captions of photographs, the world can draw none
     "compbench-color": ("t2i-compbench", {"categories": "color"}, lambda _: True),
     "compbench-spatial": ("t2i-compbench", {"categories": "spatial"}, lambda _: True),
     "compbench-numeracy": ("t2i-compbench", {"categories": "numeracy"}, lambda _: True),
