@@ -78,6 +78,7 @@ BAD = [
     (lambda: Region("a", (0, 0, 1.5, 1)), "box.x1: must be between 0 and 1 (got 1.5); divide pixels by"),
     (lambda: Region("a", (0, 0, math.nan, 1)), "box.x1: must be between 0 and 1 (got nan)"),
     (lambda: Region("a", (-math.inf, 0, 1, 1)), "box.x0: must be between 0 and 1 (got -inf)"),
+    (lambda: Region("a", (0, 0, 10**400, 1)), "box.x1: must be between 0 and 1 (got inf)"),
     (lambda: Region("a", (True, 0, 1, 1)), "box.x0: must be a number (got True)"),
     (lambda: Region("a", (0, 0, "1", 1)), "box.x1: must be a number (got '1')"),
     (lambda: Region("a", (0, 0, 1)), "box: must be four numbers"),

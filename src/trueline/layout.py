@@ -6,6 +6,7 @@ JSON alike: ``regions[1].box: x0 must be smaller than x1 (got 0.8 and 0.2); give
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
@@ -96,7 +97,10 @@ def _short(value: Any) -> str:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"must be a number (got {_short(value)})")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf if value > 0 else -math.inf
     if not 0 <= number <= 1:  # false for NaN too
         raise ValueError(
             f"must be between 0 and 1 (got {number:g}); divide pixels by the picture's width and height"

@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from transformers import CLIPTokenizer
 
 from trueline.layout import Layout
+from trueline.plurals import plurals
 
 _ARTICLE = re.compile(r"(?:an?|the|one)\s+", re.IGNORECASE)
-_IRREGULAR = {
-    "man": "men", "woman": "women", "person": "people", "child": "children", "mouse": "mice", "goose": "geese",
-    "foot": "feet", "tooth": "teeth", "knife": "knives", "leaf": "leaves", "shelf": "shelves", "wolf": "wolves",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,22 +84,8 @@ def _spans(prompt: str, phrase: str) -> list[tuple[int, int]]:
 def _forms(phrase: str) -> list[str]:
     bare = _ARTICLE.sub("", phrase, count=1) if _ARTICLE.match(phrase) else phrase
     head = bare.split()[-1] if bare.split() else bare
-    return list(
-        dict.fromkeys(form for form in (phrase, bare, _plural(bare), head, _plural(head)) if form.strip())
-    )
-
-
-def _plural(words: str) -> str:
-    """The words with the last one in the plural."""
-    *before, last = words.split() or [""]
-    lower = last.lower()
-    if lower in _IRREGULAR:
-        plural = _IRREGULAR[lower]
-    elif lower.endswith("y") and lower[-2:-1] not in ("a", "e", "i", "o", "u"):
-        plural = f"{last[:-1]}ies"
-    else:
-        plural = last + ("es" if lower.endswith(("s", "x", "z", "ch", "sh")) else "s")
-    return " ".join([*before, plural])
+    forms = (phrase, bare, *plurals(bare), head, *plurals(head))
+    return list(dict.fromkeys(form for form in forms if form.strip()))
 
 
 def _offsets(tokenizer: CLIPTokenizer, prompt: str, cut: bool) -> Sequence[tuple[int, int]]:

@@ -16,14 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trueline import phrases as trueline_phrases
 from trueline.benchmarks.t2i_compbench import T2ICompBench
 from trueline.layout import MAX_PROMPT, MAX_REGIONS
 from trueline.perception import Detection
 from trueline.phrases import locate
 from trueline.planner import make_planner, words
 from trueline.planner.categories import COCO, coco_category
-from trueline.planner.rules import _FOUND_PLURALS, RulesPlanner
+from trueline.planner.rules import RulesPlanner
 from trueline.rules.compbench import numeracy_score, spatial_score
 from trueline.rules.nsr_1k import counting_layout, spatial_layout
 from trueline.rules.observation import aggregate
@@ -161,10 +160,6 @@ def test_attributes_stay_in_the_phrase():
         "a shiny red apple",
         *["old wooden chair"] * 2,
     ]
-
-
-def test_the_irregular_plurals_are_those_that_phrases_knows():
-    assert set(trueline_phrases._IRREGULAR) == _FOUND_PLURALS
 
 
 def test_nothing_heavy_is_loaded_before_a_plan():

@@ -21,12 +21,9 @@ from trueline.planner.scene import Mention, Relation, Scene
 from trueline.planner.sizes import extent, ridden
 from trueline.planner.tagging import Tagger, best_tagger, singular
 from trueline.planner.words import PEOPLE
+from trueline.plurals import plurals
 
 Vocabulary = Literal["open", "coco"]
-#: Nouns whose irregular plural ``trueline.phrases`` finds.
-_FOUND_PLURALS = frozenset(
-    ["man", "woman", "person", "child", "mouse", "goose", "foot", "tooth", "knife", "leaf", "shelf", "wolf"]
-)
 _SIZE_STEP = 1.3  # in side, from "a smaller than b"
 
 
@@ -219,15 +216,8 @@ def _phrase(prompt: str, mention: Mention) -> str:
         *before, last = text.split()
         one = singular(last.lower())
         said = re.search(rf"(?<!\w){re.escape(one)}(?!\w)", prompt, re.IGNORECASE)  # of another thing
-        if not said and (last.lower() == _plural(one) or one in _FOUND_PLURALS):
+        if not said and last.lower() in plurals(one):
             text = " ".join([*before, one])
     elif text == phrase.core and phrase.count in (None, 1) and phrase.determiner != "'s":
         text = prompt[phrase.start : phrase.end]
     return text[:MAX_PHRASE].strip() or mention.name
-
-
-def _plural(noun: str) -> str:
-    """The regular plural, as ``trueline.phrases`` makes it."""
-    if re.search(r"[^aeiou]y$", noun):
-        return f"{noun[:-1]}ies"
-    return noun + ("es" if noun.endswith(("s", "x", "z", "ch", "sh")) else "s")
