@@ -45,10 +45,11 @@ class HCMA(Method):
     the paper; on others they act through the local loss alone.
 
     As published: one step before every prediction, lambda fixed. The paper gives neither lambda nor eta_t; 1 and 1,
-    and the rule "norm", are judged. "norm" makes a step beta times as long as the scheduler's own ideal one from this
-    noise level to the next (``ideal_displacement``; not as the picture's last real one, of which the first step has
-    none, and which holds the guidance of words and of other methods); "constant" is the paper's letter, with one eta
-    for all steps. Both are steps in latents of unit variance, which Euler and LMS scale.
+    and the rule "norm", are judged, and beta was chosen on the world (docs/world.md). "norm" makes a step beta times
+    as long as the scheduler's own ideal one from this noise level to the next (``ideal_displacement``; not as the
+    picture's last real one, of which the first step has none, and which holds the guidance of words and of other
+    methods); "constant" is the paper's letter, with one eta for all steps. Both are steps in latents of unit
+    variance, which Euler and LMS scale.
 
     Steps at noise levels that the net was not trained for are left out, and the record says how many. A picture
     without regions is aligned as a whole only. A box below one patch counts as the part of the patch that it covers.
@@ -74,7 +75,7 @@ class HCMA(Method):
     )
     rule: Rule = Field("norm", description='size of a step: "norm" (by beta) or "constant" (by eta)')
     beta: float = Field(
-        0.5, ge=0, allow_inf_nan=False, description="norm: length of a step in the scheduler's ideal steps"
+        0.1, ge=0, allow_inf_nan=False, description="norm: length of a step in the scheduler's ideal steps"
     )
     eta: float = Field(1.0, ge=0, allow_inf_nan=False, description="constant: factor of the gradient")
     start: float = Field(0.0, ge=0, le=1, description="fraction of the steps before which nothing is aligned")
