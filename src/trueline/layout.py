@@ -100,7 +100,7 @@ def _number(value: Any) -> float:
     try:
         number = float(value)
     except OverflowError:  # a whole number of hundreds of digits
-        number = math.inf if value > 0 else -math.inf
+        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if not 0 <= number <= 1:  # false for NaN too
         raise ValueError(
             f"must be between 0 and 1 (got {number:g}); divide pixels by the picture's width and height"

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from trueline.objectives.caption_reward import Captions, Likelihood
-from trueline.objectives.fitting import Fitting
+from trueline.objectives.pixels import Fitting
 from trueline.objectives.rewards import Generators, Images, wide
 from trueline.perception._pretrained import Checkpoint, precision
 

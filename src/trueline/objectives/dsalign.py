@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from trueline.layout import Layout, Region
 from trueline.masks import region_masks
-from trueline.objectives.fitting import Fitting, Pictures
+from trueline.objectives.pixels import Fitting, Pictures
 
 Background = Literal["black", "grey", "mean", "crop"]
 PerPicture = Float[Tensor, " batch"]

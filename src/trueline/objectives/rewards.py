@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trueline.objectives.dsalign import FrozenCLIP
-from trueline.objectives.fitting import Fitting
+from trueline.objectives.pixels import Fitting
 from trueline.perception.blip2 import Blip, Blip2
 from trueline.perception.plugins import find
 
