@@ -250,3 +250,23 @@ def test_the_tagger_is_textblob_where_spacy_is_not():
     else:
         assert best_tagger() == "spacy"
         assert [token.kind for token in tokens_of("a cat", "spacy")] == ["D", "N"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "relations"),
+    [
+        ("a train next to the road with a truck", {("beside", "train", "truck")}),
+        ("a stop sign next to a street with a red car driving over it", {("beside", "stop sign", "car")}),
+        (
+            "a bed with a laptop sitting on the stand next to it",
+            {("on", "laptop", "stand"), ("beside", "bed", "stand")},
+        ),
+        ("a woman with a dog sitting on a bench", {("on", "woman", "bench")}),
+        ("a bowl with an apple on a table", {("in", "apple", "bowl"), ("on", "bowl", "table")}),
+    ],
+)
+def test_what_with_adds_to_a_place_or_a_holder(prompt, relations):
+    scene = read(prompt)
+    names = [mention.name for mention in scene.mentions]
+    found = {(r.kind, names[one], names[two]) for r in scene.relations for one in r.first for two in r.second}
+    assert found == relations

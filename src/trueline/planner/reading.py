@@ -35,6 +35,8 @@ _FRAME_WORDS = frozenset(
         "screen",
     ]
 )
+#: Words by which a holder has things in it or on it: "a bowl with apples".
+_HOLDING = frozenset(["with", "filled with", "full of", "containing", "topped with", "of"])
 _FINITE = frozenset(["is", "are", "was", "were", "has", "have"])
 _COMPARING = frozenset(
     ["the", "number", "amount", "count", "more", "fewer", "less", "as", "twice", "same", "equal", "an"]
@@ -93,6 +95,10 @@ class _Reader(Things):
         self.last: tuple[int, ...] = ()  # the things named last
         self.how = ""  # the relation by which they came in; "" for subjects
         self.pending = []
+        self.beyond: tuple[str, tuple[int, ...], int] | None = (
+            None  # what stands by a place, and where that is said
+        )
+        self.around = False  # whether something was said to be at such a place, which "it" then is
         self._clear()
 
     def _clear(self) -> None:
@@ -214,6 +220,10 @@ class _Reader(Things):
         if (pronoun := self._object_pronoun(after)) is not None:
             return self._relate_to_pronoun(kind, pronoun, at, said)
         objects, end = self._objects(kind, after)
+        if kind == "with" and objects and self.beyond and self.beyond[2] == at:
+            kind, first, _ = self.beyond  # "a train next to the road with a truck": next to the truck, too
+            self.around = True
+            return self._join(kind, first, objects, said, end)
         if end == after:  # nothing follows
             if self.word(after) in ("each", "one") and self.word(after + 1) in ("other", "another"):
                 self._mutual(kind, said)
@@ -228,6 +238,7 @@ class _Reader(Things):
         first = self._subjects(kind, objects)
         if not objects:
             self.joined = self.which = False
+            self.beyond = (kind, first, end) if kind == "beside" or kind in DIRECTIONAL else None
             return end
         return self._join(kind, first, objects, said, end)
 
@@ -268,7 +279,7 @@ class _Reader(Things):
         if pronoun in ("which", "whom"):
             fresh = self.last and self.scene.mentions[self.last[-1]].phrase.last in (begin - 1, begin - 2)
             objects = self.last if fresh else ()
-        elif pronoun in _OTHER_PRONOUNS:
+        elif pronoun in _OTHER_PRONOUNS or (pronoun == "it" and self.around):
             pass  # "beside himself", "above others": not read
         elif (self.joined or not self.last) and self._names(end):
             objects = self.antecedent(pronoun, ())
@@ -351,7 +362,12 @@ class _Reader(Things):
         if (
             self.joined
             or (self.finite and self.how != "verb")
-            or (self.how == "with" and objects and kind in SUPPORT)
+            or (
+                self.how == "with"
+                and objects
+                and kind in SUPPORT
+                and not (self.acted and self._lifeless(self.last))
+            )
         ):
             return self.subject
         if kind in ("hold", "wear", "ride") and self.how in ("on", "in", "beside", "wear", "hold", "ride"):
@@ -363,6 +379,9 @@ class _Reader(Things):
         if self.how == "beside" and kind in SUPPORT:
             return tuple(dict.fromkeys((*self.subject, *self.last)))
         return self.last
+
+    def _lifeless(self, group: tuple[int, ...]) -> bool:
+        return not any(self.lives(i) for i in group)
 
     def _add_relation(
         self, kind: str, first: tuple[int, ...], second: tuple[int, ...], place: Place, said: str
@@ -383,7 +402,7 @@ class _Reader(Things):
                 if sum(mentions[i].amount for i in first) > 1
                 else ("beside", first, second)
             )
-        if kind == "with" and said in ("with", "filled with", "full of", "containing", "topped with", "of"):
+        if kind == "with" and said in _HOLDING:
             holder = mentions[first[-1]].name.rpartition(" ")[2] if len(first) == 1 else ""
             if holder in w.SURFACES or holder in w.CONTAINERS:
                 into = "on" if holder in w.SURFACES else "in"
@@ -398,6 +417,12 @@ class _Reader(Things):
             kind, second = "wear", worn
         if kind == "hold" and not all(self.lives(i) for i in first):
             kind, first, second = "on", second, first  # "a plate holding a cake"
+        if kind in SUPPORT:  # what "with" let us think gives way to what is said
+            self.scene.relations = [
+                known
+                for known in self.scene.relations
+                if not (known.words in _HOLDING and set(known.first) <= set(first))
+            ]
         self.scene.relations.append(Relation(kind, first, second, said))
 
     # ---------------------------------------------------------------------------------------- places of the picture
