@@ -315,3 +315,29 @@ def test_a_plan_takes_milliseconds():
         "a " * 900,
     ):
         assert _seconds(prompt) < LONGEST
+
+
+@pytest.mark.parametrize(
+    ("prompt", "side"),
+    [
+        ("a cat on a bed next to a window", 1),
+        ("a dog on a couch, to the right of a lamp", -1),
+        ("a cat on a bed", 0),
+    ],
+)
+def test_things_lie_within_furniture_at_the_side_of_what_they_are_beside(prompt, side):
+    boxes = dict(things(prompt, PLANNER))
+    (lying, (x0, _, x1, bottom)), (_, base) = list(boxes.items())[:2]
+    middle, width = (base[0] + base[2]) / 2, base[2] - base[0]
+    assert base[0] <= x0 and x1 <= base[2] and base[1] < bottom <= base[3], lying
+    assert bottom - base[1] > 0.5 * (base[3] - base[1]), "not on its upper edge"
+    assert (
+        abs((x0 + x1) / 2 - middle) < 0.02 * width
+        if not side
+        else ((x0 + x1) / 2 - middle) * side > 0.1 * width
+    )
+
+
+def test_what_is_on_top_of_a_chair_stands_on_its_upper_edge():
+    (_, one), (_, base) = things("a bird on top of a chair")
+    assert one[3] - base[1] < 0.2 * (one[3] - one[1])

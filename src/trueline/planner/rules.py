@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned
 from trueline.planner.categories import coco_category
-from trueline.planner.placing import Corners, Group, Link, place
+from trueline.planner.placing import Corners, Group, Link, lair, place
 from trueline.planner.reading import read
 from trueline.planner.scene import Mention, Relation, Scene
 from trueline.planner.sizes import extent, ridden
@@ -174,16 +174,21 @@ def _links(scene: Scene) -> tuple[list[Link], dict[Link, str]]:
             continue
         for one in _kept(scene, relation.first):
             for two in _kept(scene, relation.second):
-                kind = "ride" if _mounted(scene, relation, one, two) else relation.kind
+                kind = _posture(scene, relation, one, two)
                 said.setdefault(Link(kind, one, two, _each(scene, kind, one, two)), relation.words)
     return list(said), said
 
 
-def _mounted(scene: Scene, relation: Relation, one: int, two: int) -> bool:
-    """Whether somebody sits in the saddle: "a man on a horse", but "on top of" stays as it is said."""
+def _posture(scene: Scene, relation: Relation, one: int, two: int) -> str:
+    """The relation's kind, for "on" more closely: "ride" in a saddle ("a man on a horse"), "lie" on a bed or a chair.
+    "On top of" stays as it is said."""
     rider, mount = scene.mentions[one].name, scene.mentions[two].name
-    plain = relation.kind == "on" and relation.words in ("on", "upon", "sat on", "on the back of")
-    return plain and rider.rpartition(" ")[2] in PEOPLE and ridden(mount) is not None
+    if relation.kind == "on" and relation.words in ("on", "upon", "sat on", "on the back of"):
+        if rider.rpartition(" ")[2] in PEOPLE and ridden(mount) is not None:
+            return "ride"
+        if lair(mount) is not None:
+            return "lie"
+    return relation.kind
 
 
 def _each(scene: Scene, kind: str, one: int, two: int) -> bool:
