@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trueline.planner.blocks import INNER_GAP, Block, Corners, grid_of, reach, row_of
+from trueline.planner.scene import ASIDE
 from trueline.planner.sizes import extent, ridden
 from trueline.planner.words import SURFACES, WORN
 
@@ -52,6 +53,7 @@ class Group:
     width: float
     height: float
     place: tuple[int | None, int | None] = (None, None)
+    aside: bool = False  # beside something that has no box: not in the middle of what carries it
 
 
 @dataclass(frozen=True)
@@ -258,12 +260,12 @@ class _Placer:
     def _lean(self, kids: Sequence[int]) -> int:
         """To which side things stand of what carries them: towards what they are beside, which stands further off."""
         for link in self.links:
-            if link.kind in ("beside", "left", "right") and (link.first in kids) != (link.second in kids):
+            if link.kind in ASIDE and (link.first in kids) != (link.second in kids):
                 other = link.second if link.first in kids else link.first
                 if self._root(other) not in {self._root(kid) for kid in kids}:
                     side = {"left": 1, "right": -1}.get(link.kind, self.flip)
                     return side if link.first in kids else -side
-        return 0
+        return self.flip if any(self.groups[kid].aside for kid in kids) else 0
 
     def _grow(self, block: Block, base: int, across: float, down: float) -> None:
         """Makes a base larger; what is around it already moves along in its own size."""

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from trueline.planner import words as w
 from trueline.planner.english import NounPhrase
-from trueline.planner.scene import Place, Relation, Scene, comparison, settle
+from trueline.planner.scene import ASIDE, Place, Relation, Scene, comparison, settle
 from trueline.planner.tagging import Tagger, Token, tokens_of
 from trueline.planner.things import DIRECTIONAL, SUPPORT, Things
 
@@ -239,6 +239,8 @@ class _Reader(Things):
         if not objects:
             self.joined = self.which = False
             self.beyond = (kind, first, end) if kind == "beside" or kind in DIRECTIONAL else None
+            if kind in ASIDE and first:
+                self.scene.relations.append(Relation(kind, first, (), said))
             return end
         return self._join(kind, first, objects, said, end)
 

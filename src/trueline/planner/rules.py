@@ -17,7 +17,7 @@ from trueline.planner import Planned
 from trueline.planner.categories import coco_category
 from trueline.planner.placing import Corners, Group, Link, lair, place
 from trueline.planner.reading import read
-from trueline.planner.scene import Mention, Relation, Scene
+from trueline.planner.scene import ASIDE, Mention, Relation, Scene
 from trueline.planner.sizes import extent, ridden
 from trueline.planner.tagging import Tagger, best_tagger, singular
 from trueline.planner.words import PEOPLE
@@ -81,7 +81,8 @@ class RulesPlanner:
             return Planned(empty, (), tuple(notes), self.name)
         _cut(scene, notes)
         _scale(scene)
-        groups = [_group(mention) for mention in scene.mentions]
+        aside = {i for r in scene.relations if r.kind in ASIDE and not r.second for i in r.first}
+        groups = [_group(mention, i in aside) for i, mention in enumerate(scene.mentions)]
         links, said = _links(scene)
         aspect = width / height if width and height else 1.0
         boxes, broken = place(groups, links, aspect, seed)
@@ -161,9 +162,10 @@ def _kept(scene: Scene, ends: tuple[int, ...]) -> list[int]:
     return [i for i in ends if i < len(scene.mentions)]
 
 
-def _group(mention: Mention) -> Group:
+def _group(mention: Mention, aside: bool) -> Group:
     across, down = extent(mention.name)
-    return Group(mention.name, mention.amount, across * mention.scale, down * mention.scale, mention.place)
+    size = across * mention.scale, down * mention.scale
+    return Group(mention.name, mention.amount, *size, mention.place, aside)
 
 
 def _links(scene: Scene) -> tuple[list[Link], dict[Link, str]]:
@@ -181,13 +183,15 @@ def _links(scene: Scene) -> tuple[list[Link], dict[Link, str]]:
 
 def _posture(scene: Scene, relation: Relation, one: int, two: int) -> str:
     """The relation's kind, for "on" more closely: "ride" in a saddle ("a man on a horse"), "lie" on a bed or a chair.
-    "On top of" stays as it is said."""
+    "On top of" stays as it is said, but of a bed, whose top is where one lies."""
     rider, mount = scene.mentions[one].name, scene.mentions[two].name
     if relation.kind == "on" and relation.words in ("on", "upon", "sat on", "on the back of"):
         if rider.rpartition(" ")[2] in PEOPLE and ridden(mount) is not None:
             return "ride"
         if lair(mount) is not None:
             return "lie"
+    if relation.kind == "on" and relation.words == "on top of" and mount.rpartition(" ")[2] == "bed":
+        return "lie"
     return relation.kind
 
 

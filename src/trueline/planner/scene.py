@@ -9,6 +9,7 @@ from typing import NamedTuple
 from trueline.planner.english import NounPhrase
 
 Place = tuple[int | None, int | None]
+ASIDE = ("beside", "left", "right")  #: relations to what is on one side
 _COMPARE = re.compile(
     r"(?:the )?(?:number|amount|count) of (?P<a>[^,.;]+?) (?:is |are |being )?(?:much |slightly |exactly |also )?"
     r"(?P<op>more than|greater than|larger than|higher than|bigger than|less than|fewer than|smaller than|lower than|"
@@ -43,7 +44,10 @@ class Mention:
 
 @dataclass(frozen=True)
 class Relation:
-    """Mentions ``first`` stand in the relation to mentions ``second`` (places in ``Scene.mentions``)."""
+    """Mentions ``first`` stand in the relation to mentions ``second`` (places in ``Scene.mentions``).
+
+    ``second`` is empty for a relation of ``ASIDE`` to what has no box: "a cat on a bed next to a wall".
+    """
 
     kind: str
     first: tuple[int, ...]
