@@ -323,6 +323,7 @@ def test_a_plan_takes_milliseconds():
         ("a cat on a bed next to a window", 1),
         ("a dog on a couch, to the right of a lamp", -1),
         ("a cat on a bed", 0),
+        ("a cat laying on top of a bed next to a wall", 1),
     ],
 )
 def test_things_lie_within_furniture_at_the_side_of_what_they_are_beside(prompt, side):
