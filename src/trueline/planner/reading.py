@@ -178,6 +178,7 @@ class _Reader(Things):
             self.subject = group or self.subject
         if group:
             self.last, self.how = group, "verb" if acted else ""
+            self.around = False
         self._clear()
 
     # ---------------------------------------------------------------------------------------- relations
