@@ -262,6 +262,7 @@ def test_the_tagger_is_textblob_where_spacy_is_not():
             {("on", "laptop", "stand"), ("beside", "bed", "stand")},
         ),
         ("a woman with a dog sitting on a bench", {("on", "woman", "bench")}),
+        ("a man with a hat on a bench", {("wear", "man", "hat"), ("on", "man", "bench")}),
         ("a bowl with an apple on a table", {("in", "apple", "bowl"), ("on", "bowl", "table")}),
     ],
 )

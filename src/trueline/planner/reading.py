@@ -95,9 +95,8 @@ class _Reader(Things):
         self.last: tuple[int, ...] = ()  # the things named last
         self.how = ""  # the relation by which they came in; "" for subjects
         self.pending = []
-        self.beyond: tuple[str, tuple[int, ...], int] | None = (
-            None  # what stands by a place, and where that is said
-        )
+        #: The relation, what stands in it to a place without a box, and the token after that place.
+        self.beyond: tuple[str, tuple[int, ...], int] | None = None
         self.around = False  # whether something was said to be at such a place, which "it" then is
         self._clear()
 
@@ -424,7 +423,7 @@ class _Reader(Things):
             self.scene.relations = [
                 known
                 for known in self.scene.relations
-                if not (known.words in _HOLDING and set(known.first) <= set(first))
+                if not (known.kind in SUPPORT and known.words in _HOLDING and set(known.first) <= set(first))
             ]
         self.scene.relations.append(Relation(kind, first, second, said))
 

@@ -185,12 +185,14 @@ def _posture(scene: Scene, relation: Relation, one: int, two: int) -> str:
     """The relation's kind, for "on" more closely: "ride" in a saddle ("a man on a horse"), "lie" on a bed or a chair.
     "On top of" stays as it is said, but of a bed, whose top is where one lies."""
     rider, mount = scene.mentions[one].name, scene.mentions[two].name
-    if relation.kind == "on" and relation.words in ("on", "upon", "sat on", "on the back of"):
+    if relation.kind != "on":
+        return relation.kind
+    if relation.words in ("on", "upon", "sat on", "on the back of"):
         if rider.rpartition(" ")[2] in PEOPLE and ridden(mount) is not None:
             return "ride"
         if lair(mount) is not None:
             return "lie"
-    if relation.kind == "on" and relation.words == "on top of" and mount.rpartition(" ")[2] == "bed":
+    if relation.words == "on top of" and mount.rpartition(" ")[2] == "bed":
         return "lie"
     return relation.kind
 
