@@ -168,10 +168,77 @@ def test_a_comparison_that_cannot_be_is_said():
         ("a dog. Behind it there is a house", [("behind", ["house"], ["dog"])]),
         ("a table on top of which a cup stands", [("on", ["cup"], ["table"])]),
         ("a cat in a room in which a dog sits", []),
+        ("a cat is resting on top of a suitcase", [("on", ["cat"], ["suitcase"])]),
+        ("a cat rest comfortably on a chair", [("on", ["cat"], ["chair"])]),
+        ("a woman in black stands near a clock", [("beside", ["woman"], ["clock"])]),
+        ("a man in black holds up a camera", [("hold", ["man"], ["camera"])]),
+        ("a man blowing out candles on a cake", [("on", ["candle"], ["cake"])]),
+        ("a woman eating a pizza on a bench", [("hold", ["woman"], ["pizza"]), ("on", ["woman"], ["bench"])]),
+        ("a vase holding a flower", [("in", ["flower"], ["vase"])]),
+        ("a bed with a painting hanging above it", [("above", ["painting"], ["bed"])]),
+        ("a cup with milk in it next to a cake", [("beside", ["cup"], ["cake"])]),
+        ("a plate with cake on it next to a cup with milk in it",
+         [("on", ["cake"], ["plate"]), ("beside", ["plate"], ["cup"])]),
+        ("a table with a cake on a plate", [("on", ["cake"], ["plate"])]),
+        ("a vase with a rose, set near a cup", [("in", ["rose"], ["vase"]), ("beside", ["vase"], ["cup"])]),
+        ("a man in black pants and a tie is near a train",
+         [("wear", ["man"], ["tie"]), ("beside", ["man"], ["train"])]),
+        ("a man next to a child in a white shirt and a tie",
+         [("beside", ["man"], ["child"]), ("wear", ["child"], ["tie"])]),
+        ("a dog next to a white sink and cabinet", [("beside", ["dog"], ["sink", "cabinet"])]),
+        ("a dog with grass on both sides and a cat", []),
+        ("a cat next to black shoes", [("beside", ["cat"], ["shoe"])]),
+        ("a blue sign beside a red one", [("beside", ["sign"], ["sign"])]),
+        ("a black and a grey cat sit beside each other", [("beside", ["cat"], ["cat"])]),
     ],
 )  # fmt: skip
 def test_relations(text, expected):
     assert relations(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a dog with a ball in its mouth", [("hold", ["dog"], ["ball"])]),
+        ("a dog next to a tree with a ball in its mouth",
+         [("beside", ["dog"], ["tree"]), ("hold", ["dog"], ["ball"])]),
+        ("a man with a board under his arm", [("hold", ["man"], ["board"])]),
+        ("a man with a skateboard under his feet", [("below", ["skateboard"], ["man"])]),
+        ("a woman holding an umbrella over her head", [("above", ["umbrella"], ["woman"])]),
+        ("a man with a bird on his shoulder", [("on", ["bird"], ["man"])]),
+        ("an elephant with a man on its back", [("on", ["man"], ["elephant"])]),
+        ("two men with phones in their hands", [("hold", ["man"], ["phone"])]),
+        ("a cat with a hat on its head", [("wear", ["cat"], ["hat"])]),
+        ("a cat with its head in a bowl", [("in", ["cat"], ["bowl"])]),
+        ("a dog laying on its back on a couch", [("on", ["dog"], ["couch"])]),
+    ],
+)  # fmt: skip
+def test_parts_of_whoever_has_a_thing_tell_where_it_is(text, expected):
+    assert relations(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("two cats, a black one and a white one, on a bed", [(2, "cat"), (1, "bed")]),
+        ("one red car and two green ones", [(1, "car"), (2, "car")]),
+        ("a black and a white dog", [(1, "dog"), (1, "dog")]),
+        ("an all terrain vehicle", [(1, "terrain vehicle")]),
+        ("a two piece painting above a bed", [(1, "painting"), (1, "bed")]),
+        ("orange and brown cat on a couch", [(1, "cat"), (1, "couch")]),
+        ("an orange cutting knife", [(1, "knife")]),
+        ("people, many wearing red shirts", [(2, "person")]),
+        ("three apples on display", [(3, "apple")]),
+        ("a toilet next to a bed frame", [(1, "toilet"), (1, "bed")]),
+        ("a picture frame", [(1, "picture frame")]),
+        ("a cake and fried banana's.", [(1, "cake"), (2, "banana")]),
+        ("the dog's bowl", [(1, "bowl")]),
+        ("a player and a baseball that's in the air", [(1, "player"), (1, "baseball")]),
+        ("a vegan cookbook", [(1, "cookbook")]),
+    ],
+)
+def test_nouns_that_share_stand_for_or_count_others(text, expected):
+    assert things(text) == expected
 
 
 @pytest.mark.parametrize(

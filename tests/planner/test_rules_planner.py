@@ -154,6 +154,16 @@ def test_phrases_are_found_in_the_prompt(prompt, tokenizer):
     )  # it may cut a long prompt
 
 
+def test_what_is_not_named_is_called_by_its_noun():
+    plan = RulesPlanner(tagger="textblob").plan("a blue motorcycle next to a yellow and black one")
+    assert [region.phrase for region in plan.layout.regions] == [
+        "a blue motorcycle",
+        "yellow and black motorcycle",
+    ]
+    plan = RulesPlanner(tagger="textblob").plan("a black and a grey cat")
+    assert [region.phrase for region in plan.layout.regions] == ["black cat", "a grey cat"]
+
+
 def test_attributes_stay_in_the_phrase():
     plan = PLANNER.plan("a shiny red apple on two old wooden chairs")
     assert [region.phrase for region in plan.layout.regions] == [

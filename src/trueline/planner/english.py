@@ -107,6 +107,8 @@ def noun_phrase(text: str, tokens: Sequence[Token], at: int) -> NounPhrase | Non
         and determiner not in ("a", "an", "this", "that", "another")
     ):
         plural = False
+    if count and not plural and at - nouns > 1 and singular(tokens[nouns].word) in w.COUNTED_PARTS:
+        count = None  # "a two piece painting"
     attributes = tuple(t.word for t in tokens[inner:first_of_name] if t.kind == "J" or t.kind == "N")
     core = text[tokens[inner].start : tokens[at - 1].end]
     if determiner in w.POSSESSIVES:

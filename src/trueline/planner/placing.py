@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from trueline.planner.blocks import INNER_GAP, Block, Corners, grid_of, reach, row_of
 from trueline.planner.scene import ASIDE
-from trueline.planner.sizes import extent, ridden
+from trueline.planner.sizes import extent, lair, ridden
 from trueline.planner.words import SURFACES, WORN
 
 OVERLAPPING = ("on", "lie", "in", "ride", "hold", "wear", "front", "behind")
@@ -27,12 +27,6 @@ NEAR = 0.29  # most distance of centres on one axis, for "beside" (T2I-CompBench
 GROUNDS = (1.0, 0.5, 0.0)  # how far a row stands on one ground, while its centres still tell the relation
 MOST_GROWTH = 1.6  # of a base, for what is on or in it
 SINK = 0.12  # of its height, how far a thing reaches below the top of what it stands on
-#: The same on furniture with a back or a depth: medians in NSR-1K's spatial training boxes, captions with "on" (31
-#: beds, 8 couches, 9 benches, 6 chairs, 9 toilets), at most 0.9.
-LAIR = {
-    "bed": 0.9, "couch": 0.9, "sofa": 0.9, "loveseat": 0.9, "bench": 0.9, "chair": 0.9, "armchair": 0.9,
-    "recliner": 0.9, "toilet": 0.5,
-}  # fmt: skip
 RESTING = 0.02  # of the picture, between a thing and what it rests on
 FEWER_ROWS = 1.25  # times larger that things must get for another row
 GROWTH = 1.5  # at most, over the typical size
@@ -99,11 +93,6 @@ def _shows(kind: str, one: Corners, two: Corners) -> bool:
         "below": (-dy, dx), "beside": (abs(dx), dy),
     }.get(kind, (1.0, 0.0))  # fmt: skip
     return along > 1.05 * abs(across) and (kind != "beside" or min(along, abs(across)) < NEAR)
-
-
-def lair(name: str) -> float | None:
-    """How deep things lie or sit in it, of their height; None for what has a top to stand on."""
-    return LAIR.get(name.rpartition(" ")[2])
 
 
 def _rests(one: Corners, two: Corners) -> bool:

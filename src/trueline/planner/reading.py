@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from trueline.planner import words as w
+from trueline.planner.clause import Clause
 from trueline.planner.english import NounPhrase
 from trueline.planner.scene import ASIDE, Place, Relation, Scene, comparison, settle
 from trueline.planner.tagging import Tagger, Token, tokens_of
-from trueline.planner.things import DIRECTIONAL, SUPPORT, Things
+from trueline.planner.things import DIRECTIONAL, SUPPORT
 
 _FRAME_WORDS = frozenset(
     [
@@ -35,8 +36,6 @@ _FRAME_WORDS = frozenset(
         "screen",
     ]
 )
-#: Words by which a holder has things in it or on it: "a bowl with apples".
-_HOLDING = frozenset(["with", "filled with", "full of", "containing", "topped with", "of"])
 _FINITE = frozenset(["is", "are", "was", "were", "has", "have"])
 _COMPARING = frozenset(
     ["the", "number", "amount", "count", "more", "fewer", "less", "as", "twice", "same", "equal", "an"]
@@ -71,7 +70,7 @@ def read(prompt: str, tagger: Tagger = "textblob") -> Scene:
     return _Reader(prompt, tokens_of(prompt, tagger)).read()
 
 
-class _Reader(Things):
+class _Reader(Clause):
     """The pass over the tokens: what a clause is about, what was named last, and what waits for a subject."""
 
     def __init__(self, text: str, tokens: Sequence[Token]):
@@ -98,10 +97,9 @@ class _Reader(Things):
         #: The relation, what stands in it to a place without a box, and the token after that place.
         self.beyond: tuple[str, tuple[int, ...], int] | None = None
         self.around = False  # whether something was said to be at such a place, which "it" then is
-        self._clear()
-
-    def _clear(self) -> None:
-        self.joined = self.which = self.finite = self.acted = False
+        self.blank = -1  # the token after what a relation phrase is about and has no box: "with milk (in it)"
+        self.dressed: tuple[int, ...] = ()  # who was said to wear clothes that have no box
+        self.clear()
 
     def read(self) -> Scene:
         at = 0
@@ -151,7 +149,7 @@ class _Reader(Things):
         self._objects(relation[0], relation[1])
         said = " ".join(token.word for token in self.tokens[at : relation[1]])
         self.scene.notes.append(f"'not {said}' was left out: what is denied is not planned")
-        self._clear()
+        self.clear()
         found = self.phrase(relation[1])
         return found[1] if found else relation[1]
 
@@ -163,14 +161,20 @@ class _Reader(Things):
         if token.word in ("it", "they", "he", "she") and (found := self.antecedent(token.word, ())):
             self.subject = self.last = found
             self.how = ""
-            self._clear()
+            self.clear()
         elif token.word in ("one", "other", "others", "another"):
             self.last = self.subject = ()
 
     def _name_group(self, group: tuple[int, ...]) -> None:
         """Things named outside any relation phrase: a subject, or what a verb is about."""
         for kind, objects, place, said in self.pending:
-            self._add_relation(kind, group, objects, place, said)
+            self.add_relation(kind, group, objects, place, said)
+        if self.joined and group and self.dressed and self.worn(group):
+            self.add_relation("wear", self.dressed, group, (None, None), "and")
+            self.last, self.how = group, "wear"
+            self.clear()
+            return
+        self.dressed = ()
         acted = self.acted and self.subject and not self.joined and not self.pending
         self.pending = []
         if not acted:
@@ -178,7 +182,11 @@ class _Reader(Things):
         if group:
             self.last, self.how = group, "verb" if acted else ""
             self.around = False
-        self._clear()
+        self.clear()
+
+    def _clothes(self, at: int) -> bool:
+        found = self.phrase(at)
+        return found is not None and found[0].name in w.WORN
 
     # ---------------------------------------------------------------------------------------- relations
 
@@ -201,7 +209,8 @@ class _Reader(Things):
         if self.tokens[at].kind == "V":
             for kind, forms in (("hold", w.HOLD | w.EAT), ("wear", w.WEAR), ("ride", w.RIDE)):
                 if word in forms:
-                    return kind, at + 1
+                    particle = self.word(at + 1) in ("up", "out") and self.phrase(at + 2) is not None
+                    return kind, at + 1 + particle  # "holds up a camera"
             if word in ("surrounding", "surround", "surrounds"):
                 return "around", at + 1
         return None
@@ -216,9 +225,13 @@ class _Reader(Things):
         if (frame := self._in_frame(kind, after)) is not None:
             return frame
         if kind == "on" and self.word(after) == "top":
-            return self._on_top(after)
+            if self.word(after + 1) != "of":
+                return self._on_top(after)
+            after += 2  # "resting on top of"
         if (pronoun := self._object_pronoun(after)) is not None:
             return self._relate_to_pronoun(kind, pronoun, at, said)
+        if (part := self._own_part(kind, after, said)) is not None:
+            return part
         objects, end = self._objects(kind, after)
         if kind == "with" and objects and self.beyond and self.beyond[2] == at:
             kind, first, _ = self.beyond  # "a train next to the road with a truck": next to the truck, too
@@ -235,9 +248,14 @@ class _Reader(Things):
             ):
                 self.scene.notes.append(f"{said!r} was left out: nothing that it is about follows it")
             return after
-        first = self._subjects(kind, objects)
+        first = self.subjects(kind, objects)
+        if kind in ("in", "with", "wear") and self._clothes(after):
+            if self.how == "beside" and self.last and all(self.lives(i) for i in self.last):
+                first = self.last  # "next to a child in a white shirt and black tie"
+            self.dressed = first
         if not objects:
             self.joined = self.which = False
+            self.blank = end
             self.beyond = (kind, first, end) if kind == "beside" or kind in DIRECTIONAL else None
             if kind in ASIDE and first:
                 self.scene.relations.append(Relation(kind, first, (), said))
@@ -249,18 +267,46 @@ class _Reader(Things):
         if not first and kind in ("with", "at", "hold", "wear", "ride"):
             self.last, self.how = objects, ""
             self.subject = self.subject or objects
-            self._clear()
+            self.clear()
             return end
         if not first:
             self.pending.append((kind, objects, (None, None), said))
-            self._clear()
+            self.clear()
             return end
-        self._add_relation(kind, first, objects, (None, None), said)
+        self.add_relation(kind, first, objects, (None, None), said)
         if self.how == "" and not self.subject:
             self.subject = first
         self.last, self.how = objects, kind
-        self._clear()
+        self.clear()
         return end
+
+    def _own_part(self, kind: str, after: int, said: str) -> int | None:
+        """ "with a ball in its mouth", "holding an umbrella over her head"; the token after the part."""
+        found = self.phrase(after)
+        if found is None or found[0].determiner not in w.OWNERS or not self.last:
+            return None
+        part = found[0].name
+        if part in w.OUTER_PARTS.get(kind, ()):
+            how = kind
+        elif kind in ("in", "on", "below", "between") and part in w.HOLDING_PARTS:
+            how = "hold"
+        elif kind == "on" and part in w.CARRYING_PARTS:
+            how = "on"
+        else:
+            return None
+        things = self.last
+        owner = self.owner(found[0].determiner, things)
+        if not owner or any(self.scene.mentions[i].name in w.WORN for i in things):
+            return None
+        self.scene.relations = [
+            known
+            for known in self.scene.relations
+            if not (known.kind == "hold" and known.first == owner and set(known.second) <= set(things))
+        ]
+        first, second = (owner, things) if how == "hold" else (things, owner)
+        self.scene.relations.append(Relation(how, first, second, f"{said} {found[0].determiner} {part}"))
+        self.clear()
+        return found[1]
 
     def _object_pronoun(self, at: int) -> int | None:
         """The token of a pronoun that a relation phrase before ``at`` is about."""
@@ -276,6 +322,8 @@ class _Reader(Things):
     def _relate_to_pronoun(self, kind: str, at: int, begin: int, said: str) -> int:
         """ "a banana on top of it", "above it a kite", "on which a cup stands"; the token after the pronoun."""
         pronoun, end = self.word(at), at + 1
+        if begin == self.blank and kind in SUPPORT:
+            return end  # "a cup with milk in it"
         first: tuple[int, ...] = ()
         objects: tuple[int, ...] = ()
         if pronoun in ("which", "whom"):
@@ -286,7 +334,7 @@ class _Reader(Things):
         elif (self.joined or not self.last) and self._names(end):
             objects = self.antecedent(pronoun, ())
         else:
-            first = self._subjects(kind, ())
+            first = self.subjects(kind, ())
             if pronoun in ("him", "her") and self.last and self.antecedent(pronoun, self.last) == first:
                 first = self.last  # "a woman holding an umbrella over her": nobody is over herself
             objects = self.antecedent(pronoun, first)
@@ -323,7 +371,7 @@ class _Reader(Things):
         first = self.last
         base = self.antecedent("it", first)
         if first and base:
-            self._add_relation("on", first, base, (None, None), "on top")
+            self.add_relation("on", first, base, (None, None), "on top")
         return at + 1
 
     def _in_frame(self, kind: str, after: int) -> int | None:
@@ -347,85 +395,6 @@ class _Reader(Things):
         elif kind not in ("in", "at", "with"):
             return None
         return found[1]
-
-    def _subjects(self, kind: str, objects: tuple[int, ...]) -> tuple[int, ...]:
-        """Whom a relation phrase is about."""
-        names = {self.scene.mentions[i].name for i in self.last}
-        if (
-            self.subject
-            and names
-            and names <= w.WORN.keys()
-            and set(self.subject) != set(self.last)
-            and kind != "on"
-        ):
-            return self.subject
-        if self.which or not self.how or not self.subject:
-            return self.last
-        if (
-            self.joined
-            or (self.finite and self.how != "verb")
-            or (
-                self.how == "with"
-                and objects
-                and kind in SUPPORT
-                and not (self.acted and self._lifeless(self.last))
-            )
-        ):
-            return self.subject
-        if kind in ("hold", "wear", "ride") and self.how in ("on", "in", "beside", "wear", "hold", "ride"):
-            return self.subject
-        if self.how in ("hold", "wear", "ride", "verb"):
-            return self.subject if kind != "in" or self.how == "ride" else self.last
-        if self.how in SUPPORT and kind in DIRECTIONAL | {"beside", "between", "front", "behind", "apart"}:
-            return self.subject
-        if self.how == "beside" and kind in SUPPORT:
-            return tuple(dict.fromkeys((*self.subject, *self.last)))
-        return self.last
-
-    def _lifeless(self, group: tuple[int, ...]) -> bool:
-        return not any(self.lives(i) for i in group)
-
-    def _add_relation(
-        self, kind: str, first: tuple[int, ...], second: tuple[int, ...], place: Place, said: str
-    ) -> None:
-        mentions = self.scene.mentions
-        first = tuple(i for i in first if i not in second)
-        if place != (None, None):
-            for i in first:
-                mentions[i].place = place
-            return
-        if not first or not second:
-            return
-        if kind == "between" and sum(mentions[i].amount for i in second) < 2:
-            kind = "in" if said.startswith("in the middle") else "beside"
-        if kind == "around":
-            kind, first, second = (
-                ("between", second, first)
-                if sum(mentions[i].amount for i in first) > 1
-                else ("beside", first, second)
-            )
-        if kind == "with" and said in _HOLDING:
-            holder = mentions[first[-1]].name.rpartition(" ")[2] if len(first) == 1 else ""
-            if holder in w.SURFACES or holder in w.CONTAINERS:
-                into = "on" if holder in w.SURFACES else "in"
-                self.scene.relations.append(Relation(into, second, first, said))
-                return
-        if kind in ("with", "at") or (kind == "in" and any(mentions[i].name in w.WORN for i in second)):
-            worn = tuple(i for i in second if mentions[i].name in w.WORN)
-            if not worn or not all(self.lives(i) for i in first):
-                if kind == "in":
-                    self.scene.relations.append(Relation("in", first, second, said))
-                return
-            kind, second = "wear", worn
-        if kind == "hold" and not all(self.lives(i) for i in first):
-            kind, first, second = "on", second, first  # "a plate holding a cake"
-        if kind in SUPPORT:  # what "with" let us think gives way to what is said
-            self.scene.relations = [
-                known
-                for known in self.scene.relations
-                if not (known.kind in SUPPORT and known.words in _HOLDING and set(known.first) <= set(first))
-            ]
-        self.scene.relations.append(Relation(kind, first, second, said))
 
     # ---------------------------------------------------------------------------------------- places of the picture
 
@@ -460,7 +429,7 @@ class _Reader(Things):
             for i in self.last:
                 self.scene.mentions[i].place = place
                 self.scene.mentions[i].scale *= scale
-            self._clear()
+            self.clear()
         else:
             self.pending.append(("place", (), place, said))
 

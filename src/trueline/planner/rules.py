@@ -15,10 +15,10 @@ from typing import Literal, get_args
 from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned
 from trueline.planner.categories import coco_category
-from trueline.planner.placing import Corners, Group, Link, lair, place
+from trueline.planner.placing import Corners, Group, Link, place
 from trueline.planner.reading import read
 from trueline.planner.scene import ASIDE, Mention, Relation, Scene
-from trueline.planner.sizes import extent, ridden
+from trueline.planner.sizes import extent, lair, ridden
 from trueline.planner.tagging import Tagger, best_tagger, singular
 from trueline.planner.words import PEOPLE
 from trueline.plurals import plurals
@@ -230,5 +230,6 @@ def _phrase(prompt: str, mention: Mention) -> str:
         if not said and last.lower() in plurals(one):
             text = " ".join([*before, one])
     elif text == phrase.core and phrase.count in (None, 1) and phrase.determiner != "'s":
-        text = prompt[phrase.start : phrase.end]
+        written = prompt[phrase.start : phrase.end]
+        text = written if written.endswith(text) else text  # not "a white one", which is called by its noun
     return text[:MAX_PHRASE].strip() or mention.name

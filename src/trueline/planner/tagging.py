@@ -18,6 +18,7 @@ from trueline.planner import words as w
 Tagger = Literal["textblob", "spacy"]
 REACH = 8  # how far the neighbours of a word are looked for, over adverbs
 _TOKEN = re.compile(r"\w+(?:[-'\u2019]\w+)*|[^\w\s]")
+_ENDS = re.compile(r"\s*(?:[,.;!?)]|and\b|or\b|$)", re.IGNORECASE)
 _CLITIC = re.compile(r"(?<=\w)['\u2019]s$", re.IGNORECASE)
 _IRREGULAR = {
     "men": "man", "women": "woman", "people": "person", "children": "child", "mice": "mouse",
@@ -180,16 +181,20 @@ def tokens_of(text: str, tagger: Tagger = "textblob") -> list[Token]:
     spans: list[tuple[int, int]] = []
     for match in _TOKEN.finditer(text):
         start, end = match.span()
-        if (clitic := _CLITIC.search(match[0])) and match[0].lower() not in (
-            "it's",
-            "it\u2019s",
-            "there's",
-            "there\u2019s",
+        clitic = _CLITIC.search(match[0])
+        if (
+            clitic
+            and match[0][: clitic.start()].lower() not in ("it", "there")
+            and not _misspelt(text, match)
         ):
             spans += [(start, start + clitic.start()), (start + clitic.start(), end)]
         else:
             spans.append((start, end))
     lower = [text[a:b].lower().replace("\u2019", "'") for a, b in spans]
+    lower = [
+        word.replace("'", "") if word.endswith("'s") and len(word) > 2 and is_noun_word(word[:-2]) else word
+        for word in lower
+    ]
     tags = _tags([word if _latin(word) else "," for word in lower], tagger) if lower else []
     kinds: list[str] = []
     for at in range(len(lower)):
@@ -197,6 +202,14 @@ def tokens_of(text: str, tagger: Tagger = "textblob") -> list[Token]:
     return [
         Token(text[a:b], word, a, b, kind) for (a, b), word, kind in zip(spans, lower, kinds, strict=True)
     ]
+
+
+def _misspelt(text: str, word: re.Match[str]) -> bool:
+    """Whether a thing's "'s" is a plural: nothing follows that it could own. "fried banana's, and"."""
+    bare = word[0][:-2].lower()
+    if bare in w.PEOPLE or bare in w.ANIMALS or bare not in w.THINGS:
+        return False
+    return _ENDS.match(text, word.end()) is not None
 
 
 def _latin(word: str) -> bool:
@@ -241,6 +254,9 @@ def _kind(words: list[str], tags: list[str], before: list[str], at: int) -> str:
         if participle and last == "J" and word in _VERB_FORMS and word.endswith("ing") and not inner:
             before[-1] = "N"  # "a blond wearing a hat", "a brown bulldog sitting"
             return "V"
+        if last == "J" and _is_noun_now(words, at) and word in _VERB_FORMS and _follows_verb(words, at):
+            before[-1] = "N"  # "a woman in black stands up", "a bus with a picture on the front stopped"
+            return "V"
         if participle and not is_noun_word(word):
             return "J" if inner or (last == "J" and tag.startswith("JJ")) else "N"
         if adjective and inner and not (is_noun_word(word) and not _noun_follows(words, at)):
@@ -255,6 +271,9 @@ def _kind(words: list[str], tags: list[str], before: list[str], at: int) -> str:
             and tag.startswith("JJ")
             else "N"
         )
+    begins = last in ("", ".") and after in ("and", ",")
+    if begins and word in w.COLOURS | w.COLOURS_TOO and _list_of_adjectives(words, at):
+        return "J"  # "Orange and brown cat"
     if last == "N":
         return _after_noun(words, at, noun, verb, participle, adjective, after)
     if participle and not (is_noun_word(word) and not word.endswith("ed")):
@@ -288,7 +307,7 @@ def _kind(words: list[str], tags: list[str], before: list[str], at: int) -> str:
             else (
                 "V"
                 if last in ("&", "S", "O", ",")
-                and word in _THIRD
+                and (word in _THIRD or word in w.IRREGULAR_VERBS)
                 and (after in w.DETERMINERS or after in w.PREPOSITIONS)
                 else "N"
             )
@@ -310,6 +329,8 @@ def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
         return "&" if word == "&" else "?"
     if word in ("and", "or", "plus", "nor", "but"):
         return "&"
+    if word in ("one", "ones") and last == "J" and not _inner(after):
+        return "N"  # "a black cat and a white one"
     if word == "one":
         return "C" if _inner(after) else "O"
     if word in ("next", "close", "far", "adjacent") and after in ("to", "from"):
@@ -324,6 +345,10 @@ def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
         return "R"
     if word in w.NUMBERS or word.isdecimal():
         return "C"
+    if word == "all" and last in ("D", "J"):
+        return "J"  # "an all terrain vehicle"
+    if word in w.VAGUE and after in w.WEAR | w.HOLD and words[at + 1 : at + 2] == [after]:
+        return "O"  # "people, many wearing red shirts"
     if word in w.VAGUE and (_inner(after) or after in ("of", "other")):
         return "C"
     if word in ("more", "most", "less", "fewer", "enough", "much"):
@@ -365,6 +390,10 @@ def _after_noun(
         )
         if agrees or together:  # "a dog and a cat stand next to"
             return "V"
+        alive = head in w.ANIMALS or head in w.PEOPLE
+        rests = word in w.POSTURES and alive  # "a cat rest comfortably on a chair"
+        if (rests or (word in _THIRD and singular(word) in w.POSTURES)) and _follows_verb(words, at):
+            return "V"  # "a man with flip flops stands near a tree"
     if noun and not (verb and not is_noun_word(word)):
         return "N"
     if adjective:
@@ -406,12 +435,27 @@ def _list_of_adjectives(words: list[str], at: int) -> bool:
     return False
 
 
+def _is_noun_now(words: list[str], at: int) -> bool:
+    """Whether the adjective before stands for a thing: "in black", "on the front"."""
+    adjective, before = words[at - 1], words[at - 2 : at - 1]
+    return (adjective in w.COLOURS | w.COLOURS_TOO and before == ["in"]) or (
+        adjective in w.FRAMES and before == ["the"]
+    )
+
+
+def _follows_verb(words: list[str], at: int) -> bool:
+    after = words[at + 1] if at + 1 < len(words) else ""
+    return not after or after in w.PREPOSITIONS | w.DETERMINERS or _is_adverb(after) or not after[0].isalnum()
+
+
 def _noun_follows(words: list[str], at: int) -> bool:
     after = words[at + 1] if at + 1 < len(words) else ""
     if _starts_relation(words, at + 1):
         return False
+    described = after.endswith(("ing", "ed")) and at + 2 < len(words) and is_noun_word(words[at + 2])
     return (
         is_noun_word(after)
         or after in w.ADJECTIVES
+        or described  # "an orange cutting knife"
         or (_inner(after) and not _is_verb_only(after) and after not in _VERB_FORMS)
     )

@@ -31,6 +31,7 @@ class Things(ABC):
         self.unboxed: list[str] = []
         self.subject: tuple[int, ...] = ()  # of the clause
         self.joined = self.acted = False  # whether "and", a verb stands before
+        self.apposed = -1  # what is told apart: "two cats, a black one and a white one"
 
     @abstractmethod
     def begins_clause(self, at: int) -> bool:
@@ -51,9 +52,27 @@ class Things(ABC):
         if at >= len(self.tokens) or self.tokens[at].kind not in "DCJNR" or self.word(at) in ("not", "never"):
             return None
         if at not in self.phrases:
-            phrase = noun_phrase(self.text, self.tokens, at)
+            phrase = noun_phrase(self.text, self.tokens, at) or self._shared(at)
             self.phrases[at] = (phrase, phrase.last + 1) if phrase else None
         return self.phrases[at]
+
+    def _shared(self, at: int) -> NounPhrase | None:
+        """The first half of "a black and a white dog": its noun is that of the second."""
+        end = at + 1
+        while end < len(self.tokens) and self.tokens[end].kind == "J":
+            end += 1
+        joins = end > at + 1 and self.word(end) in ("and", "or") and self.word(end + 1) in w.ARTICLES
+        if self.word(at) not in w.ARTICLES or not joins:
+            return None
+        second = noun_phrase(self.text, self.tokens, end + 1)
+        if second is None or second.plural or not second.attributes:
+            return None
+        said = self.text[self.tokens[at + 1].start : self.tokens[end - 1].end]
+        attributes = tuple(token.word for token in self.tokens[at + 1 : end])
+        return replace(
+            second, first=at, last=end - 1, start=self.tokens[at].start, end=self.tokens[end - 1].end,
+            core=f"{said} {second.name}", attributes=attributes, determiner="a",
+        )  # fmt: skip
 
     def mentions(self, at: int, role: str) -> tuple[tuple[int, ...], int] | None:
         """The things of a noun phrase and of those that "and" or commas join to it, and the token after them."""
@@ -61,13 +80,26 @@ class Things(ABC):
         if found is None:
             return None
         group, end = list(found[0]), found[1]
+        first = self.phrase(at)
+        if first and first[0].kind == "frame" and not group and role != "free":
+            return found  # "on both sides and four sheep"
         while (joint := self._joint(end, role)) is not None:
+            self._share(first[0] if first else None, joint)
             more = self.mention(joint, role)
             if more is None:
                 break
             group += more[0]
             end = more[1]
         return tuple(dict.fromkeys(group)), end
+
+    def _share(self, first: NounPhrase | None, at: int) -> None:
+        """ "a white sink and black cabinet": the article is that of both."""
+        found = self.phrase(at)
+        if first is None or found is None or first.determiner not in ("a", "an", "the"):
+            return
+        phrase, end = found
+        if not (phrase.determiner or phrase.plural or phrase.count or phrase.vague):
+            self.phrases[at] = replace(phrase, determiner=first.determiner), end
 
     def _joint(self, at: int, role: str) -> int | None:
         """The token where a joined noun phrase begins, if what follows belongs to the same group."""
@@ -194,6 +226,11 @@ class Things(ABC):
         """Adds a mention or finds the one that is meant; () where the phrase gets no box."""
         if phrase.count == 0:
             return ()
+        if phrase.name == "one":
+            meant = self._meant(phrase)
+            if isinstance(meant, tuple):
+                return meant
+            phrase, core = meant, meant.core
         if (known := self.known(phrase)) is not None:
             return known
         if not self.boxed(phrase, role):
@@ -207,6 +244,23 @@ class Things(ABC):
             scale *= SMALLER
         self.scene.mentions.append(Mention(phrase, core, phrase.name, phrase.amount, phrase.is_exact, scale))
         return (len(self.scene.mentions) - 1,)
+
+    def _meant(self, phrase: NounPhrase) -> NounPhrase | tuple[int, ...]:
+        """ "a white one" with the noun that it stands for: of the last thing that is described, else of the last. The
+        things themselves for "two cats, a black one and a white one"."""
+        others = [i for i in range(len(self.scene.mentions)) if not self._human(i)]
+        if not others:
+            return ()
+        described = [i for i in others if self.scene.mentions[i].phrase.attributes]
+        one = (described or others)[-1]
+        mention = self.scene.mentions[one]
+        if self.word(phrase.first - 1) == "," and mention.amount > 1 and not phrase.plural:
+            self.apposed = one
+        if self.apposed == one:
+            return (one,)
+        said = self.text[phrase.start : phrase.end].rpartition(" ")[0]
+        core = " ".join([*(word for word in said.split() if word.lower() not in w.ARTICLES), mention.name])
+        return replace(phrase, name=mention.name, core=core, kind=mention.phrase.kind)
 
     def known(self, phrase: NounPhrase) -> tuple[int, ...] | None:
         """The mentions that "the dog" goes back to, or None for a new one."""
@@ -227,21 +281,30 @@ class Things(ABC):
         counted = bool(phrase.determiner or phrase.count is not None or phrase.vague is not None)
         free = role == "free" and not (self.acted and self.subject and not self.joined)
         apart = role in DIRECTIONAL | {"between", "apart", "larger", "smaller"}
+        if phrase.name in w.BALL_GAMES and counted:
+            return True  # "a baseball": the ball
         if phrase.kind == "thing":
             if role == "at" and phrase.name == "camera" and phrase.determiner == "the":
                 return False  # "looks at the camera"
+            if role in ("on", "in", "at") and phrase.name in w.IDIOMS and not (counted or phrase.attributes):
+                return False
             sure = counted or phrase.plural or is_noun_word(phrase.name.rpartition(" ")[2])
             return sure or (role == "free" and not self.acted)
         if phrase.kind == "worn":
+            bare = self.subject and not any(self.lives(i) for i in self.subject)
+            near = role in ("beside", "on", "front", "behind") or (role == "with" and bare)
+            near = near and (counted or bool(phrase.attributes))
             return (
                 (free and counted)
                 or apart
+                or (near and phrase.determiner not in w.POSSESSIVES)
                 or (role == "wear" and not phrase.plural and phrase.determiner not in w.POSSESSIVES)
             )
         if phrase.kind == "furnishing":
             if role == "below" and phrase.name in w.COVERS:
                 return False  # "under a blanket"
-            return (counted and role not in ("in", "at")) or (free and phrase.plural)
+            told = counted or (phrase.plural and bool(phrase.attributes))
+            return (told and role not in ("in", "at")) or (free and phrase.plural)
         if phrase.kind == "surroundings":
             beside = role in ("left", "right", "between") or (
                 role == "free" and self.leads(phrase.last + 1) in ("left", "right")
@@ -272,6 +335,18 @@ class Things(ABC):
         if fits:
             return (fits[-1],)
         return subject if pronoun in ("it", "he", "she") else ()
+
+    def owner(self, possessive: str, things: tuple[int, ...]) -> tuple[int, ...]:
+        """Who "its", "his", "her" or "their" means where a part of a body follows: the subject if it lives, else the
+        last that does, but not the things themselves. () where nobody fits."""
+        alive = [i for i in range(len(self.scene.mentions)) if i not in things and self.lives(i)]
+        if possessive in ("his", "her"):
+            alive = [i for i in alive if self._human(i)] or alive
+        elif possessive == "its":
+            alive = [i for i in alive if not self._human(i)] or alive
+        if self.subject and set(self.subject) <= set(alive):
+            return self.subject
+        return tuple(alive[-1:])
 
     def _several(self, subject: tuple[int, ...], left: list[int]) -> tuple[int, ...]:
         """What "them" is: a subject of several, the last of several, all that was named; "they" may be one person."""

@@ -31,7 +31,9 @@ DETERMINERS = _words(
     a an the this that these those another each every either neither any its his her their my our your
     """
 )
+ARTICLES = _words("a an the")
 POSSESSIVES = _words("its his her their my our your")
+OWNERS = {"its": "it", "his": "he", "her": "she", "their": "they"}
 PRONOUNS = _words(
     """
     it they them him he she we us me i you himself herself itself themselves someone something somebody
@@ -67,6 +69,7 @@ NOT_ADVERBS = _words(
     """
     butterfly dragonfly firefly jelly lily belly family curly lovely lively friendly cuddly bubbly fly
     woolly wooly silly ugly holy chilly hilly wrinkly early daily lonely elderly trolley italy
+    trolly dolly bully ally rally gully
     """
 )
 
@@ -93,7 +96,7 @@ GROUPS = {
     "group": 4, "set": 3, "row": 4, "line": 4, "herd": 5, "flock": 5, "crowd": 6, "team": 4, "number": 4,
     "lot": 6, "variety": 4, "collection": 4, "assortment": 4, "bunch": 4, "series": 4, "school": 5,
     "pack": 4, "array": 4, "handful": 4, "gang": 4, "family": 4, "cluster": 4, "litter": 4, "fleet": 4,
-    "display": 4, "selection": 4, "mix": 4, "plenty": 6, "mob": 5, "swarm": 6, "ton": 6, "load": 6,
+    "batch": 4, "display": 4, "selection": 4, "mix": 4, "plenty": 6, "mob": 5, "swarm": 6, "ton": 6, "load": 6,
 }  # fmt: skip
 #: "a pile of books", "a slice of pizza": one box, whatever is in it.
 PORTIONS = _words(
@@ -191,6 +194,11 @@ PARTS = _words(
 PARTS_OF_OTHERS = PARTS | _words("""
     top side front bottom rear inside middle center centre roof edge end half
     """)
+#: Parts of the body that hold: "a ball in its mouth", "under his arm", "on her lap".
+HOLDING_PARTS = _words("hand arm finger lap mouth tooth beak trunk paw claw talon")
+#: The part above or below which a thing is above or below the whole: "an umbrella over her head".
+OUTER_PARTS = {"above": _words("head"), "below": _words("foot paw hoof belly")}
+CARRYING_PARTS = _words("head back shoulder nose horn")  #: "a bird on his shoulder"
 FLOWERS = _words("""
     flower rose tulip sunflower daisy lily bloom blossom carnation orchid daffodil
     """)
@@ -202,7 +210,7 @@ COVERS = _words(
 )  # "under a blanket"
 PARTS_OF_COMPOUNDS = _words(
     """
-    mirror cushion window door roof slice piece half track floret stalk wedge
+    mirror cushion window door roof slice piece half track floret stalk wedge frame
     """
 )  # "a couch cushion"
 ABSTRACT = _words(
@@ -226,6 +234,13 @@ ABSTRACT = _words(
     name data emblem
     """
 ) - {"circle", "drink", "shower", "swing", "pitch"}
+#: "a two piece suit": no number of suits.
+COUNTED_PARTS = _words(
+    "piece story storey door seat seater tier level way person lane wheel layer engine handle"
+)
+BALL_GAMES = _words("baseball basketball football volleyball softball")
+#: "on display", "in flight": no thing where no article or number stands before.
+IDIOMS = _words("display sale fire foot duty board shore tow camera land line parade stage guard")
 #: Worn on the body. Where: share of the wearer's box from its top, and of its width.
 WORN = {
     **dict.fromkeys(
@@ -239,7 +254,7 @@ WORN = {
     **dict.fromkeys(
         _words("""
     shirt t-shirt tshirt jacket coat vest sweater hoodie dress suit tuxedo uniform robe blouse apron costume
-    gown kimono wetsuit outfit clothes clothing attire gear jersey poncho cloak cape pajamas overalls
+    gown kimono wetsuit snowsuit slicker outfit clothes clothing attire gear jersey poncho cloak cape pajamas overalls
     backpack saree sari tank-top top jumpsuit raincoat sweatshirt armor
     """),
         "body",
@@ -302,7 +317,7 @@ THINGS = _words(
     cube sphere pyramid cone cylinder arrow desk window door mirror curtain pillow blanket rug cabinet shelf
     drawer trophy medal coin gun sword shield crystal pearl gem jewel robot paddle oar snowman scarecrow
     swing slide trampoline seesaw pitch drink tabby calico siamese sink faucet drier dryer hairdryer
-    hairdrier toaster blender mixer
+    hairdrier toaster blender mixer ornament monument instrument ambulance appliance garment document
     """
 )
 #: Compounds that are not what their last word says, or that name a thing together.
@@ -323,7 +338,8 @@ COMPOUNDS = _phrases(
     pig, sea lion, sea horse, killer whale, grizzly bear, brown bear, black bear, panda bear, koala bear,
     gummy bear, peanut butter, living room, toy car, paper towel, toilet paper, flat screen, clock tower,
     neck tie, snow skis, water skis, country skis, bird cage, book case, cup cake, sun flower, polka dot,
-    double decker
+    double decker, picture frame, photo frame, window frame, door frame, signal light, lamp post, light post,
+    light pole, traffic signal, street lamp, stop light
     """
 )
 #: Compounds whose name is shorter: what people call the thing by itself.
@@ -354,7 +370,7 @@ ADJECTIVES = _words(
     main public modern vintage antique rusty shiny flat furry fresh ripe sliced cooked raw half-eaten top
     bottom front back left right upper lower double single multi-colored multicolored leafy grassy snowy
     sandy rocky wild tame adorable beautiful pretty ornate decorative electric electronic mechanical male
-    female dead alive fake cloudy busy
+    female dead alive fake cloudy busy vegan vegetarian organic ecru cream burgundy khaki
     """
 )
 #: Adjectives that are nouns as well.
@@ -376,6 +392,8 @@ COLOURS = _words(
     teal cyan magenta
     """
 )
+COLOURS_TOO = _words("orange gold silver")  #: colours that are nouns as well
+POSTURES = _words("sit lie lay stand rest sleep perch lean relax lounge")
 LARGE = _words("large big huge giant enormous gigantic massive oversized tall great")
 SMALL = _words("small little tiny mini miniature baby short")
 
@@ -392,14 +410,14 @@ VERBS = _words(
     sprout hunt fight attack guard protect greet outnumber stick sticks seem appear remain stay keep have
     race skateboard snowboard kneel crouch squat wade bark splash stroll trot gallop nibble munch doze
     approach trail leap tow press contrast tower adorn proceed signal rise fall attend observe examine
-    inspect shop dress decorate line connect tie lock turn leave enter board
+    inspect nestle drag shop dress decorate line connect tie lock turn leave enter board
     """
 )
 IRREGULAR_VERBS = _words(
     """
     sat lay lain laid stood slept ran rode flew held ate hung wore carried drank caught threw hit swam took
     made gave got went came put set cut grew spread bent kept had shown drawn eaten ridden worn driven flown
-    seen lit lying tied taken
+    seen lit lying tied taken stopped
     """
 )
 HOLD = _words(
