@@ -31,7 +31,8 @@ cats cat, buses bus, busses bus, boxes box, glasses glasses, dishes dish, benche
 mice mouse, people person, women woman, firemen fireman, children child, sheep sheep, scissors scissors, pants pants,
 tomatoes tomato, shoes shoe, canoes canoe, ties tie, cookies cookie, berries berry, ponies pony, toys toy, bus bus,
 glass glass, grass grass, dress dress, cactus cactus, tennis tennis, lens lens, horses horse, houses house,
-vases vase, octopuses octopus, taxis taxi, axes axe, zebras zebra, broccoli broccoli, giraffes giraffe
+vases vase, octopuses octopus, taxis taxi, axes axe, zebras zebra, broccoli broccoli, giraffes giraffe,
+rhinoceros rhinoceros
 """
 
 
@@ -189,6 +190,13 @@ def test_a_comparison_that_cannot_be_is_said():
         ("a dog with grass on both sides and a cat", []),
         ("a cat next to black shoes", [("beside", ["cat"], ["shoe"])]),
         ("a blue sign beside a red one", [("beside", ["sign"], ["sign"])]),
+        ("a frog shouting into a microphone while standing on a box", [("on", ["frog"], ["box"])]),
+        ("a cat walking into a box", [("in", ["cat"], ["box"])]),
+        ("a cup held by a man", [("hold", ["man"], ["cup"])]),
+        ("a cup decorated by a man", []),
+        ("a car parked by a bench", [("beside", ["car"], ["bench"])]),
+        ("a teddy bear holding a heart", [("hold", ["teddy bear"], ["heart"])]),
+        ("an owl on top of an elephant's back", [("on", ["owl"], ["elephant"])]),
         ("a black and a grey cat sit beside each other", [("beside", ["cat"], ["cat"])]),
     ],
 )  # fmt: skip
@@ -209,6 +217,10 @@ def test_relations(text, expected):
         ("an elephant with a man on its back", [("on", ["man"], ["elephant"])]),
         ("two men with phones in their hands", [("hold", ["man"], ["phone"])]),
         ("a cat with a hat on its head", [("wear", ["cat"], ["hat"])]),
+        ("a book with a prism on its cover", [("on", ["prism"], ["book"])]),
+        ("a truck with a horse in its bed", [("in", ["horse"], ["truck"])]),
+        ("a pineapple with a cup to its left and a dog on its right",
+         [("left", ["cup"], ["pineapple"]), ("right", ["dog"], ["pineapple"])]),
         ("a cat with its head in a bowl", [("in", ["cat"], ["bowl"])]),
         ("a dog laying on its back on a couch", [("on", ["dog"], ["couch"])]),
     ],
@@ -234,6 +246,11 @@ def test_parts_of_whoever_has_a_thing_tell_where_it_is(text, expected):
         ("a cake and fried banana's.", [(1, "cake"), (2, "banana")]),
         ("the dog's bowl", [(1, "bowl")]),
         ("a player and a baseball that's in the air", [(1, "player"), (1, "baseball")]),
+        ("a family of four walking at the beach", [(4, "person")]),
+        ("a map made out of sushi on a table", [(1, "map"), (1, "table")]),
+        ("four people in a circle and a yellow circle", [(4, "person"), (1, "circle")]),
+        ("a badger, oil painting", [(1, "badger")]),
+        ("her grandson and granddaughter", [(1, "grandson"), (1, "granddaughter")]),
         ("a vegan cookbook", [(1, "cookbook")]),
     ],
 )

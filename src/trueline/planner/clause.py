@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trueline.planner import words as w
 from trueline.planner.scene import Place, Relation
 from trueline.planner.sizes import lair, ridden, size_of
-from trueline.planner.tagging import Token
+from trueline.planner.tagging import Token, is_noun_word
 from trueline.planner.things import DIRECTIONAL, SUPPORT, Things
 
 #: Words by which a holder has things in it or on it: "a bowl with apples".
@@ -107,7 +107,7 @@ class Clause(Things):
                     self.scene.relations.append(Relation("in", first, second, said))
                 return
             kind, second = "wear", worn
-        if kind == "hold" and not all(self.lives(i) for i in first):
+        if kind == "hold" and not all(self.lives(i) or not is_noun_word(mentions[i].name) for i in first):
             holder = mentions[first[-1]].name.rpartition(" ")[2]
             into = "in" if holder in w.CONTAINERS and holder not in w.SURFACES else "on"
             kind, first, second = into, second, first  # "a plate holding a cake", "a vase holding a flower"

@@ -15,7 +15,7 @@ from trueline.planner import words as w
 from trueline.planner.clause import Clause
 from trueline.planner.english import NounPhrase
 from trueline.planner.scene import ASIDE, Place, Relation, Scene, comparison, settle
-from trueline.planner.tagging import Tagger, Token, tokens_of
+from trueline.planner.tagging import MOTION, Tagger, Token, tokens_of
 from trueline.planner.things import DIRECTIONAL, SUPPORT
 
 _FRAME_WORDS = frozenset(
@@ -132,6 +132,9 @@ class _Reader(Clause):
             self.joined = True
         elif token.kind == "S":
             self.which = token.word in w.WHICH
+            acting = at + 1 < len(self.tokens) and self.tokens[at + 1].kind == "V"
+            if acting and token.word in ("while", "when", "as") and self.subject:
+                self.last, self.how = self.subject, ""  # "shouting at a dog while standing on a box"
         elif token.kind == "V":
             self._verb(token)
         elif token.kind == "O" and not self.pending:
@@ -217,9 +220,21 @@ class _Reader(Clause):
 
     def _relate(self, at: int, kind: str, after: int) -> int:
         said = " ".join(token.word for token in self.tokens[at:after])
-        if kind == "without":
+        before = self.word(at - 1)
+        if kind == "without" or (before in w.MADE and said in ("of", "out of", "from", "with")):
             found = self.phrase(after)
             return found[1] if found else after
+        if said == "into":
+            kind = self._into(before)
+        if said == "by" and before in w.PASSIVES:
+            return self._passive(w.PASSIVES[before], after)
+        if (
+            said == "by"
+            and self.tokens[at - 1].kind == "V"
+            and before.endswith("ed")
+            and before not in w.STAYING
+        ):
+            kind = "at"  # "topped by", "surprised by"
         if kind in ("hold", "wear", "ride"):
             self.acted = True
         if (frame := self._in_frame(kind, after)) is not None:
@@ -280,22 +295,43 @@ class _Reader(Clause):
         self.clear()
         return end
 
+    def _into(self, verb: str) -> str:
+        """ "walking into a room" and "putting a cup into a box", but not "shouting into a microphone"."""
+        return "in" if verb in MOTION or self.how in ("verb", "hold") else "at"
+
+    def _passive(self, kind: str, after: int) -> int:
+        """ "a cup held by a man"."""
+        things = self.last
+        objects, end = self._objects(kind, after)
+        if things and objects:
+            self.add_relation(kind, objects, things, (None, None), "by")
+            self.last, self.how = objects, kind
+            self.clear()
+        return end
+
     def _own_part(self, kind: str, after: int, said: str) -> int | None:
         """ "with a ball in its mouth", "holding an umbrella over her head"; the token after the part."""
         found = self.phrase(after)
         if found is None or found[0].determiner not in w.OWNERS or not self.last:
             return None
         part = found[0].name
+        if part in ("left", "right") or (
+            part == "side" and found[0].attributes[:1] in (("left",), ("right",))
+        ):
+            return self._own_side(part if part != "side" else found[0].attributes[0], found[0], said)
         if part in w.OUTER_PARTS.get(kind, ()):
             how = kind
         elif kind in ("in", "on", "below", "between") and part in w.HOLDING_PARTS:
             how = "hold"
         elif kind == "on" and part in w.CARRYING_PARTS:
             how = "on"
+        elif kind in SUPPORT and part in w.COVERS_OF_THINGS and found[0].determiner == "its":
+            how = kind  # "a book with a prism on its cover"
         else:
             return None
         things = self.last
-        owner = self.owner(found[0].determiner, things)
+        whose = self.antecedent if how == kind and part in w.COVERS_OF_THINGS else self.owner
+        owner = whose(w.OWNERS[found[0].determiner], things)
         if not owner or any(self.scene.mentions[i].name in w.WORN for i in things):
             return None
         self.scene.relations = [
@@ -307,6 +343,18 @@ class _Reader(Clause):
         self.scene.relations.append(Relation(how, first, second, f"{said} {found[0].determiner} {part}"))
         self.clear()
         return found[1]
+
+    def _own_side(self, side: str, phrase: NounPhrase, said: str) -> int | None:
+        """ "a pineapple with a beer to its left"."""
+        things = self.last
+        topic = tuple(i for i in range(len(self.scene.mentions)) if i not in things)[:1]
+        owner = topic if phrase.determiner == "its" else self.owner(w.OWNERS[phrase.determiner], things)
+        if not owner:
+            return None
+        words = f"{said} {phrase.determiner} {side}"
+        self.scene.relations.append(Relation(side, things, owner, words))
+        self.clear()
+        return phrase.last + 1
 
     def _object_pronoun(self, at: int) -> int | None:
         """The token of a pronoun that a relation phrase before ``at`` is about."""

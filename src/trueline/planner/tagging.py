@@ -58,6 +58,10 @@ _NO_PLURAL = frozenset(
         "iris",
         "chess",
         "news",
+        "rhinoceros",
+        "thermos",
+        "chaos",
+        "cosmos",
         "paris",
         "james",
         "texas",
@@ -124,6 +128,7 @@ def _forms(verb: str) -> set[str]:
 
 _VERB_FORMS = frozenset(form for verb in w.VERBS for form in _forms(verb)) | w.IRREGULAR_VERBS
 _THIRD = frozenset(form for verb in w.VERBS for form in _forms(verb) if form.endswith("s"))
+MOTION = frozenset(form for verb in w.MOVES for form in _forms(verb)) | w.MOVED  #: forms of verbs of moving
 _NOUNS = (
     w.THINGS | w.PEOPLE | w.ANIMALS | w.SURROUNDINGS | w.FURNISHINGS | w.PARTS | w.FRAMES | w.PICTURES
     | w.PORTIONS | w.CONTAINERS
@@ -257,6 +262,8 @@ def _kind(words: list[str], tags: list[str], before: list[str], at: int) -> str:
         if last == "J" and _is_noun_now(words, at) and word in _VERB_FORMS and _follows_verb(words, at):
             before[-1] = "N"  # "a woman in black stands up", "a bus with a picture on the front stopped"
             return "V"
+        if last == "C" and participle and word in _VERB_FORMS | w.MADE and after in w.PREPOSITIONS - {"of"}:
+            return "V"  # "a family of four walking at the beach"
         if participle and not is_noun_word(word):
             return "J" if inner or (last == "J" and tag.startswith("JJ")) else "N"
         if adjective and inner and not (is_noun_word(word) and not _noun_follows(words, at)):
@@ -337,6 +344,11 @@ def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
         return "P"
     if word in ("left", "right") and last == "N" and words[at + 1 : at + 2] in (["of"], ["side"]):
         return "P"
+    if word in ("left", "right") and words[at - 1 : at] and words[at - 1] in w.POSSESSIVES:
+        if after == "side":
+            return "J"
+        if not _inner(after):
+            return "N"  # "a dog on its right"
     if (
         word in ("around", "up", "down", "off", "out", "by")
         and after.endswith("ing")

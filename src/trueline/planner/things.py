@@ -95,10 +95,11 @@ class Things(ABC):
     def _share(self, first: NounPhrase | None, at: int) -> None:
         """ "a white sink and black cabinet": the article is that of both."""
         found = self.phrase(at)
-        if first is None or found is None or first.determiner not in ("a", "an", "the"):
+        if first is None or found is None or self.word(at - 1) != "and":
             return
         phrase, end = found
-        if not (phrase.determiner or phrase.plural or phrase.count or phrase.vague):
+        bare = not (phrase.determiner or phrase.plural or phrase.count or phrase.vague)
+        if bare and first.determiner in w.ARTICLES | w.POSSESSIVES:
             self.phrases[at] = replace(phrase, determiner=first.determiner), end
 
     def _joint(self, at: int, role: str) -> int | None:
@@ -144,8 +145,12 @@ class Things(ABC):
         if found is None:
             return None
         phrase, end = found
+        number = w.NUMBERS.get(self.word(end + 1)) if self.of(end) and not self.phrase(end + 1) else None
+        if phrase.name == "family" and number:  # "a family of four"
+            people = replace(phrase, name="person", count=number)
+            return self.place_phrase(people, role, phrase.core), end + 2
         if not self.of(end) or (inner := self.phrase(end + 1)) is None:
-            if phrase.kind == "part" and phrase.determiner == "'s":
+            if phrase.kind in ("part", "frame") and phrase.determiner == "'s":
                 return self._owner(phrase, role), end
             return self.place_phrase(phrase, role, phrase.core), end
         outer, name = phrase, phrase.name
@@ -286,8 +291,12 @@ class Things(ABC):
         if phrase.kind == "thing":
             if role == "at" and phrase.name == "camera" and phrase.determiner == "the":
                 return False  # "looks at the camera"
+            if role == "in" and phrase.name == "circle":
+                return False  # "people in a circle"
             if role in ("on", "in", "at") and phrase.name in w.IDIOMS and not (counted or phrase.attributes):
                 return False
+            if phrase.name in w.PICTURES and not counted and self.scene.mentions:
+                return False  # "a badger, oil painting"
             sure = counted or phrase.plural or is_noun_word(phrase.name.rpartition(" ")[2])
             return sure or (role == "free" and not self.acted)
         if phrase.kind == "worn":
@@ -316,7 +325,7 @@ class Things(ABC):
 
     def lives(self, mention: int) -> bool:
         name = self.scene.mentions[mention].name
-        return name in w.PEOPLE or name in w.ANIMALS or name.rpartition(" ")[2] in w.PEOPLE | w.ANIMALS
+        return name in w.PEOPLE | w.ANIMALS | w.FIGURES or name.rpartition(" ")[2] in w.PEOPLE | w.ANIMALS
 
     def antecedent(self, pronoun: str, without: tuple[int, ...]) -> tuple[int, ...]:
         """The mentions that a pronoun goes back to: the subject if it fits, else the last that does, but not what is
@@ -336,17 +345,17 @@ class Things(ABC):
             return (fits[-1],)
         return subject if pronoun in ("it", "he", "she") else ()
 
-    def owner(self, possessive: str, things: tuple[int, ...]) -> tuple[int, ...]:
-        """Who "its", "his", "her" or "their" means where a part of a body follows: the subject if it lives, else the
+    def owner(self, pronoun: str, things: tuple[int, ...]) -> tuple[int, ...]:
+        """Who "it", "he", "she" or "they" means where a part of a body follows: the subject if it lives, else the
         last that does, but not the things themselves. () where nobody fits."""
         alive = [i for i in range(len(self.scene.mentions)) if i not in things and self.lives(i)]
-        if possessive in ("his", "her"):
+        if pronoun in ("he", "she"):
             alive = [i for i in alive if self._human(i)] or alive
-        elif possessive == "its":
+        elif pronoun == "it":
             alive = [i for i in alive if not self._human(i)] or alive
         if self.subject and set(self.subject) <= set(alive):
             return self.subject
-        return tuple(alive[-1:])
+        return tuple(alive[-1:]) or (() if set(self.subject) & set(things) else self.subject)
 
     def _several(self, subject: tuple[int, ...], left: list[int]) -> tuple[int, ...]:
         """What "them" is: a subject of several, the last of several, all that was named; "they" may be one person."""

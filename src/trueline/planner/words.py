@@ -198,6 +198,7 @@ PARTS_OF_OTHERS = PARTS | _words("""
 HOLDING_PARTS = _words("hand arm finger lap mouth tooth beak trunk paw claw talon")
 #: The part above or below which a thing is above or below the whole: "an umbrella over her head".
 OUTER_PARTS = {"above": _words("head"), "below": _words("foot paw hoof belly")}
+COVERS_OF_THINGS = _words("cover roof hood lid bed deck flatbed rim handle surface top side front back")
 CARRYING_PARTS = _words("head back shoulder nose horn")  #: "a bird on his shoulder"
 FLOWERS = _words("""
     flower rose tulip sunflower daisy lily bloom blossom carnation orchid daffodil
@@ -221,9 +222,9 @@ ABSTRACT = _words(
     moment while turn rest sleep play help care use need reason purpose kind lot bit rain heat cold wind
     cloudy shape size height length weight depth width age amount level detail details lighting contrast
     quality resolution focus style art mood atmosphere texture theme expression smile grin frown glance gaze
-    stare angle distance row order line circle formation pair couple number group part piece thing things
+    stare angle distance row order line formation pair couple number group part piece thing things
     stuff item items object objects something mid-air midair middle center business practice training
-    exercise wait swing catch throw hit kick pitch serve break drink meal bath shower drive trip travel tour
+    exercise wait swing catch throw hit kick pitch serve break meal bath shower drive trip travel tour
     journey vacation holiday celebration birthday christmas story news information message question answer
     sense feeling mystery magic
     """
@@ -233,7 +234,7 @@ ABSTRACT = _words(
     variety matter expanse series section layer tier portion birthday greeting storm wheelie flight role
     name data emblem
     """
-) - {"circle", "drink", "shower", "swing", "pitch"}
+)
 #: "a two piece suit": no number of suits.
 COUNTED_PARTS = _words(
     "piece story storey door seat seater tier level way person lane wheel layer engine handle"
@@ -291,6 +292,10 @@ ANIMALS = _words(
     ladybug cockroach caterpillar snail worm dragonfly bat badger beaver hedgehog porcupine skunk wombat
     sloth dinosaur dragon unicorn corgi poodle labrador
     """
+)
+#: Lifeless figures that hold and wear things all the same.
+FIGURES = _phrases(
+    "teddy bear, stuffed animal, doll, statue, snowman, scarecrow, figurine, puppet, mannequin, toy"
 )
 #: Other things the reader should know as nouns, so that "a purple bear" and "a watch" are not read as verbs.
 THINGS = _words(
@@ -417,9 +422,25 @@ IRREGULAR_VERBS = _words(
     """
     sat lay lain laid stood slept ran rode flew held ate hung wore carried drank caught threw hit swam took
     made gave got went came put set cut grew spread bent kept had shown drawn eaten ridden worn driven flown
-    seen lit lying tied taken stopped
+    seen lit lying tied taken stopped written
     """
 )
+#: Verbs that bring one into something: "walking into a room".
+MOVES = _words(
+    """
+    walk run jump dive climb step get go come drive fly fall crawl head enter swim move squeeze sneak peek put place
+    fit pull plug
+    """
+)
+MOVED = _words("ran swam got went came drove flew fell crept put")
+#: "made of clay", "carved from wood": what follows has no box.
+MADE = _words("made built composed carved constructed crafted formed sculpted woven")
+#: Where one is said to be "by" something; after other participles "by" names who does it.
+STAYING = _words(
+    "parked seated located placed situated left stopped stationed positioned docked nestled moored tied"
+)
+#: "a cup held by a man"
+PASSIVES = {"held": "hold", "carried": "hold", "clutched": "hold", "worn": "wear", "ridden": "ride"}
 HOLD = _words(
     """
     hold holds holding carry carries carrying clutch clutches clutching grasp grasps grasping wield wields
