@@ -179,6 +179,10 @@ def test_published_plans_beside_a_planner(listed, data, tmp_path, capsys):
     assert old["difference"] == pytest.approx(old["value"] - own["value"])
     assert ("old", "", "spatial_accuracy") not in found
     assert found["old", "two-categories", "counting_accuracy"]["value"] == 50
+    assert evaluate("nsr-1k-layout", data, tmp_path / "out", "--planner", "rules", f"old=replay:{file}",
+                    "--against", "old") == 0  # fmt: skip
+    swapped = table(tmp_path / "out")["listed", "", "counting_accuracy"]
+    assert (swapped["against"], swapped["difference"]) == ("old", pytest.approx(-old["difference"]))
     assert "old: 1 of 8 plans are missing and count as plans without boxes" in capsys.readouterr().err
     assert not (tmp_path / "out/plans/old.jsonl").exists(), "published already"
 
@@ -254,6 +258,7 @@ def test_names_of_columns():
         ("nsr-1k-layout", ["--planner", "rules", "--methods", "gligen"], "--methods: belongs to benchmarks with"),
         ("nsr-1k-layout", ["--planner", "rules", "--boxdiff.scale", "3"], "--boxdiff.scale: belongs to bench"),
         ("nsr-1k-layout", ["--planner", "rules", "--llm.url", "x"], "--llm.url: belongs to --planner llm"),
+        ("nsr-1k-layout", ["--planner", "rules", "--against", "x"], "--against: there is no row x; give one of "),
         ("t2i-compbench-layout", ["--planner", "rules", "--option", "categories=color"], "not for color"),
         ("geneval", ["--planner", "rules", "astrologer"], "--planner: give one"),
         ("geneval", ["--planner", "astrologer"], "--planner: there is no 'astrologer'"),

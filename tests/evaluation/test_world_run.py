@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,21 @@ def test_more_methods_later_leave_the_first_alone(done, tmp_path):
     evaluate(out, "--methods", "plain")
     evaluate(out)
     assert files(out) == files(done)
+
+
+def test_the_row_that_others_are_compared_with(done, tmp_path, capsys):
+    out = tmp_path / "against"
+    shutil.copytree(done, out)
+    capsys.readouterr()
+    assert evaluate(out, "--against", "plan") == 2
+    assert "--against: there is no row plan; give one of plain, gligen" in capsys.readouterr().err
+    first = {(row["method"], row["metric"], row["category"]): row for row in table(out)}
+    evaluate(out, "--against", "gligen")
+    for row in table(out):
+        assert row.get("against") in (None, "gligen")
+        if row["method"] == "plain" and "difference" in row:
+            other = first["gligen", row["metric"], row["category"]]
+            assert row["difference"] == pytest.approx(-other["difference"])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from trueline.benchmarks import Benchmark, Example
 from trueline.commands._methods import Given
 from trueline.commands._planners import make_chosen, refuse_idle
-from trueline.commands._rows import commit, write_rows
+from trueline.commands._rows import commit, compared_with, write_rows
 from trueline.evaluation.plan import choose
 from trueline.evaluation.planned import PlannedBenchmark, jsonl
 from trueline.evaluation.plans import NSR, Answer, examples_of, published, rows, unscored
@@ -115,6 +115,7 @@ def score(
     """One run; the exit code. ``of_benchmark``: its own options. ``seeds``: one for each plan of a prompt; none: one
     plan, the usual one."""
     columns = _columns(options, given)
+    against = compared_with(options.against, [column.name for column in columns])
     everything = examples_of(options.benchmark, options.data, **of_benchmark)
     examples = [everything[place] for place in choose(everything, options.n)]
     folder = Folder(options.out)
@@ -131,7 +132,7 @@ def score(
             answers[column.name], seeded[column.name] = asked.answers, seeds
         for sentence in [*said, *unscored(answers[column.name], options.mode)]:
             print(f"trueline: {column.name}: {sentence}", file=sys.stderr)
-    table = rows(options.benchmark, answers, seeded, options.mode, command, commit())
+    table = rows(options.benchmark, answers, seeded, options.mode, command, commit(), against)
     print(write_rows(folder, table))
     return 0
 

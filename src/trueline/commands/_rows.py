@@ -1,5 +1,6 @@
-"""Rows of results on disk, and the commit that made them."""
+"""Rows of results on disk, the commit that made them, and what they are compared with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,3 +32,14 @@ def commit() -> str:
     except OSError:
         return ""
     return done.stdout.strip()
+
+
+def compared_with(name: str | None, rows: Sequence[str]) -> str | None:
+    """The row that --against names, None for the first.
+
+    Raises:
+        ValueError: no row has that name.
+    """
+    if name in (None, *rows):
+        return name
+    raise ValueError(f"--against: there is no row {name}; give one of {', '.join(rows)}")

@@ -11,7 +11,7 @@ from trueline.commands._methods import Given
 from trueline.commands._parser import Parser, fractions
 from trueline.commands._planners import NONE, refuse_idle, split_all
 from trueline.commands._recipes import BASIC, check_boxes, default_recipes, read_loras, read_recipes
-from trueline.commands._rows import commit, write_rows
+from trueline.commands._rows import commit, compared_with, write_rows
 from trueline.methods import METHODS
 
 if TYPE_CHECKING:
@@ -102,6 +102,11 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--planner", nargs="+", metavar="NAME", help="who makes the boxes: rules, llm:MODEL, replay:FILE"
+    )
+    what.add_argument(
+        "--against",
+        metavar="NAME",
+        help="the row, or planner, that the others are compared with (default: the first)",
     )
     by = top.add_argument_group("who looks")
     by.add_argument("--judges", nargs="+", metavar="KIND=CHECKPOINT", help="models that measure; see below")
@@ -200,6 +205,9 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         else:
             methods = read_recipes(options.methods or [], given, loras, options.model)
         check_boxes(methods, pictures, options.benchmark)
+        against = compared_with(
+            options.against, [*(m.name for m in methods), *(each.method for each in elsewhere)]
+        )
         run = Run(Path(options.out), benchmark, settings, shard, elsewhere)
         if planned is not None:
             planned.keep(run.folder)
@@ -218,7 +226,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         )
         return 0
     with warnings_as_lines():
-        return _report(run, judges, looks, command, notes, options.mode)
+        return _report(run, judges, looks, command, notes, options.mode, against)
 
 
 def _export(run: "Run", methods: list[str], folder: Path) -> None:
@@ -341,6 +349,7 @@ def _report(
     command: str,
     notes: list[str],
     mode: "Mode",
+    against: str | None,
 ) -> int:
     from trueline.evaluation.bindings import BINDINGS
     from trueline.evaluation.figures import Context, rows
@@ -357,7 +366,7 @@ def _report(
     binding = BINDINGS.get(settings.benchmark)
     grouped = binding.group if binding else None
     group = (lambda example: grouped(example, mode)) if grouped else None
-    context = Context(settings.benchmark, settings.model, settings.seeds, command, commit(), group)
+    context = Context(settings.benchmark, settings.model, settings.seeds, command, commit(), group, against)
     table = rows(pictures, judges, looks, context)
     write_rows(run.folder, table)
     shots = _shots(run, pictures, judges, looks)

@@ -32,7 +32,8 @@ Looks = Mapping[str, Mapping[str, Sequence[Seen]]]
 
 @dataclass(frozen=True)
 class Context:
-    """What every row repeats. ``group``: figures over all pictures are means over these groups (GenEval's tasks)."""
+    """What every row repeats. ``group``: figures over all pictures are means over these groups (GenEval's tasks).
+    ``against``: the method that the others are compared with, None for the first."""
 
     benchmark: str
     model: str
@@ -40,13 +41,15 @@ class Context:
     command: str
     commit: str
     group: Callable[[Example], str] | None = None
+    against: str | None = None
 
 
 def rows(
     pictures: Sequence[Wanted], judges: Sequence[Judge], looks: Looks, context: Context
 ) -> list[dict[str, Any]]:
     """Rows for every method and metric, over all pictures (category "") and in each category."""
-    first = next((method for method in looks if method not in (REFERENCE, ROUND_TRIP)), None)
+    drawn = (method for method in looks if method not in (REFERENCE, ROUND_TRIP))
+    first = context.against or next(drawn, None)
     categories = {"": list(range(len(pictures)))}
     for place, picture in enumerate(pictures):
         if picture.example.category:

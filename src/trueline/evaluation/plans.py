@@ -126,15 +126,16 @@ def rows(
     mode: Mode,
     command: str,
     commit: str,
+    against: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of ``results.json``, overall and by category; those of the second planner on with the difference to the
-    first, where both were asked. Shares are in percent, as LayoutGPT prints them; MAE is in objects, T2I-CompBench's
-    scores are 0..1.
+    """Rows of ``results.json``, overall and by category; with the difference to ``against`` (default: the first
+    planner) where both were asked. Shares are in percent, as LayoutGPT prints them; MAE is in objects,
+    T2I-CompBench's scores are 0..1.
 
     ``answers``: by the name of the planner. ``seeds``: of its variations, where it was asked for some.
     """
     seen = {name: [(a.example, observe(a, mode)) for a in mine] for name, mine in answers.items()}
-    first = next(iter(seen))
+    first = against or next(iter(seen))
     table = []
     for name, mine in seen.items():
         for category in dict.fromkeys(["", *(example.category for example, _ in mine)]):

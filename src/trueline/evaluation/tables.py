@@ -2,10 +2,10 @@
 
 A *row* is one number: a flat dictionary with ``benchmark, model, method, metric, category`` ("" = all of them),
 ``value, low, high`` (95% interval, bootstrap clustered by prompt; None where there is none), ``n`` (pictures),
-``images_per_prompt, seeds, protocol, command, commit``; rows of every method but the first also say ``against``
-(the first method) and ``difference, difference_low, difference_high`` (paired: same prompts, same seeds). A row may
-have a ``goal`` (what was aimed at, and whether it holds) and say what ``low``, ``high`` and ``n`` are where they are
-something else (``reads``).
+``images_per_prompt, seeds, protocol, command, commit``; rows of every method but one also say ``against`` (that one:
+the first, or the one asked for) and ``difference, difference_low, difference_high`` (paired: same prompts, same
+seeds). A row may have a ``goal`` (what was aimed at, and whether it holds) and say what ``low``, ``high`` and ``n``
+are where they are something else (``reads``).
 """
 
 from __future__ import annotations
