@@ -137,11 +137,17 @@ class Study:
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     judges: Sequence[str] = ()
     data: str | None = None
+    left_out: tuple[str, ...] = ()  #: by --rows
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"rows: there are two of the name {twice[0]}")
+        if wished := self.options.rows:
+            if strange := [name for name in wished if name not in names]:
+                raise ValueError(f"--rows: there is no {strange[0]!r}; there are {', '.join(names)}")
+            self.left_out = tuple(name for name in names if name not in wished)
+            self.rows = [row for row in self.rows if row.name in wished]
 
     @property
     def out(self) -> Path:
@@ -256,7 +262,11 @@ class Study:
             named = (f"{self.seen_as(row, seed)}={self.pictures(row, seed)}" for row, seed in others)
             arguments += ["--images", *named]
         arguments += ["--judges", *self.judges] if self.judges else []
-        seconds = self.asked() * JUDGE_SECONDS * (len(self.runs()) + 2)  # and the true pictures, twice
+        arguments += ["--shard", self.options.shard] if self.options.shard != ONE else []
+        share = int(self.options.shard.partition("/")[2])
+        seconds = (
+            self.asked() * JUDGE_SECONDS * (len(self.runs()) + 2) / share
+        )  # and the true pictures, twice
         return [Job("judge", arguments, minutes=seconds / 60)]
 
     def evaluate(self, folder: Path, runs: Sequence[tuple[Row, int | None]]) -> list[str]:
@@ -349,6 +359,7 @@ def base_parser(prog: str, about: str, seeds: int, images: int) -> argparse.Argu
         "--images-per-prompt", type=_positive, default=images, metavar="COUNT", help="default %(default)s"
     )
     what.add_argument("--steps", type=_positive, default=20, help="of sampling (default %(default)s)")
+    what.add_argument("--rows", nargs="+", metavar="NAME", help="of the tables, these only (default: all)")
     what.add_argument("--train-steps", type=_positive, metavar="COUNT", help="default: those of the YAML")
     how = top.add_argument_group("how")
     how.add_argument(
@@ -356,7 +367,9 @@ def base_parser(prog: str, about: str, seeds: int, images: int) -> argparse.Argu
     )
     how.add_argument("--trainings", nargs="+", metavar="NAME", help="of step train, these only")
     how.add_argument("--cache", metavar="DIR", help="of the encoded pictures (default: the YAML's)")
-    how.add_argument("--shard", default=ONE, metavar="I/N", help="draw this part only; then no other steps")
+    how.add_argument(
+        "--shard", default=ONE, metavar="I/N", help="draw and judge this part only; then no other steps"
+    )
     how.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="default %(default)s")
     how.add_argument("--batch-size", type=_positive, metavar="COUNT", help="of drawing")
     how.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of drawing")
@@ -372,7 +385,7 @@ def _positive(text: str) -> int:
 
 
 Steps = Mapping[str, Callable[[], Sequence[Job]]]
-DRAWING = ("draw", "fine")  #: steps of which a shard does a part
+SHARED = ("draw", "fine", "judge")  #: steps of which a shard does a part
 
 
 def run(options: argparse.Namespace, steps: Steps) -> int:
@@ -406,7 +419,7 @@ def _chosen(options: argparse.Namespace, steps: Steps) -> list[str]:
         raise ValueError(f"--only: there is no step {strange[0]!r}; there are {', '.join(steps)}")
     if Shard.parse(options.shard).count == 1:
         return [name for name in steps if not options.only or name in options.only]
-    shared = [name for name in steps if name in DRAWING]
+    shared = [name for name in steps if name in SHARED]
     if whole := [name for name in options.only or [] if name not in shared]:
         raise ValueError(f"--shard: step {whole[0]} is not done in parts; give --only {' '.join(shared)}")
     return [name for name in shared if not options.only or name in options.only]

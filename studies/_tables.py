@@ -203,12 +203,15 @@ def _diversity(seen: Mapping[str, Seen], names: Sequence[str]) -> Terms | None:
 
 def table_rows(study: Study, pictures: Pictures, table: Table, command: str) -> list[dict[str, Any]]:
     """The rows of one table, in the form of ``trueline.evaluation.tables``; also ``training_seeds`` and ``per_seed``,
-    the value of each."""
+    the value of each. None where --rows leaves less than two rows, or not the first."""
     of = {row.name: row for row in study.rows}
-    first = of[table.rows[0]]
+    names = [name for name in table.rows if name in of]
+    if len(names) < 2 or names[0] != table.rows[0]:
+        return []
+    first = of[names[0]]
     found = []
     for column in table.columns:
-        ours = {row: _of_row(study, pictures, row, column) for row in (of[name] for name in table.rows)}
+        ours = {row: _of_row(study, pictures, row, column) for row in (of[name] for name in names)}
         bounds = (0.0, math.inf) if column.kind == "frechet" else (-math.inf, math.inf)
         for row, draws in ours.items():
             if draws is None:
@@ -245,6 +248,8 @@ def _of_row(study: Study, pictures: Pictures, row: Row, column: Column) -> Draws
 
 def write(study: Study, made: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> None:
     """The rows to ``--results``, and as tables to OUT/tables.md. ``notes``: what was left out."""
+    if study.left_out:
+        notes = [*notes, f"rows (--rows): {', '.join(study.left_out)}"]
     target = study.options.results or study.out / "rows.json"
     write_whole(target, json.dumps(list(made), indent=1) + "\n")
     text = "\n".join([markdown(made), *(f"- left out: {note}" for note in notes), ""])

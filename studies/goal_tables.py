@@ -192,9 +192,9 @@ def _painters(study: Study) -> dict[str, Callable[[], None]]:
 
     examples = load("world").examples
     pictures = wanted(examples, choose(examples, 4), (0,))
-    full = next(row for row in study.rows if row.name == TRAININGS["full"][0])
-    if full.training is None:
-        raise ValueError("rows: GOAL has no training")
+    full = next((row for row in study.rows if row.name == TRAININGS["full"][0]), None)
+    if full is None or full.training is None:
+        raise ValueError("--rows: step time compares with GOAL; add it, or leave out the step")
     lora = study.trained(full.training, 0) / "final" / LORA_FILE
     pipes = [Pipeline.from_pretrained("world") for _ in range(3)]
     for pipe in pipes[1:]:

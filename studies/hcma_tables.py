@@ -198,7 +198,7 @@ def sweep_rows(options: argparse.Namespace) -> list[Row]:
 
 def sweep_study(study: Study) -> Study:
     options = argparse.Namespace(**vars(study.options))
-    options.n, options.images_per_prompt = options.sweep_n, 1
+    options.n, options.images_per_prompt, options.rows = options.sweep_n, 1, None
     return Study("hcma-sweep", options, sweep_rows(options), study.settings)
 
 

@@ -205,10 +205,23 @@ def test_bad_options_are_one_sentence(study, script, arguments, said, tmp_path):
     assert str(raised.value).startswith(said)
 
 
-def test_a_shard_draws_and_does_nothing_else(study, tmp_path, capsys):
+def test_a_shard_draws_and_judges_and_does_nothing_else(study, tmp_path, capsys):
     assert study["goal_tables"].main(["--dry-run", "--shard", "2/2", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "--shard 2/2" in said and "trueline train" not in said and "# judge" not in said
+    assert "--shard 2/2" in said and "trueline train" not in said and "# tables" not in said
+    assert said.count("--judges none --shard 2/2") == said.count("--judges none") == 1
+    assert said.count("trueline evaluate") == said.count("--shard 2/2") == 2, "drawn, then judged"
+
+
+def test_some_rows_only(study, tmp_path, capsys):
+    out = ["--dry-run", "--out", str(tmp_path / "out")]
+    assert study["goal_tables"].main([*out, "--rows", "gligen", "GOAL", "--seeds", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("trueline train") == 1 and "--methods gligen gligen+lora:goal-full-0 --loras" in said
+    with pytest.raises(ValueError, match="--rows: there is no 'nobody'; there are plain, gligen,"):
+        study["goal_tables"].main([*out, "--rows", "nobody"])
+    with pytest.raises(ValueError, match="--rows: step time compares with GOAL"):
+        study["goal_tables"].main(["--out", str(tmp_path), "--rows", "plain", "--only", "time"])
 
 
 def test_goal_is_timed_between_pictures_of_gligen(study):
@@ -282,6 +295,9 @@ def test_rows_of_a_table_from_what_was_seen(study, tmp_path):
     assert 0 < found["gligen", "diversity"]["value"] < 2 and math.isfinite(
         found["gligen", "diversity"]["low"]
     )
+    assert not tables.table_rows(own, pictures, tables.Table("T", ("plain", "GOAL"), columns), "cmd")
+    more = tables.Table("T", ("gligen", "plain", "GOAL"), columns)
+    assert tables.table_rows(own, pictures, more, "cmd") == made, "a row that --rows leaves out"
     tables.write(own, made, ["a note"])
     assert "left out: a note" in (tmp_path / "tables.md").read_text()
     assert json.loads((tmp_path / "rows.json").read_text()) == made
