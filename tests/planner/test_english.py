@@ -221,6 +221,7 @@ def test_relations(text, expected):
         ("a truck with a horse in its bed", [("in", ["horse"], ["truck"])]),
         ("a pineapple with a cup to its left and a dog on its right",
          [("left", ["cup"], ["pineapple"]), ("right", ["dog"], ["pineapple"])]),
+        ("a bus next to a truck on its side", [("beside", ["bus"], ["truck"])]),
         ("a cat with its head in a bowl", [("in", ["cat"], ["bowl"])]),
         ("a dog laying on its back on a couch", [("on", ["dog"], ["couch"])]),
     ],

@@ -21,6 +21,10 @@ class Clause(Things):
         super().__init__(text, tokens)
         self.last: tuple[int, ...] = ()  # the things named last
         self.how = ""  # the relation by which they came in; "" for subjects
+        #: Relations whose first end is not named yet: kind, objects, place of the picture, words.
+        self.pending: list[tuple[str, tuple[int, ...], Place, str]] = []
+        self.blank = -1  # the token after what a relation phrase is about and has no box: "with milk (in it)"
+        self.around = False  # whether something was said to be at a place without a box, which "it" then is
         self.clear()
 
     def clear(self) -> None:
@@ -126,3 +130,21 @@ class Clause(Things):
     def worn(self, group: tuple[int, ...]) -> bool:
         """Whether all of them are worn on the body."""
         return all(self.scene.mentions[i].name in w.WORN for i in group)
+
+    def join(self, kind: str, first: tuple[int, ...], objects: tuple[int, ...], said: str, end: int) -> int:
+        """Notes a relation down, or keeps its objects till what stands there is named; ``end`` again."""
+        if not first and kind in ("with", "at", "hold", "wear", "ride"):
+            self.last, self.how = objects, ""
+            self.subject = self.subject or objects
+            self.clear()
+            return end
+        if not first:
+            self.pending.append((kind, objects, (None, None), said))
+            self.clear()
+            return end
+        self.add_relation(kind, first, objects, (None, None), said)
+        if self.how == "" and not self.subject:
+            self.subject = first
+        self.last, self.how = objects, kind
+        self.clear()
+        return end

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from trueline.planner import words as w
-from trueline.planner.clause import Clause
 from trueline.planner.english import NounPhrase
+from trueline.planner.pronouns import Pronouns
 from trueline.planner.scene import ASIDE, Place, Relation, Scene, comparison, settle
 from trueline.planner.tagging import MOTION, Tagger, Token, tokens_of
-from trueline.planner.things import DIRECTIONAL, SUPPORT
+from trueline.planner.things import DIRECTIONAL
 
 _FRAME_WORDS = frozenset(
     [
@@ -40,20 +40,6 @@ _FINITE = frozenset(["is", "are", "was", "were", "has", "have"])
 _COMPARING = frozenset(
     ["the", "number", "amount", "count", "more", "fewer", "less", "as", "twice", "same", "equal", "an"]
 )
-_OBJECT_PRONOUNS = ("it", "them", "him", "her")
-_OTHER_PRONOUNS = (
-    "himself",
-    "herself",
-    "itself",
-    "themselves",
-    "us",
-    "me",
-    "you",
-    "others",
-    "one",
-    "other",
-    "each",
-)
 #: "two dogs, one black and the other white"; not "on one side and on the other side".
 _ONE_AND_OTHER = re.compile(
     r"(?<!on )\b(?:one|some)\b (?!side|hand|end)(?:(?! [.;!?] ).)*?\b(?:the others?|others)\b(?! side| hand| end)"
@@ -70,7 +56,7 @@ def read(prompt: str, tagger: Tagger = "textblob") -> Scene:
     return _Reader(prompt, tokens_of(prompt, tagger)).read()
 
 
-class _Reader(Clause):
+class _Reader(Pronouns):
     """The pass over the tokens: what a clause is about, what was named last, and what waits for a subject."""
 
     def __init__(self, text: str, tokens: Sequence[Token]):
@@ -84,20 +70,16 @@ class _Reader(Clause):
         self.starts = {offset: number for number, offset in enumerate(self.offsets)}
         self.comparisons: list[tuple[int, str, int]] = []
         self.unused: list[str] = []
-        self.pending: list[tuple[str, tuple[int, ...], Place, str]] = []
         self._new_sentence()
 
     def _new_sentence(self) -> None:
         for _, _, _, said in self.pending:
             self.scene.notes.append(f"{said!r} was left out: nothing that stands there follows it")
         self.subject = ()
-        self.last: tuple[int, ...] = ()  # the things named last
-        self.how = ""  # the relation by which they came in; "" for subjects
-        self.pending = []
+        self.last, self.how, self.pending = (), "", []
         #: The relation, what stands in it to a place without a box, and the token after that place.
         self.beyond: tuple[str, tuple[int, ...], int] | None = None
-        self.around = False  # whether something was said to be at such a place, which "it" then is
-        self.blank = -1  # the token after what a relation phrase is about and has no box: "with milk (in it)"
+        self.around, self.blank = False, -1
         self.dressed: tuple[int, ...] = ()  # who was said to wear clothes that have no box
         self.clear()
 
@@ -243,15 +225,15 @@ class _Reader(Clause):
             if self.word(after + 1) != "of":
                 return self._on_top(after)
             after += 2  # "resting on top of"
-        if (pronoun := self._object_pronoun(after)) is not None:
-            return self._relate_to_pronoun(kind, pronoun, at, said)
-        if (part := self._own_part(kind, after, said)) is not None:
+        if (pronoun := self.pronoun_after(after)) is not None:
+            return self.relate_to_pronoun(kind, pronoun, at, said)
+        if (part := self.relate_to_part(kind, after, said)) is not None:
             return part
         objects, end = self._objects(kind, after)
         if kind == "with" and objects and self.beyond and self.beyond[2] == at:
             kind, first, _ = self.beyond  # "a train next to the road with a truck": next to the truck, too
             self.around = True
-            return self._join(kind, first, objects, said, end)
+            return self.join(kind, first, objects, said, end)
         if end == after:  # nothing follows
             if self.word(after) in ("each", "one") and self.word(after + 1) in ("other", "another"):
                 self._mutual(kind, said)
@@ -275,25 +257,7 @@ class _Reader(Clause):
             if kind in ASIDE and first:
                 self.scene.relations.append(Relation(kind, first, (), said))
             return end
-        return self._join(kind, first, objects, said, end)
-
-    def _join(self, kind: str, first: tuple[int, ...], objects: tuple[int, ...], said: str, end: int) -> int:
-        """Notes a relation down, or keeps its objects till what stands there is named; ``end`` again."""
-        if not first and kind in ("with", "at", "hold", "wear", "ride"):
-            self.last, self.how = objects, ""
-            self.subject = self.subject or objects
-            self.clear()
-            return end
-        if not first:
-            self.pending.append((kind, objects, (None, None), said))
-            self.clear()
-            return end
-        self.add_relation(kind, first, objects, (None, None), said)
-        if self.how == "" and not self.subject:
-            self.subject = first
-        self.last, self.how = objects, kind
-        self.clear()
-        return end
+        return self.join(kind, first, objects, said, end)
 
     def _into(self, verb: str) -> str:
         """ "walking into a room" and "putting a cup into a box", but not "shouting into a microphone"."""
@@ -308,104 +272,6 @@ class _Reader(Clause):
             self.last, self.how = objects, kind
             self.clear()
         return end
-
-    def _own_part(self, kind: str, after: int, said: str) -> int | None:
-        """ "with a ball in its mouth", "holding an umbrella over her head"; the token after the part."""
-        found = self.phrase(after)
-        if found is None or found[0].determiner not in w.OWNERS or not self.last:
-            return None
-        part = found[0].name
-        if part in ("left", "right") or (
-            part == "side" and found[0].attributes[:1] in (("left",), ("right",))
-        ):
-            return self._own_side(part if part != "side" else found[0].attributes[0], found[0], said)
-        if part in w.OUTER_PARTS.get(kind, ()):
-            how = kind
-        elif kind in ("in", "on", "below", "between") and part in w.HOLDING_PARTS:
-            how = "hold"
-        elif kind == "on" and part in w.CARRYING_PARTS:
-            how = "on"
-        elif kind in SUPPORT and part in w.COVERS_OF_THINGS and found[0].determiner == "its":
-            how = kind  # "a book with a prism on its cover"
-        else:
-            return None
-        things = self.last
-        whose = self.antecedent if how == kind and part in w.COVERS_OF_THINGS else self.owner
-        owner = whose(w.OWNERS[found[0].determiner], things)
-        if not owner or any(self.scene.mentions[i].name in w.WORN for i in things):
-            return None
-        self.scene.relations = [
-            known
-            for known in self.scene.relations
-            if not (known.kind == "hold" and known.first == owner and set(known.second) <= set(things))
-        ]
-        first, second = (owner, things) if how == "hold" else (things, owner)
-        self.scene.relations.append(Relation(how, first, second, f"{said} {found[0].determiner} {part}"))
-        self.clear()
-        return found[1]
-
-    def _own_side(self, side: str, phrase: NounPhrase, said: str) -> int | None:
-        """ "a pineapple with a beer to its left"."""
-        things = self.last
-        topic = tuple(i for i in range(len(self.scene.mentions)) if i not in things)[:1]
-        owner = topic if phrase.determiner == "its" else self.owner(w.OWNERS[phrase.determiner], things)
-        if not owner:
-            return None
-        words = f"{said} {phrase.determiner} {side}"
-        self.scene.relations.append(Relation(side, things, owner, words))
-        self.clear()
-        return phrase.last + 1
-
-    def _object_pronoun(self, at: int) -> int | None:
-        """The token of a pronoun that a relation phrase before ``at`` is about."""
-        while at < len(self.tokens) and self.tokens[at].kind == "R" and self.phrase(at) is None:
-            at += 1
-        if at >= len(self.tokens):
-            return None
-        word, kind = self.word(at), self.tokens[at].kind
-        each_other = word in ("each", "one") and self.word(at + 1) in ("other", "another")
-        known = word in _OBJECT_PRONOUNS or (word in _OTHER_PRONOUNS and not each_other)
-        return at if (known and kind == "O") or (word in ("which", "whom") and kind == "S") else None
-
-    def _relate_to_pronoun(self, kind: str, at: int, begin: int, said: str) -> int:
-        """ "a banana on top of it", "above it a kite", "on which a cup stands"; the token after the pronoun."""
-        pronoun, end = self.word(at), at + 1
-        if begin == self.blank and kind in SUPPORT:
-            return end  # "a cup with milk in it"
-        first: tuple[int, ...] = ()
-        objects: tuple[int, ...] = ()
-        if pronoun in ("which", "whom"):
-            fresh = self.last and self.scene.mentions[self.last[-1]].phrase.last in (begin - 1, begin - 2)
-            objects = self.last if fresh else ()
-        elif pronoun in _OTHER_PRONOUNS or (pronoun == "it" and self.around):
-            pass  # "beside himself", "above others": not read
-        elif (self.joined or not self.last) and self._names(end):
-            objects = self.antecedent(pronoun, ())
-        else:
-            first = self.subjects(kind, ())
-            if pronoun in ("him", "her") and self.last and self.antecedent(pronoun, self.last) == first:
-                first = self.last  # "a woman holding an umbrella over her": nobody is over herself
-            objects = self.antecedent(pronoun, first)
-            if not objects and len(first) > 1:  # "a dog and a cat behind it": the cat
-                first = first[-1:]
-                objects = self.antecedent(pronoun, first)
-        if objects:
-            return self._join(kind, first, objects, said, end)
-        if kind not in ("at", "with"):
-            self.scene.notes.append(
-                f"'{said} {pronoun}' was left out: {pronoun!r} was not traced to a thing with a box"
-            )
-        self.joined = self.which = False
-        return end
-
-    def _names(self, at: int) -> bool:
-        """Whether a thing is named there, after a verb at most: "above it (there is) a kite"."""
-        while at < len(self.tokens) and (self.tokens[at].kind in "VR," or self.word(at) == "there"):
-            if found := self.phrase(at):
-                return found[0].kind != "frame"
-            at += 1
-        found = self.phrase(at)
-        return found is not None and found[0].kind != "frame"
 
     def _mutual(self, kind: str, said: str) -> None:
         """ "a cat and a dog next to each other": each to the one before."""

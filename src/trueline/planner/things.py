@@ -253,7 +253,7 @@ class Things(ABC):
     def _meant(self, phrase: NounPhrase) -> NounPhrase | tuple[int, ...]:
         """ "a white one" with the noun that it stands for: of the last thing that is described, else of the last. The
         things themselves for "two cats, a black one and a white one"."""
-        others = [i for i in range(len(self.scene.mentions)) if not self._human(i)]
+        others = [i for i in range(len(self.scene.mentions)) if not self.human(i)]
         if not others:
             return ()
         described = [i for i in others if self.scene.mentions[i].phrase.attributes]
@@ -327,46 +327,7 @@ class Things(ABC):
         name = self.scene.mentions[mention].name
         return name in w.PEOPLE | w.ANIMALS | w.FIGURES or name.rpartition(" ")[2] in w.PEOPLE | w.ANIMALS
 
-    def antecedent(self, pronoun: str, without: tuple[int, ...]) -> tuple[int, ...]:
-        """The mentions that a pronoun goes back to: the subject if it fits, else the last that does, but not what is
-        told of it. () where nothing fits."""
-        subject = () if set(self.subject) & set(without) else self.subject
-        left = [i for i in range(len(self.scene.mentions)) if i not in without]
-        if pronoun in ("they", "them"):
-            return self._several(subject, left)
-        single = [i for i in left if self.scene.mentions[i].amount == 1]
-        if pronoun == "it":
-            fits = [i for i in single if not self._human(i)]
-        else:
-            fits = [i for i in single if self._human(i)] or [i for i in single if self.lives(i)]
-        if not without and len(subject) == 1 and subject[0] in fits:
-            return subject
-        if fits:
-            return (fits[-1],)
-        return subject if pronoun in ("it", "he", "she") else ()
-
-    def owner(self, pronoun: str, things: tuple[int, ...]) -> tuple[int, ...]:
-        """Who "it", "he", "she" or "they" means where a part of a body follows: the subject if it lives, else the
-        last that does, but not the things themselves. () where nobody fits."""
-        alive = [i for i in range(len(self.scene.mentions)) if i not in things and self.lives(i)]
-        if pronoun in ("he", "she"):
-            alive = [i for i in alive if self._human(i)] or alive
-        elif pronoun == "it":
-            alive = [i for i in alive if not self._human(i)] or alive
-        if self.subject and set(self.subject) <= set(alive):
-            return self.subject
-        return tuple(alive[-1:]) or (() if set(self.subject) & set(things) else self.subject)
-
-    def _several(self, subject: tuple[int, ...], left: list[int]) -> tuple[int, ...]:
-        """What "them" is: a subject of several, the last of several, all that was named; "they" may be one person."""
-        amounts = [mention.amount for mention in self.scene.mentions]
-        if sum(amounts[i] for i in subject) > 1:
-            return subject
-        if many := [i for i in left if amounts[i] > 1]:
-            return (many[-1],)
-        return tuple(left) if len(left) > 1 else subject or tuple(left)
-
-    def _human(self, mention: int) -> bool:
+    def human(self, mention: int) -> bool:
         """Whether it is a person by its noun, or by a capital in the middle of the prompt or before a second one."""
         named = self.scene.mentions[mention]
         words = named.text.split()
