@@ -107,6 +107,9 @@ def noun_phrase(text: str, tokens: Sequence[Token], at: int) -> NounPhrase | Non
         and determiner not in ("a", "an", "this", "that", "another")
     ):
         plural = False
+    some = any(token.word == "some" for token in tokens[start:inner])
+    if some and not plural and head not in w.UNCHANGED | w.PLURAL_FORMS | {"people", "cattle"}:
+        vague = None  # "some toothpaste"
     if count and not plural and at - nouns > 1 and singular(tokens[nouns].word) in w.COUNTED_PARTS:
         count = None  # "a two piece painting"
     attributes = tuple(t.word for t in tokens[inner:first_of_name] if t.kind == "J" or t.kind == "N")
@@ -157,11 +160,10 @@ def _joins(tokens: Sequence[Token], at: int, first: int) -> bool:
 
 def _separate(tokens: Sequence[Token], at: int) -> bool:
     """Whether two nouns in a row belong to two phrases: "dogs cats"; a plural does not describe what follows."""
-    return (
-        is_plural(tokens[at - 1].word)
-        and singular(tokens[at - 1].word) in (w.ANIMALS | w.PEOPLE)
-        and f"{tokens[at - 1].word} {tokens[at].word}" not in w.COMPOUNDS
-    )
+    before, word = tokens[at - 1].word, tokens[at].word
+    alive = singular(before) in w.ANIMALS | w.PEOPLE
+    listed = is_plural(word) and singular(before) in w.THINGS  # "some tables chairs and a clock"
+    return is_plural(before) and (alive or listed) and f"{before} {word}" not in w.COMPOUNDS
 
 
 def _name(tokens: Sequence[Token], first: int, end: int) -> tuple[str, int]:

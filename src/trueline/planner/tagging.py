@@ -262,6 +262,8 @@ def _kind(words: list[str], tags: list[str], before: list[str], at: int) -> str:
         if last == "J" and _is_noun_now(words, at) and word in _VERB_FORMS and _follows_verb(words, at):
             before[-1] = "N"  # "a woman in black stands up", "a bus with a picture on the front stopped"
             return "V"
+        if last == "C" and word in w.WEAR | w.HOLD:
+            return "V"  # "two girls, one wearing a hat"
         if last == "C" and participle and word in _VERB_FORMS | w.MADE and after in w.PREPOSITIONS - {"of"}:
             return "V"  # "a family of four walking at the beach"
         if participle and not is_noun_word(word):
@@ -339,7 +341,9 @@ def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
     if word in ("one", "ones") and last == "J" and not _inner(after):
         return "N"  # "a black cat and a white one"
     if word == "one":
-        return "C" if _inner(after) else "O"
+        return "C" if _inner(after) or after == "of" else "O"
+    if word in w.COLOURS_TOO and words[at - 1 : at] == ["in"] and not _inner(after):
+        return "R"  # "a player in orange"
     if word in ("next", "close", "far", "adjacent") and after in ("to", "from"):
         return "P"
     if word in ("left", "right") and last == "N" and words[at + 1 : at + 2] in (["of"], ["side"]):
@@ -373,6 +377,8 @@ def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
         return "D" if word != "her" or _inner(after) else "O"
     if word in w.PRONOUNS or (word == "other" and not _inner(after)):
         return "O"
+    if word == "can" and (last in ("D", "C", "J") or f"{words[at - 1]} can" in w.COMPOUNDS):
+        return "N"  # "a trash can"
     if word in w.AUXILIARIES or word.endswith("n't"):
         return "V"
     if word in w.PREPOSITIONS:
@@ -457,6 +463,8 @@ def _is_noun_now(words: list[str], at: int) -> bool:
 
 def _follows_verb(words: list[str], at: int) -> bool:
     after = words[at + 1] if at + 1 < len(words) else ""
+    if _starts_relation(words, at + 1):
+        return True
     return not after or after in w.PREPOSITIONS | w.DETERMINERS or _is_adverb(after) or not after[0].isalnum()
 
 

@@ -138,6 +138,8 @@ class Things(ABC):
             return None
         if tokens[at].kind == "C" and self.of(at + 1) and (inner := self.phrase(at + 2)):  # "two of the dogs"
             count = w.NUMBERS.get(tokens[at].word)
+            if among := self._part_of(inner[0], count or 0):
+                return among, inner[1]
             return self.place_phrase(
                 replace(inner[0], count=count) if count else inner[0], role, inner[0].core
             ), inner[1]
@@ -149,10 +151,15 @@ class Things(ABC):
         if phrase.name == "family" and number:  # "a family of four"
             people = replace(phrase, name="person", count=number)
             return self.place_phrase(people, role, phrase.core), end + 2
+        if phrase.name == "couple" and phrase.determiner in w.ARTICLES and not self.of(end):
+            people = replace(phrase, name="person", kind="thing", count=2)
+            return self.place_phrase(people, role, phrase.core), end
         if not self.of(end) or (inner := self.phrase(end + 1)) is None:
             if phrase.kind in ("part", "frame") and phrase.determiner == "'s":
                 return self._owner(phrase, role), end
             return self.place_phrase(phrase, role, phrase.core), end
+        if phrase.name == "glasses" and inner[0].name in _MASS:
+            phrase = replace(phrase, name="glass", plural=True)  # "glasses of wine"
         outer, name = phrase, phrase.name
         if name in w.EXACT_GROUPS or name in w.GROUPS or name in w.TRANSPARENT or name in w.PORTIONS:
             made = self._grouped(outer, end + 1, role)
@@ -197,6 +204,8 @@ class Things(ABC):
             return None
         content, end = inner
         name, number = outer.name, outer.count
+        if name in w.PORTIONS and number is None and outer.vague is None and content.determiner in w.ARTICLES:
+            outer = replace(outer, count=1)  # "pieces of a cake"
         if name in w.PORTIONS or (name in ("bunch", "cluster") and content.name in w.BUNCHED):
             whole = self.text[outer.end - len(outer.core) : content.end]
             kind = "furnishing" if content.kind in ("surroundings", "abstract", "part") else content.kind
@@ -259,7 +268,8 @@ class Things(ABC):
         described = [i for i in others if self.scene.mentions[i].phrase.attributes]
         one = (described or others)[-1]
         mention = self.scene.mentions[one]
-        if self.word(phrase.first - 1) == "," and mention.amount > 1 and not phrase.plural:
+        apposed = self.word(phrase.first - 1) == "," or mention.phrase.last == phrase.first - 1
+        if apposed and mention.amount > (phrase.amount if phrase.plural else 1):
             self.apposed = one
         if self.apposed == one:
             return (one,)
@@ -277,9 +287,23 @@ class Things(ABC):
                 said = set(phrase.attributes) - {"other", "same"}
                 if "other" not in phrase.attributes and (not said or said <= set(mention.phrase.attributes)):
                     return (i,)
+        if not phrase.plural and phrase.count is None and (among := self._part_of(phrase, 1)):
+            return among  # "two dogs ..., the black dog"
         if phrase.plural and phrase.name in _GENERIC and self.subject:
             return self.subject
         return None
+
+    def _part_of(self, phrase: NounPhrase, count: int) -> tuple[int, ...]:
+        """The several that "the dog" or "two of the dogs" is among: of its kind, and of no other colour."""
+        if phrase.determiner != "the" or "other" in phrase.attributes:
+            return ()
+        colours = set(phrase.attributes) & w.COLOURS
+        for i in reversed(range(len(self.scene.mentions))):
+            mention = self.scene.mentions[i]
+            others = set(mention.phrase.attributes) & w.COLOURS
+            if mention.name == phrase.name and mention.amount > max(count, 1) - (count > 1):
+                return (i,) if not (colours and others) or colours & others else ()
+        return ()
 
     def boxed(self, phrase: NounPhrase, role: str) -> bool:
         """Whether a phrase stands for something that gets a box."""

@@ -344,7 +344,7 @@ COMPOUNDS = _phrases(
     gummy bear, peanut butter, living room, toy car, paper towel, toilet paper, flat screen, clock tower,
     neck tie, snow skis, water skis, country skis, bird cage, book case, cup cake, sun flower, polka dot,
     double decker, picture frame, photo frame, window frame, door frame, signal light, lamp post, light post,
-    light pole, traffic signal, street lamp, stop light
+    light pole, watering can, beer can, paint can, spray can, traffic signal, street lamp, stop light
     """
 )
 #: Compounds whose name is shorter: what people call the thing by itself.
@@ -382,7 +382,7 @@ ADJECTIVES = _words(
 COVERED = _words(
     """
     covered filled shaped topped colored coloured painted sized lined framed themed striped trimmed
-    patterned tiled walled haired
+    patterned tiled walled haired mounted handled
     """
 )
 NOUN_TOO = _words(
@@ -415,7 +415,7 @@ VERBS = _words(
     sprout hunt fight attack guard protect greet outnumber stick sticks seem appear remain stay keep have
     race skateboard snowboard kneel crouch squat wade bark splash stroll trot gallop nibble munch doze
     approach trail leap tow press contrast tower adorn proceed signal rise fall attend observe examine
-    inspect nestle drag shop dress decorate line connect tie lock turn leave enter board
+    inspect nestle drag flash shop dress decorate line connect tie lock turn leave enter board
     """
 )
 IRREGULAR_VERBS = _words(
