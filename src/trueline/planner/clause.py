@@ -21,6 +21,7 @@ class Clause(Things):
         super().__init__(text, tokens)
         self.last: tuple[int, ...] = ()  # the things named last
         self.how = ""  # the relation by which they came in; "" for subjects
+        self.holder: tuple[int, ...] = ()  # of what came in by "with"
         #: Relations whose first end is not named yet: kind, objects, place of the picture, words.
         self.pending: list[tuple[str, tuple[int, ...], Place, str]] = []
         self.blank = -1  # the token after what a relation phrase is about and has no box: "with milk (in it)"
@@ -45,7 +46,7 @@ class Clause(Things):
                 and objects
                 and kind in SUPPORT
                 and not (self.acted and self.lifeless(self.last))
-                and not self._smaller(objects, self.subject)
+                and not self._smaller(objects, self.holder)
             )
         ):
             return self.subject
@@ -72,7 +73,11 @@ class Clause(Things):
         """Whether lifeless things cannot carry others: "a table with a cake on a plate"."""
         mentions = self.scene.mentions
         largest = max(size_of(mentions[i].name)[0] for i in ones)
-        return self.lifeless(others) and largest < min(size_of(mentions[i].name)[0] for i in others)
+        return (
+            bool(others)
+            and self.lifeless(others)
+            and largest < min(size_of(mentions[i].name)[0] for i in others)
+        )
 
     def lifeless(self, group: tuple[int, ...]) -> bool:
         return not any(self.lives(i) for i in group)
@@ -115,16 +120,16 @@ class Clause(Things):
             holder = mentions[first[-1]].name.rpartition(" ")[2]
             into = "in" if holder in w.CONTAINERS and holder not in w.SURFACES else "on"
             kind, first, second = into, second, first  # "a plate holding a cake", "a vase holding a flower"
-        self.scene.relations = [  # what "with" let us think gives way to what is said
-            known
-            for known in self.scene.relations
-            if not (
-                known.kind in SUPPORT
-                and known.words in HOLDING
-                and set(known.first) <= set(first)
-                and (kind in SUPPORT or set(known.second) == set(second))
-            )
-        ]
+        kept: list[Relation] = []
+        for known in self.scene.relations:  # what "with" let us think gives way to what is said
+            thought = known.kind in SUPPORT and known.words in HOLDING and set(known.first) <= set(first)
+            if not thought or not (kind in SUPPORT or set(known.second) == set(second)):
+                kept.append(known)
+            elif (
+                kind in SUPPORT and not self.acted and self._smaller(second, known.second)
+            ):  # "a table with a cake on a plate"
+                kept.append(Relation(known.kind, second, known.second, known.words))
+        self.scene.relations = kept
         self.scene.relations.append(Relation(kind, first, second, said))
 
     def worn(self, group: tuple[int, ...]) -> bool:
@@ -143,6 +148,8 @@ class Clause(Things):
             self.clear()
             return end
         self.add_relation(kind, first, objects, (None, None), said)
+        if kind == "with":
+            self.holder = first
         if self.how == "" and not self.subject:
             self.subject = first
         self.last, self.how = objects, kind
