@@ -352,3 +352,12 @@ def test_things_lie_within_furniture_at_the_side_of_what_they_are_beside(prompt,
 def test_what_is_on_top_of_a_chair_stands_on_its_upper_edge():
     (_, one), (_, base) = things("a bird on top of a chair")
     assert one[3] - base[1] < 0.2 * (one[3] - one[1])
+
+
+def test_who_sits_and_what_is_there_too_are_side_by_side():
+    plan = PLANNER.plan("a man on a couch with a laptop")
+    (_, man), (_, couch), (_, laptop) = things("a man on a couch with a laptop", PLANNER)
+    assert man[2] <= laptop[0] and couch[0] - 1e-9 <= man[0] and laptop[2] <= couch[2] + 1e-9
+    assert not plan.notes, "being within it holds"
+    (_, cat), _, (_, pillow) = things("a cat on a bed with a pillow", PLANNER)
+    assert pillow[3] < cat[3], "at the bed's head"

@@ -85,7 +85,7 @@ def holds(kind: str, first: Sequence[Corners], second: Sequence[Corners]) -> boo
 
 
 def _shows(kind: str, one: Corners, two: Corners) -> bool:
-    if kind in RESTS and _rests(one, two):
+    if kind in RESTS and _rests(one, two, kind == "lie"):
         return True
     dx, dy = (two[0] + two[2] - one[0] - one[2]) / 2, (two[1] + two[3] - one[1] - one[3]) / 2
     along, across = {
@@ -95,10 +95,10 @@ def _shows(kind: str, one: Corners, two: Corners) -> bool:
     return along > 1.05 * abs(across) and (kind != "beside" or min(along, abs(across)) < NEAR)
 
 
-def _rests(one: Corners, two: Corners) -> bool:
-    """Whether a box stands on another, at its end perhaps: a vase on a long table."""
+def _rests(one: Corners, two: Corners, inside: bool = False) -> bool:
+    """Whether a box stands on another, at its end perhaps: a vase on a long table. ``inside``: it may lie within."""
     within = two[0] <= (one[0] + one[2]) / 2 <= two[2]
-    higher = one[1] + one[3] < two[1] + two[3]
+    higher = inside or one[1] + one[3] < two[1] + two[3]
     return within and higher and two[1] - RESTING <= one[3] <= two[3]
 
 

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned
 from trueline.planner.categories import coco_category
+from trueline.planner.clause import HOLDING
 from trueline.planner.placing import Corners, Group, Link, place
 from trueline.planner.reading import read
 from trueline.planner.scene import ASIDE, Mention, Relation, Scene
@@ -192,7 +193,10 @@ def _posture(scene: Scene, relation: Relation, one: int, two: int) -> str:
             return "ride"
         if lair(mount) is not None:
             return "lie"
-    if relation.words == "on top of" and mount.rpartition(" ")[2] == "bed":
+    bed = mount.rpartition(" ")[2] == "bed"
+    if relation.words in HOLDING and lair(mount) is not None and not bed:
+        return "lie"  # "a man on a couch with a laptop": side by side; a bed's pillow lies at its head
+    if relation.words == "on top of" and bed:
         return "lie"
     return relation.kind
 
