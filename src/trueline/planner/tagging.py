@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 from trueline.planner import words as w
@@ -137,6 +138,9 @@ _NOUNS = (
 )  # fmt: skip
 
 
+_ADJECTIVES = w.ADJECTIVES | w.LARGE | w.SMALL
+_COLOURS = w.COLOURS | w.COLOURS_TOO
+_SUBJECTS = ("they", "it", "he", "she", "i", "we", "you")
 _OUTSIDE = w.DETERMINERS | w.PRONOUNS | w.SUBORDINATORS | w.AUXILIARIES | w.PREPOSITIONS
 
 
@@ -228,102 +232,135 @@ def _latin(word: str) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Here:
+    """The word at ``at``, and what may be said of it by itself. ``before``: the classes of the words before it."""
+
+    words: list[str]
+    before: list[str]
+    at: int
+    tag: str  #: the tagger's
+    last: str  #: the class before, over adverbs
+    after: str  #: the word after, over adverbs; "of" for the words of a relation
+
+    @property
+    def word(self) -> str:
+        return self.words[self.at]
+
+    @property
+    def next(self) -> str:
+        return self.words[self.at + 1] if self.at + 1 < len(self.words) else ""
+
+    @cached_property
+    def noun(self) -> bool:
+        return is_noun_word(self.word) or self.tag.startswith("NN")
+
+    @cached_property
+    def participle(self) -> bool:
+        formed = self.word.endswith(("ing", "ed")) or self.tag in ("VBG", "VBN")
+        return formed and self.word not in w.NOT_PARTICIPLES
+
+    @cached_property
+    def verb(self) -> bool:
+        return self.word in _VERB_FORMS or self.tag.startswith("VB") or self.participle
+
+    @cached_property
+    def adjective(self) -> bool:
+        return self.tag.startswith("JJ") or self.word in _ADJECTIVES
+
+    @cached_property
+    def inner(self) -> bool:
+        """Whether the noun phrase that it may be in goes on."""
+        return _inner(self.after)
+
+
 def _kind(words: list[str], tags: list[str], before: list[str], at: int) -> str:
     """The class of the word at ``at``; ``before`` holds those of the words before it."""
-    word, tag = words[at], tags[at]
     last = next((kind for kind in reversed(before[-REACH:]) if kind != "R"), "")
     after = next((other for other in words[at + 1 : at + REACH] if not _is_adverb(other)), "")
     if after in ("next", "left", "right", "close", "far", "adjacent", "opposite") and _starts_relation(
         words, at + 1
     ):
         after = "of"  # "an orange next to a cup"
-    if closed := _closed(word, last, after, words, at):
+    here = _Here(words, before, at, tags[at], last, after)
+    if closed := _closed(here.word, last, after, words, at):
         return closed
-    if at + 1 < len(words) and f"{word} {singular(words[at + 1])}" in w.COMPOUNDS:
+    if f"{here.word} {singular(here.next)}" in w.COMPOUNDS:
         return "N"  # "dining tables"
-    noun = is_noun_word(word) or tag.startswith("NN")
-    participle = (word.endswith(("ing", "ed")) or tag in ("VBG", "VBN")) and word not in w.NOT_PARTICIPLES
-    verb = word in _VERB_FORMS or tag.startswith("VB") or participle
-    adjective = word in w.ADJECTIVES or tag.startswith("JJ") or word in w.LARGE or word in w.SMALL
-    inner = _inner(after)
     if last in ("D", "C", "J"):
-        if adjective and after in ("and", "or", ",") and _list_of_adjectives(words, at):
-            return "J"
-        if (
-            participle
-            and last == "D"
-            and after in ("in", "off", "up", "down", "out")
-            and _inner(words[at + 2] if at + 2 < len(words) else "")
-        ):
-            return "J"  # "a fenced in pasture"
-        if participle and last == "J" and word in _VERB_FORMS and word.endswith("ing") and not inner:
-            before[-1] = "N"  # "a blond wearing a hat", "a brown bulldog sitting"
-            return "V"
-        if last == "J" and _is_noun_now(words, at) and word in _VERB_FORMS and _follows_verb(words, at):
-            before[-1] = "N"  # "a woman in black stands up", "a bus with a picture on the front stopped"
-            return "V"
-        if last == "C" and word in w.WEAR | w.HOLD:
-            return "V"  # "two girls, one wearing a hat"
-        if last == "C" and participle and word in _VERB_FORMS | w.MADE and after in w.PREPOSITIONS - {"of"}:
-            return "V"  # "a family of four walking at the beach"
-        if participle and not is_noun_word(word):
-            return "J" if inner or (last == "J" and tag.startswith("JJ")) else "N"
-        if adjective and inner and not (is_noun_word(word) and not _noun_follows(words, at)):
-            return "J"
-        return (
-            "J"
-            if adjective
-            and not noun
-            and word not in w.NOUN_TOO
-            and last != "J"
-            and not inner
-            and tag.startswith("JJ")
-            else "N"
-        )
+        return _in_phrase(here)
     begins = last in ("", ".") and after in ("and", ",")
-    if begins and word in w.COLOURS | w.COLOURS_TOO and _list_of_adjectives(words, at):
+    if begins and here.word in _COLOURS and _list_of_adjectives(words, at):
         return "J"  # "Orange and brown cat"
     if last == "N":
-        return _after_noun(words, at, noun, verb, participle, adjective, after)
-    if participle and not (is_noun_word(word) and not word.endswith("ed")):
-        starts = last in ("", "P", ".") and words[at - 1 : at] != ["to"]
-        if word.endswith("ing"):
-            return (
-                "J"
-                if starts
-                and inner
-                and after not in w.DETERMINERS
-                and is_noun_word(after)
-                and not is_plural(after)
-                else "V"
-            )
-        return "J" if inner and after not in w.DETERMINERS else "V"
-    if adjective and (inner or (word not in w.NOUN_TOO and not is_noun_word(word))):
-        return "J" if inner or last != "V" else "R"
-    if noun and verb:
-        infinitive = (
-            words[at - 1 : at] == ["to"]
-            or (last == "V" and word in w.VERBS and words[at - 1] in w.AUXILIARIES)
-            or (
-                before[-1:] == ["O"]
-                and word in _VERB_FORMS
-                and words[at - 1] in ("they", "it", "he", "she", "i", "we", "you")
-            )
-        )
-        return (
-            "V"
-            if infinitive or (last in ("&", "S", "O") and word in _VERB_FORMS and not is_noun_word(word))
-            else (
-                "V"
-                if last in ("&", "S", "O", ",")
-                and (word in _THIRD or word in w.IRREGULAR_VERBS)
-                and (after in w.DETERMINERS or after in w.PREPOSITIONS)
-                else "N"
-            )
-        )
-    if noun or tag in ("FW", "SYM"):
+        return _after_noun(here)
+    if here.participle and not (is_noun_word(here.word) and not here.word.endswith("ed")):
+        return _participle(here)
+    if here.adjective and (here.inner or (here.word not in w.NOUN_TOO and not is_noun_word(here.word))):
+        return "J" if here.inner or last != "V" else "R"
+    if here.noun and here.verb:
+        return "V" if _acts(here) else "N"
+    if here.noun or here.tag in ("FW", "SYM"):
         return "N"
-    return "R" if tag.startswith("RB") else "V" if verb else "J" if adjective else "R"
+    return "R" if here.tag.startswith("RB") else "V" if here.verb else "J" if here.adjective else "R"
+
+
+def _in_phrase(here: _Here) -> str:
+    """After a determiner, a number or an adjective: an adjective, the noun, or a verb after all."""
+    words, at, word, last, after = here.words, here.at, here.word, here.last, here.after
+    if here.adjective and after in ("and", "or", ",") and _list_of_adjectives(words, at):
+        return "J"
+    particle = after in ("in", "off", "up", "down", "out") and at + 2 < len(words) and _inner(words[at + 2])
+    if here.participle and last == "D" and particle:
+        return "J"  # "a fenced in pasture"
+    if _ends_phrase(here):
+        if last == "J":
+            here.before[-1] = "N"
+        return "V"
+    if here.participle and not is_noun_word(word):
+        return "J" if here.inner or (last == "J" and here.tag.startswith("JJ")) else "N"
+    if here.adjective and here.inner and not (is_noun_word(word) and not _noun_follows(words, at)):
+        return "J"
+    bare = here.tag.startswith("JJ") and not here.noun and word not in w.NOUN_TOO
+    return "J" if bare and last != "J" and not here.inner else "N"
+
+
+def _ends_phrase(here: _Here) -> bool:
+    """Whether it is the verb of what stands before: "a blond wearing a hat", "two girls, one wearing a hat"."""
+    word, last = here.word, here.last
+    if last == "J":
+        acting = here.participle and word.endswith("ing") and not here.inner
+        known = _is_noun_now(here.words, here.at) and _follows_verb(
+            here.words, here.at
+        )  # "in black stands up"
+        return word in _VERB_FORMS and (acting or known)
+    if last != "C":
+        return False
+    going = here.participle and word in _VERB_FORMS | w.MADE and here.after in w.PREPOSITIONS - {"of"}
+    return word in w.WEAR | w.HOLD or going  # "a family of four walking at the beach"
+
+
+def _participle(here: _Here) -> str:
+    described = here.inner and here.after not in w.DETERMINERS
+    if not here.word.endswith("ing"):
+        return "J" if described else "V"
+    starts = here.last in ("", "P", ".") and here.words[here.at - 1 : here.at] != ["to"]
+    one = is_noun_word(here.after) and not is_plural(here.after)
+    return "J" if starts and described and one else "V"
+
+
+def _acts(here: _Here) -> bool:
+    """Whether a word that may be a noun or a verb is a verb, by what stands before: "to walk", "they walk"."""
+    words, at, word, last = here.words, here.at, here.word, here.last
+    said = words[at - 1] if at else ""
+    if said == "to" or (last == "V" and word in w.VERBS and said in w.AUXILIARIES):
+        return True
+    if here.before[-1:] == ["O"] and word in _VERB_FORMS and said in _SUBJECTS:
+        return True
+    if last in ("&", "S", "O") and word in _VERB_FORMS and not is_noun_word(word):
+        return True
+    joined = last in ("&", "S", "O", ",") and (word in _THIRD or word in w.IRREGULAR_VERBS)
+    return joined and here.after in w.DETERMINERS | w.PREPOSITIONS
 
 
 def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
@@ -386,11 +423,11 @@ def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
     return "R" if _is_adverb(word) else ""
 
 
-def _after_noun(
-    words: list[str], at: int, noun: bool, verb: bool, participle: bool, adjective: bool, after: str
-) -> str:
+def _after_noun(here: _Here) -> str:
     """Whether a word right after a noun goes on with the phrase (N, J) or ends it (V)."""
-    word, head = words[at], words[at - 1]
+    words, at, word, after = here.words, here.at, here.word, here.after
+    noun, verb, participle, adjective = here.noun, here.verb, here.participle, here.adjective
+    head = words[at - 1]
     if participle and not (is_noun_word(word) and not word.endswith("ed")):
         covered = word in w.COVERED and is_noun_word(after) and not is_plural(head)
         return "J" if covered else "V"
@@ -456,9 +493,7 @@ def _list_of_adjectives(words: list[str], at: int) -> bool:
 def _is_noun_now(words: list[str], at: int) -> bool:
     """Whether the adjective before stands for a thing: "in black", "on the front"."""
     adjective, before = words[at - 1], words[at - 2 : at - 1]
-    return (adjective in w.COLOURS | w.COLOURS_TOO and before == ["in"]) or (
-        adjective in w.FRAMES and before == ["the"]
-    )
+    return (adjective in _COLOURS and before == ["in"]) or (adjective in w.FRAMES and before == ["the"])
 
 
 def _follows_verb(words: list[str], at: int) -> bool:
