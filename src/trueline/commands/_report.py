@@ -1,0 +1,116 @@
+"""What the judges of ``trueline evaluate`` saw, as a table, a page of pictures, and a page for blind votes."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from trueline.commands._rows import commit, write_rows
+
+if TYPE_CHECKING:
+    from trueline.evaluation.plan import Wanted
+    from trueline.evaluation.report import Shot
+    from trueline.evaluation.run import Judge, Run
+    from trueline.evaluation.seen import Seen
+    from trueline.rules.observation import Mode
+
+
+def report(
+    run: "Run",
+    judges: "list[Judge]",
+    looks: "dict[str, dict[str, list[Seen]]]",
+    command: str,
+    notes: list[str],
+    mode: "Mode",
+    against: str | None,
+) -> int:
+    """Writes ``results.json``, ``results.md``, ``report.html`` and ``study``, and prints the table; the exit code.
+
+    ``looks``: method -> judge -> what it saw, one for each picture. ``against``: the row to compare with.
+    """
+    from trueline.evaluation.bindings import BINDINGS
+    from trueline.evaluation.figures import Context, rows
+    from trueline.evaluation.judges import Combined
+    from trueline.evaluation.report import write_report
+    from trueline.evaluation.tables import markdown
+
+    settings = run.settings
+    pictures = [picture for batch in run.batches for picture in batch]
+    last = Combined(settings.benchmark)
+    judges = [*judges, last]
+    for seen in looks.values():
+        seen[last.name] = last.combine(pictures, seen)
+    binding = BINDINGS.get(settings.benchmark)
+    grouped = binding.group if binding else None
+    group = (lambda example: grouped(example, mode)) if grouped else None
+    context = Context(settings.benchmark, settings.model, settings.seeds, command, commit(), group, against)
+    table = rows(pictures, judges, looks, context)
+    write_rows(run.folder, table)
+    shots = _shots(run, pictures, judges, looks)
+    write_report(run.out / "report.html", f"Trueline: {settings.benchmark}", table, shots, notes)
+    print(markdown([row for row in table if not row["category"]]))
+    print(
+        f"{len(run.pictures)} pictures a method; by category too, with the pictures: {run.out / 'report.html'}"
+    )
+    _study(run, shots)
+    return _judged(table) if settings.benchmark == "world" else 0
+
+
+def _study(run: "Run", shots: "list[Shot]") -> None:
+    """The page for blind votes, where there are two methods to vote on."""
+    from trueline.evaluation.votes import write_study
+
+    if len({shot.method for shot in shots}) < 2:
+        return
+    settings = run.settings
+    study = write_study(
+        run.out / "study",
+        "Two pictures of one text",
+        shots,
+        benchmark=settings.benchmark,
+        model=settings.model,
+    )
+    print(f"{study.pairs} pairs to vote on: {study.page}; then: trueline votes --key {study.key} FILE ...")
+
+
+def _shots(
+    run: "Run", pictures: "Sequence[Wanted]", judges: "list[Judge]", looks: "dict[str, dict[str, list[Seen]]]"
+) -> "list[Shot]":
+    """The pictures of the methods that draw, with what the first detector saw in them."""
+    from trueline.evaluation.report import Shot
+    from trueline.evaluation.run import REFERENCE, ROUND_TRIP
+    from trueline.evaluation.seen import RATIO, detections, ratio_names
+
+    detector = next((judge.name for judge in judges if judge.precision), None)
+    shots = []
+    for method, by_judge in looks.items():
+        if method in (REFERENCE, ROUND_TRIP):
+            continue
+        for place, picture in enumerate(pictures):
+            scores: dict[str, float] = {}
+            for seen in (by_judge[judge.name][place] for judge in judges):
+                asked = {name: seen[RATIO + name] for name in ratio_names([seen])}
+                scores |= {name: float(top / bottom) for name, (top, bottom) in asked.items() if bottom > 0}
+            example = picture.example
+            found = detections(by_judge[detector][place]) if detector else []
+            shots.append(
+                Shot(
+                    example.id, example.category, example.prompt, method, picture.seed, run.path(method, picture),
+                    example.layout, scores, found,
+                )
+            )  # fmt: skip
+    return shots
+
+
+def _judged(table: list[dict[str, Any]]) -> int:
+    """1 and a warning when the judge itself is not sure enough on the benchmark's own pictures."""
+    least = {("reference", 0.99), ("reference-vae", 0.97)}
+    short = [
+        f"{row['metric']} {row['value']:.3f} on {method} (asked: {bound})"
+        for method, bound in sorted(least)
+        for row in table
+        if row["method"] == method and not row["category"] and row["value"] < bound
+        and row["metric"] in ("object_accuracy", "color_accuracy", "texture_accuracy")
+    ]  # fmt: skip
+    if short:
+        print(f"trueline: warning: the judge errs: {'; '.join(short)}", file=sys.stderr)
+    return 1 if short else 0
