@@ -319,6 +319,10 @@ def test_surroundings_have_a_box_where_they_are_told_of():
         ("a chair, behind him a dog", "'behind him' was left out"),
         ("a man with a dog beside himself", "'beside himself' was left out"),
         ("a room in which a dog sits", "'in which' was left out"),
+        (
+            "a map made out of sushi",
+            "without a box of their own (surroundings, parts, clothes or no things): sushi",
+        ),
         ("two dogs, one black and the other white", "'one black and the other' is not told apart"),
         ("two cats, one of them sleeps, the others play", "the others' is not told apart"),
     ],

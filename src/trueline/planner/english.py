@@ -161,9 +161,12 @@ def _joins(tokens: Sequence[Token], at: int, first: int) -> bool:
 def _separate(tokens: Sequence[Token], at: int) -> bool:
     """Whether two nouns in a row belong to two phrases: "dogs cats"; a plural does not describe what follows."""
     before, word = tokens[at - 1].word, tokens[at].word
-    alive = singular(before) in w.ANIMALS | w.PEOPLE
-    listed = is_plural(word) and singular(before) in w.THINGS  # "some tables chairs and a clock"
-    return is_plural(before) and (alive or listed) and f"{before} {word}" not in w.COMPOUNDS
+    if not is_plural(before):
+        return False
+    one = singular(before)
+    alive = one in w.ANIMALS or one in w.PEOPLE
+    listed = is_plural(word) and one in w.THINGS  # "some tables chairs and a clock"
+    return (alive or listed) and f"{before} {word}" not in w.COMPOUNDS
 
 
 def _name(tokens: Sequence[Token], first: int, end: int) -> tuple[str, int]:

@@ -205,8 +205,10 @@ class _Reader(Pronouns):
         before = self.word(at - 1)
         if kind == "without" or (before in w.MADE and said in ("of", "out of", "from", "with")):
             found = self.phrase(after)
-            if found and self.of(found[1]) and (inner := self.phrase(found[1] + 1)):
-                return inner[1]  # "made with layers of cream"
+            if found and kind != "without":
+                self.unboxed.append(found[0].core)
+                if self.of(found[1]) and (inner := self.phrase(found[1] + 1)):
+                    return inner[1]  # "made with layers of cream"
             return found[1] if found else after
         if said == "into":
             kind = self._into(before)

@@ -414,7 +414,7 @@ def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
         return "D" if word != "her" or _inner(after) else "O"
     if word in w.PRONOUNS or (word == "other" and not _inner(after)):
         return "O"
-    if word == "can" and (last in ("D", "C", "J") or f"{words[at - 1]} can" in w.COMPOUNDS):
+    if word == "can" and (last in ("D", "C", "J") or " ".join(words[max(at - 1, 0) : at + 1]) in w.COMPOUNDS):
         return "N"  # "a trash can"
     if word in w.AUXILIARIES or word.endswith("n't"):
         return "V"

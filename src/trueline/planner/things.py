@@ -17,6 +17,8 @@ LARGER = 1.35  # of "a large cat"
 SMALLER = 0.7
 _MASS = frozenset(["coffee", "tea", "beer", "wine", "water", "milk", "juice", "soup"])
 _CONTENTS = w.THINGS - _MASS
+_ALIVE = w.PEOPLE | w.ANIMALS
+_SHARED = w.ARTICLES | w.POSSESSIVES
 _GENERIC = frozenset(["animal", "creature", "vehicle", "pair", "object", "item", "thing", "one"])
 
 
@@ -99,7 +101,7 @@ class Things(ABC):
             return
         phrase, end = found
         bare = not (phrase.determiner or phrase.plural or phrase.count or phrase.vague)
-        if bare and first.determiner in w.ARTICLES | w.POSSESSIVES:
+        if bare and first.determiner in _SHARED:
             self.phrases[at] = replace(phrase, determiner=first.determiner), end
 
     def _joint(self, at: int, role: str) -> int | None:
@@ -301,7 +303,7 @@ class Things(ABC):
         for i in reversed(range(len(self.scene.mentions))):
             mention = self.scene.mentions[i]
             others = set(mention.phrase.attributes) & w.COLOURS
-            if mention.name == phrase.name and mention.amount > max(count, 1) - (count > 1):
+            if mention.name == phrase.name and mention.amount >= max(count, 2):
                 return (i,) if not (colours and others) or colours & others else ()
         return ()
 
@@ -349,7 +351,7 @@ class Things(ABC):
 
     def lives(self, mention: int) -> bool:
         name = self.scene.mentions[mention].name
-        return name in w.PEOPLE | w.ANIMALS | w.FIGURES or name.rpartition(" ")[2] in w.PEOPLE | w.ANIMALS
+        return name in _ALIVE or name in w.FIGURES or name.rpartition(" ")[2] in _ALIVE
 
     def human(self, mention: int) -> bool:
         """Whether it is a person by its noun, or by a capital in the middle of the prompt or before a second one."""
