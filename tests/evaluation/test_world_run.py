@@ -175,13 +175,27 @@ def test_the_row_that_others_are_compared_with(done, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("more", "name"), [(["--steps", "4"], "steps"), (["--seeds", "4"], "seeds"), (["--n", "7"], "n")]
-)
+    ("more", "name"),
+    [
+        (["--steps", "4"], "steps;"), (["--seeds", "4"], "seeds;"), (["--n", "7"], "n;"),
+        (["--option", "split=tune"], "set of prompts or boxes"),
+    ],
+)  # fmt: skip
 def test_another_configuration_is_refused(done, capsys, more, name):
     before = files(done)
     assert evaluate(done, *more) == 2
-    assert f"a run with another {name};" in capsys.readouterr().err
+    assert f"a run with another {name}" in capsys.readouterr().err
     assert files(done) == before
+
+
+def test_a_run_of_before_its_layouts_were_recorded_goes_on(done, tmp_path):
+    out = tmp_path / "older"
+    shutil.copytree(done, out)
+    manifest = json.loads((out / "run.json").read_text())
+    del manifest["layouts"]
+    (out / "run.json").write_text(json.dumps(manifest | {"schema": 1}))
+    assert evaluate(out) == evaluate(done)
+    assert [row["value"] for row in table(out)] == [row["value"] for row in table(done)]
 
 
 def test_a_broken_picture_is_named_and_drawn_again_once_deleted(done, tmp_path, capsys):

@@ -10,6 +10,7 @@ elsewhere (``Elsewhere``) are methods that are only looked at.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import zipfile
@@ -31,7 +32,7 @@ from trueline.folder import Folder
 from trueline.layout import Layout
 from trueline.pipeline import Pipeline
 
-SCHEMA = 1
+SCHEMA = 2
 UNGROUNDED = (
     0.0,
     0.0,
@@ -136,7 +137,10 @@ class Run:
 
     def _claim(self) -> None:
         names = [picture.name for picture in self.pictures]
-        manifest = {"schema": SCHEMA, "settings": self.settings.to_json(), "pictures": names}
+        manifest = {
+            "schema": SCHEMA, "settings": self.settings.to_json(), "layouts": _digest(self.pictures),
+            "pictures": names,
+        }  # fmt: skip
         path = self.out / "run.json"
         if not path.exists():
             self.folder.write_json("run.json", manifest)
@@ -315,7 +319,17 @@ def _differences(path: Path, manifest: dict[str, Any]) -> list[str]:
         found = [name for name in now if before.get(name) != now[name]]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is no manifest of an evaluation; choose another folder for --out") from None
-    return found or ([] if old["pictures"] == manifest["pictures"] else ["list of pictures"])
+    if not found and old.get("pictures") != manifest["pictures"]:
+        return ["list of pictures"]
+    if not found and old.get("layouts", manifest["layouts"]) != manifest["layouts"]:  # schema 1 has none
+        return ["set of prompts or boxes (--option, or another version of the benchmark's files)"]
+    return found
+
+
+def _digest(pictures: Sequence[Wanted]) -> str:
+    """Of what the layouts say: splits of one benchmark may call their examples by the same names."""
+    layouts = {picture.example.id: picture.example.layout.model_dump(mode="json") for picture in pictures}
+    return hashlib.sha256(json.dumps(layouts, sort_keys=True).encode()).hexdigest()
 
 
 def _load(path: Path, about: dict[str, Any]) -> list[Seen] | None:
