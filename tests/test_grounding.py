@@ -66,10 +66,14 @@ def test_null_and_cat_and_rows():
         (4, (1, 0, 0), [1] * 4),
         (3, (0, 0, 1), [0] * 3),
         (7, (0.5, 0.5, 0), [1, 1, 1, 2 / 3, 1 / 3, 0, 0]),
+        (2, (0.3, 0, 0.7), [1, 0]),  # ours from here: GLIGEN's would be 0 throughout
+        (3, (0, 0.4, 0.6), [1, 0, 0]),
+        (1, (0, 0.01, 0.99), [1]),
+        (0, (1, 0, 0), []),
     ],
 )
 def test_alpha_schedule(steps, stages, expected):
-    """Golden values: GLIGEN's alpha_generator, worked by hand."""
+    """Golden values: GLIGEN's alpha_generator, worked by hand; but boxes are on for one step at least."""
     assert alpha_schedule(steps, stages) == pytest.approx(expected)
 
 

@@ -89,7 +89,8 @@ def alpha_schedule(steps: int, stages: Sequence[float]) -> list[float]:
     """Scheduled sampling: scale 1, then a linear decay, then 0, for the given fractions of the steps.
 
     GLIGEN's ``alpha_generator``: the decay of n steps is (n-1)/n, ..., 1/n, 0, and what rounding leaves over
-    is 0.
+    is 0. Unlike there, so few steps that both would round to none have one of scale 1, for boxes that were asked
+    for must not go unheard.
 
     Raises:
         ValueError: not three fractions in 0..1 that sum to 1.
@@ -97,7 +98,10 @@ def alpha_schedule(steps: int, stages: Sequence[float]) -> list[float]:
     stages = check_schedule(stages)
     full, decay = (int(fraction * steps) for fraction in stages[:2])
     ramp = [k / decay for k in reversed(range(decay))]
-    return [1.0] * full + ramp + [0.0] * (steps - full - decay)
+    alphas = [1.0] * full + ramp + [0.0] * (steps - full - decay)
+    if alphas and stages[0] + stages[1] > 0 and not any(alphas):
+        alphas[0] = 1.0
+    return alphas
 
 
 def check_schedule(stages: Sequence[float]) -> tuple[float, float, float]:
