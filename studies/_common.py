@@ -32,9 +32,9 @@ LORA_FILE = (
 WORLD = "world"
 ONE = "1/1"
 
-# CPU seconds on one slow core, for estimates only: 4 pictures of 10 steps at guidance 4, float32 (plain 0.060 s a
+# CPU seconds on one slow core, for estimates only: 4 pictures of 10 steps at guidance 4, float32 (plain 0.045 s a
 # picture and step with its share of the decoding), and one look of the world's judge.
-STEP_SECONDS, JUDGE_SECONDS = 0.060, 0.19
+STEP_SECONDS, JUDGE_SECONDS = 0.045, 0.10
 SPEEDS = HOME / "results" / "world-methods-speed.json"  #: of methods, in plain pictures
 
 

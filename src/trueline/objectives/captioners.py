@@ -263,17 +263,16 @@ class Blip2TextEncoder(nn.Module):
 
 
 def load_captioner(
-    name: str | Path, device: str | torch.device = "cpu", dtype: str = "float32", **settings: Any
-) -> Autoregressive:
-    """The captioner in a folder or on the Hub: BLIP or BLIP-2, as its config says.
+    name: str | Path, device: str | torch.device = "cpu", dtype: str = "float32", revision: str | None = None,
+    **settings: Any,
+) -> Autoregressive:  # fmt: skip
+    """The captioner in a folder or on the Hub (there at ``revision``): BLIP or BLIP-2, as its config says.
 
     Raises:
         ValueError: neither, float16 for BLIP-2, or what cannot be read.
     """
-    from transformers import AutoConfig
-
-    source = Checkpoint(name)
-    kind = source._read(AutoConfig, "config.json").model_type
+    source = Checkpoint(name, revision)
+    kind = source.config().model_type
     if kind not in ("blip", "blip-2"):
         raise ValueError(f"the captioner {name} is a {kind}; give a checkpoint of BLIP or BLIP-2")
     if kind == "blip-2" and precision(dtype) is torch.float16:
@@ -286,14 +285,14 @@ def load_captioner(
 
 
 def load_blip2_text(
-    name: str | Path, device: str | torch.device = "cpu", dtype: str = "float32"
+    name: str | Path, device: str | torch.device = "cpu", dtype: str = "float32", revision: str | None = None
 ) -> Blip2TextEncoder:
-    """The text half of a BLIP-2 retrieval checkpoint.
+    """The text half of a BLIP-2 retrieval checkpoint, a folder's or the Hub's (there at ``revision``).
 
     Raises:
         ValueError: it cannot be read, or float16.
     """
     if precision(dtype) is torch.float16:
         raise ValueError("BLIP-2 is not stable in float16; use dtype bfloat16 or float32")
-    source = Checkpoint(name)
+    source = Checkpoint(name, revision)
     return Blip2TextEncoder(source.model(Blip2TextModelWithProjection, device, dtype), source.tokenizer())

@@ -50,6 +50,10 @@ class Checkpoint:
             )
         return net.to(device).eval().requires_grad_(False)
 
+    def config(self) -> Any:
+        """Its config.json, whatever model it is of."""
+        return self._read(transformers.AutoConfig, "config.json")
+
     def tokenizer(self) -> Any:
         return self._read(transformers.AutoTokenizer, "tokenizer")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, Blip2ForConditionalGeneration, BlipForConditionalGeneration
+from transformers import Blip2ForConditionalGeneration, BlipForConditionalGeneration
 
 from trueline.objectives.captioners import (
     LONGEST,
@@ -115,7 +115,7 @@ def blip2(
 def _source(checkpoint: str, kind: str, files: dict[str, Any]) -> Checkpoint:
     """Its config is looked at first: a net of another kind would be built whole before its weights are missed."""
     source = Checkpoint(checkpoint, **files)
-    if (found := source._read(AutoConfig, "config.json").model_type) != kind:
+    if (found := source.config().model_type) != kind:
         raise ValueError(f"the captioner {checkpoint} is a {found}; give a checkpoint of {kind}")
     return source
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from PIL.Image import Image
-from transformers import AutoConfig, Florence2ForConditionalGeneration, Florence2Processor
+from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from . import Corners, Detection
 from ._pretrained import Checkpoint, rgb, same_length
@@ -62,7 +62,7 @@ class Florence2:
         if beams < 1 or longest < 1:
             raise ValueError(f"beams and longest must be at least 1 (got {beams} and {longest})")
         source = Checkpoint(checkpoint, **files)
-        if (kind := source._read(AutoConfig, "config.json").model_type) != "florence2":
+        if (kind := source.config().model_type) != "florence2":
             raise ValueError(f"{checkpoint} is a {kind}, not a Florence-2; name the kind it belongs to")
         self.model = source.model(Florence2ForConditionalGeneration, device, dtype)
         self.processor = self._processor(source)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
-from transformers import AutoConfig, Sam2Model, SamModel
+from transformers import Sam2Model, SamModel
 
 from . import Corners
 from ._pretrained import Checkpoint, rgb, same_length
@@ -184,7 +184,7 @@ def _resized(masks: Tensor, size: Sequence[int]) -> Tensor:
 def _source(checkpoint: str, kinds: tuple[str, ...], title: str, files: dict[str, Any]) -> Checkpoint:
     """Its config is looked at first: a net of another kind would be built whole before its weights are missed."""
     source = Checkpoint(checkpoint, **files)
-    found = source._read(AutoConfig, "config.json").model_type
+    found = source.config().model_type
     if found not in kinds:
         raise ValueError(f"{checkpoint} is a {found}, not a {title}; give a checkpoint of {title}")
     return source
