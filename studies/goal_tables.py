@@ -8,7 +8,9 @@ Table 5: the losses, each alone; "L_LDM" is the control: the same data, noise an
 regions or whole pictures. Table 7: where MAAlign looks. Columns, by the oracle, on the 100 prompts of the world's
 benchmark that are about it: colour, object (for shape), texture, spatial, count, complex.
 
-Steps: data (GOAL2K-world: 2,000 items by `trueline dataset build`), train (LoRAs), draw, judge, time, tables.
+Steps: data (GOAL2K-world: 2,000 items by `trueline dataset build`), train (LoRAs), draw, judge, time, tables; and
+sweep, sweep-tables where --only names them: weights of the two losses, one training seed, on the split "tune". It
+chooses nothing: give what it shows to be good as --dsa and --maa.
 """
 
 from __future__ import annotations
@@ -23,7 +25,21 @@ from pathlib import Path
 from typing import Any
 
 from _common import LORA_FILE, STEP_SECONDS, Job, Row, Study, Training, base_parser, cost, entry, run
-from _tables import CLIP, FID, IOU, REGION_CLIP, REGION_FID, WHOLE, Column, Pictures, Table, table_rows, write
+from _sweep import sweep_of, sweep_steps
+from _tables import (
+    CLIP,
+    FID,
+    IOU,
+    ORACLE,
+    REGION_CLIP,
+    REGION_FID,
+    WHOLE,
+    Column,
+    Pictures,
+    Table,
+    table_rows,
+    write,
+)  # fmt: skip
 
 ABOUT = (
     Column("colour", "color_accuracy", categories=("color",)),
@@ -34,6 +50,7 @@ ABOUT = (
     Column("complex", "prompt_accuracy", categories=("complex",)),
 )  # fmt: skip
 COLUMNS = (*ABOUT, WHOLE, IOU, FID, REGION_FID, CLIP, REGION_CLIP)
+SWEPT = (*ORACLE, WHOLE, IOU, FID, REGION_FID, CLIP, REGION_CLIP)
 #: Training -> its row, and what it sets over configs/goal_world.yaml.
 TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ldm": ("L_LDM (control)", ("objective.dsa=0", "objective.maa=0")),
@@ -52,6 +69,8 @@ FREE = (
     "attention-refocusing@strength=.3", "gligen+boxdiff@strength=.3,refinements=5",
     "gligen+attention-refocusing@strength=.3", "gligen+layout-guidance@strength=3",
 )  # fmt: skip
+#: Weights of L_DSA and L_MAA that are swept; the first pair is the paper's.
+WEIGHTS = (("1e-2", "1e-3"), ("1e-1", "1e-2"), ("1", "1e-1"), ("1", "0"), ("0", "1e-1"))
 ITEMS = 2000  #: of GOAL2K
 MERGED = "GOAL, merged"  #: its LoRA added to the weights: what sampling costs with the trained model
 SECONDS = "seconds_ratio"
@@ -71,6 +90,11 @@ def parser() -> argparse.ArgumentParser:
     ours.add_argument(
         "--tries", type=int, default=8, metavar="COUNT", help="seeds for an item (default %(default)s)"
     )
+    ours.add_argument("--dsa", metavar="WEIGHT", help="of L_DSA where it counts (default: the paper's .01)")
+    ours.add_argument("--maa", metavar="WEIGHT", help="of L_MAA where it counts (default: the paper's .001)")
+    ours.add_argument(
+        "--sweep-n", type=int, default=120, metavar="COUNT", help="prompts of the sweep (default %(default)s)"
+    )
     ours.add_argument("--lora", type=int, default=16, metavar="RANK", help="default %(default)s")
     ours.add_argument(
         "--repeats", type=int, default=3, metavar="COUNT", help="timings of a row (default %(default)s)"
@@ -78,16 +102,32 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def rows_of(options: argparse.Namespace) -> list[Row]:
+def training_of(options: argparse.Namespace, name: str, settings: Sequence[str]) -> Training:
+    """A LoRA on the study's data. Losses that ``settings`` do not switch off have the weights of the options."""
     data = options.data or str(Path(options.out) / "data" / "set" / "data.jsonl")
-    cache = f"data.cache={Path(options.out) / 'cache'}"
+    given = {"objective.dsa": options.dsa, "objective.maa": options.maa}
+    weights = (f"{key}={value}" for key, value in given.items() if value is not None)
+    own = (*weights, *settings)  # the later one counts
+    return Training(
+        name, "goal", "goal_world.yaml", (f"lora={options.lora}", f"data.cache={Path(options.out) / 'cache'}", *own),
+        data=data, lora=True, steps=1750, seconds=STEP_BLIND if "objective.dsa=0" in own else STEP_OF_8,
+    )  # fmt: skip
+
+
+def rows_of(options: argparse.Namespace) -> list[Row]:
     rows = [Row("plain", "plain"), Row("gligen", "gligen"), *(Row(name, name) for name in FREE)]
     for name, (row, settings) in TRAININGS.items():
-        training = Training(
-            name, "goal", "goal_world.yaml", (f"lora={options.lora}", cache, *settings), data=data, lora=True,
-            steps=1750, seconds=STEP_BLIND if "objective.dsa=0" in settings else STEP_OF_8,
-        )  # fmt: skip
-        rows.append(Row(row, "gligen+{lora}", training))
+        rows.append(Row(row, "gligen+{lora}", training_of(options, name, settings)))
+    return rows
+
+
+def sweep_rows(options: argparse.Namespace) -> list[Row]:
+    """The control, gligen, and a training of every pair of weights."""
+    row, settings = TRAININGS["ldm"]
+    rows = [Row(row, "gligen+{lora}", training_of(options, "ldm", settings)), Row("gligen", "gligen")]
+    for dsa, maa in WEIGHTS:
+        own = training_of(options, f"dsa{dsa}-maa{maa}", (f"objective.dsa={dsa}", f"objective.maa={maa}"))
+        rows.append(Row(f"L_DSA x {dsa}, L_MAA x {maa}", "gligen+{lora}", own))
     return rows
 
 
@@ -263,7 +303,9 @@ def main(arguments: Sequence[str]) -> int:
         "data": lambda: data(options), "train": study.train, "draw": study.draw, "judge": study.judge,
         "time": lambda: timed(study), "tables": lambda: tables(study, command),
     }  # fmt: skip
-    return run(options, steps)
+    swept = sweep_of(study, "goal", sweep_rows(options), options.sweep_n)
+    title = "GOAL, weights of the losses on the split tune"
+    return run(options, steps | sweep_steps(swept, title, SWEPT, command))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,12 @@ Steps: train, draw, judge, tables; and sweep, sweep-tables where --only names th
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from _common import (
     HOME,
-    JUDGE_SECONDS,
     STEP_SECONDS,
     Job,
     Row,
@@ -33,6 +30,7 @@ from _common import (
     entry,
     run,
 )
+from _sweep import sweep_of, sweep_steps
 from _tables import (
     BOX,
     CLIP,
@@ -42,9 +40,7 @@ from _tables import (
     REGION_CLIP,
     REGION_FID,
     WHOLE,
-    Pictures,
     Table,
-    table_rows,
     tabulated,
 )
 
@@ -196,37 +192,6 @@ def sweep_rows(options: argparse.Namespace) -> list[Row]:
     return [Row(text, text) for text in ("gligen", *dict.fromkeys([*points, *weightings]))]
 
 
-def sweep_study(study: Study) -> Study:
-    options = argparse.Namespace(**vars(study.options))
-    options.n, options.images_per_prompt, options.rows = options.sweep_n, 1, None
-    return Study("hcma-sweep", options, sweep_rows(options), study.settings)
-
-
-def sweep(study: Study) -> list[Job]:
-    """Draws and judges at once: few pictures, and not shared out."""
-    own = sweep_study(study)
-    arguments = [*own.evaluate(study.out / "sweep", own.runs()), "--option", "split=tune"]
-    each = own.options.steps * STEP_SECONDS
-    seconds = own.asked() * sum(each * cost(row.draws) + JUDGE_SECONDS for row in own.rows)
-    return [Job("sweep", arguments, minutes=seconds / 60)]
-
-
-def sweep_tables(study: Study, command: str) -> list[Job]:
-    def call() -> None:
-        own = sweep_study(study)
-        pictures = Pictures(study.out / "sweep", split="tune")
-        table = Table("HCMA, settings on the split tune", tuple(row.name for row in own.rows), COLUMNS)
-        made: list[dict[str, Any]] = table_rows(own, pictures, table, command)
-        target = study.out / "sweep.json"
-        target.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        from trueline.evaluation.tables import markdown
-
-        print(markdown(made))
-        print(f"{len(made)} rows: {target}; nothing was chosen")
-
-    return [Job("the sweeps' table", call=call, minutes=1)]
-
-
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     command = shlex.join(["python", "studies/hcma_tables.py", *arguments])
@@ -244,10 +209,8 @@ def main(arguments: Sequence[str]) -> int:
         "judge": study.judge,
         "tables": lambda: tabulated(study, tables_of(rows), command, notes),
     }
-    extra = {"sweep": lambda: sweep(study), "sweep-tables": lambda: sweep_tables(study, command)}
-    if options.only and set(options.only) & set(extra):
-        steps |= extra
-    return run(options, steps)
+    swept = sweep_of(study, "hcma-sweep", sweep_rows(options), options.sweep_n)
+    return run(options, steps | sweep_steps(swept, "HCMA, settings on the split tune", COLUMNS, command))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 def study():
     """The modules of ``studies``, which import each other as scripts do."""
     sys.path.insert(0, str(STUDIES))
-    names = ("_common", "_intervals", "_tables", "hcma_tables", "goal_tables", "realign_tables")
+    names = ("_common", "_intervals", "_tables", "_sweep", "hcma_tables", "goal_tables", "realign_tables")
     try:
         yield {name: importlib.import_module(name) for name in names}
     finally:
@@ -144,7 +144,9 @@ def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):
         for one in (a, b, c)
         for job in (*one.train([hcma.ALIGN] if one is a else []), *one.draw(), *one.judge())
     ]
-    jobs += hcma.sweep(a)
+    swept = study["_sweep"]
+    jobs += swept.sweep(swept.sweep_of(a, "hcma-sweep", hcma.sweep_rows(a.options), 48))
+    jobs += swept.sweep(swept.sweep_of(b, "goal", goal.sweep_rows(b.options), 120))
     assert len(jobs) > 40
     for job in jobs:
         command, *rest = job.arguments
