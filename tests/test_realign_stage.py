@@ -7,6 +7,7 @@ of transformers in the test of everything together.
 import json
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,6 +228,13 @@ def test_what_is_not_there_is_noted_and_nothing_invented():
     assert "none of the 1 tags of the picture is in the prompt" in looked.notes
 
 
+def test_more_tags_than_are_reasoned_about_are_said():
+    eyes = Scripted([APPLE], tags=[*(f"thing {i}" for i in range(1200)), None, 3, "apple"])
+    seen_ = look(white(), "a red apple", eyes.eyes(), RulesReasoner())
+    assert "2 tags are no text and are left out" in seen_.notes
+    assert "1201 tags are too many; those after the first 1000 are left out" in seen_.notes
+
+
 def test_three_hundred_tags():
     eyes = Scripted(
         [APPLE, CAR], tags=[f"thing {chr(97 + i % 26)}{i}x" for i in range(298)] + ["apple", "car"]
@@ -302,6 +310,11 @@ def test_the_check_wants_every_noun_certain_with_its_attributes_and_number():
 
 
 # The layout of the second picture
+
+
+def test_a_thing_that_is_called_by_the_whole_prompt_shows_nothing():
+    vague = Thing("apple", PROMPT, 2.0, APPLE)
+    assert checked(PROMPT, Looked(things=(vague,))).lacking == ("a red apple", "a blue car")
 
 
 def test_things_become_regions_with_scores():
@@ -444,6 +457,66 @@ def test_stage_one_is_kept_and_the_record_says_why(gated, first, eyes, methods, 
     assert said in done.record["realign"]["notes"][0]
     assert any(said in str(each.message) for each in caught)
     assert panel(done).size[0] > 300
+
+
+CROWD = [seen("apple", (i / 50, 0.25, i / 50 + 0.02, 0.75), 0.9 - i / 100) for i in range(40)]
+SPECK = seen("apple", (0.492, 0.492, 0.501, 0.501))
+
+
+@pytest.mark.parametrize("found", [[*CROWD, CAR], [SPECK, CAR]], ids=["a crowd", "a speck"])
+def test_the_panel_shows_what_is_too_much_or_too_small_for_a_layout(gated, found):
+    (done,) = realign(gated, Scripted(found), maps=True)("red apples and a blue car", seeds=[7], **FAST)
+    assert done.kept == 1 and done.notes and panel(done).size[0] > 300
+
+
+def test_the_panel_shows_a_phrase_that_is_too_long_for_a_box(gated):
+    (done,) = realign(gated, Scripted([APPLE, CAR]))(PROMPT, seeds=[7], **FAST)
+    long = Thing("apple", "a red apple " * 40, 2.0, APPLE)
+    looked = replace(done.rounds[0].looked, things=(long,))
+    assert panel(replace(done, rounds=(replace(done.rounds[0], looked=looked), done.rounds[1]))).size[0] > 300
+
+
+@pytest.mark.parametrize(
+    ("likelihoods", "said"),
+    [
+        ({"a dog": 2}, "meta.likelihoods: no region has the phrase 'a dog'"),
+        ([1], "meta.likelihoods: must be a dictionary"),
+        (None, "meta.likelihoods: must be a dictionary"),
+        ({"a red apple": 11}, "'a red apple' has 11, no score"),
+    ],
+)
+def test_bad_likelihoods_are_refused_before_anything_is_drawn(gated, likelihoods, said):
+    own = Layout(PROMPT, [Region("a red apple", LEFT)], meta={"likelihoods": likelihoods})
+    with pytest.raises(ValueError, match=said):
+        realign(gated, Scripted([APPLE])).stream([PROMPT, own], **FAST)
+
+
+@pytest.mark.parametrize("score", [11.0, math.nan, "2", None])
+def test_a_reasoner_that_says_nonsense_costs_the_second_stage_only(gated, first, score):
+    class Wild(Inventive):
+        def reason(self, prompt, tags):
+            return type(RulesReasoner().reason("a", []))(
+                (Reasoned("apple", score, "a red apple"),), (), "wild"
+            )
+
+    (done,) = realign(gated, Scripted([APPLE]), reasoner=Wild())(PROMPT, seeds=[7], **FAST)
+    assert done.kept == 0 and done.image.tobytes() == first
+    assert "round 0" in done.notes[0]
+
+
+def test_one_that_cannot_be_drawn_again_does_not_stop_the_others(gated):
+    class Picky(Method):
+        """Fails on cars, in the second stage."""
+
+        def guide(self, z, ctx):
+            if any(region.phrase == "a blue car" for layout in ctx.layouts for region in layout.regions):
+                raise RuntimeError("no cars")
+            return z
+
+    prompts = ["a red apple", "a blue car", "a red apple on a table"]
+    done = realign(gated, Scripted([APPLE, CAR]))(prompts, seeds=5, methods=[Picky()], **FAST)
+    assert [each.kept for each in done] == [1, 0, 1]
+    assert done[1].notes == ("round 1 could not be drawn: no cars",)
 
 
 def test_a_language_model_that_hangs_or_invents(gated, monkeypatch):

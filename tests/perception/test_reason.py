@@ -248,6 +248,36 @@ def test_a_phrase_it_invents_is_repaired_or_refused():
     assert note in requests[1]["messages"][-1]["content"]
 
 
+@pytest.mark.parametrize("phrase", ["and", "yellow", "a red book and a yellow pen"])
+def test_a_phrase_that_names_no_thing_or_several_is_refused(phrase):
+    """The words of a pen must not be led to where the book is."""
+    bad = judged(("book", "certain", phrase), *[tuple(o.values()) for o in GOOD["objects"][1:]])
+    reasoning, _ = reason(say(bad))
+    assert reasoning.objects == WANTED
+    assert f"1 phrases do not name one thing of the prompt, such as '{phrase}': not used" in reasoning.notes
+
+
+def test_what_nothing_was_seen_of_is_said_of_the_language_models_answer():
+    answer = judged(("blob", "certain", "yellow pen"), ("book", "unlikely", None))
+    reasoning, _ = reason(say(answer), tags=["blob", "book"])
+    assert [note for note in reasoning.notes if "no tag is" in note] == [
+        "of the prompt, no tag is 'a red book'"
+    ]
+
+
+@pytest.mark.parametrize("error", [IndexError("index out of range in self"), ValueError("bad"), KeyError()])
+def test_any_failure_of_a_model_is_answered_by_the_rules(error):
+    class Broken:
+        name = "broken"
+
+        def ask(self, *_, **__):
+            raise error
+
+    reasoning = LLMReasoner(Broken()).reason(PROMPT, TAGS)
+    assert reasoning.objects == RulesReasoner().reason(PROMPT, TAGS).objects and reasoning.reasoner == "rules"
+    assert any("it failed" in note for note in reasoning.notes)
+
+
 def test_a_tag_it_invents_is_dropped_and_said():
     more = judged(("unicorn", "certain", "a red book"))["objects"]
     reasoning, requests = reason(say({"objects": [*GOOD["objects"], *more]}))

@@ -71,10 +71,11 @@ class Local:
                     pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0,
                     **({"do_sample": False} if seed is None else {"do_sample": True, "temperature": WARM}),
                 )[0, asked:]
-        except RuntimeError as error:  # out of memory, a device that is gone
-            if isinstance(error, ChatError):
-                raise
-            raise ChatError(f"{self.name} cannot be run ({str(error).splitlines()[0][:200]})") from None
+        except ChatError:
+            raise
+        except Exception as error:  # no memory, a device that is gone, ids that the net has no rows for
+            said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise ChatError(f"{self.name} cannot be run ({said})") from None
         ends = self.model.generation_config.eos_token_id
         ended = len(written) > 0 and int(written[-1]) in ([ends] if isinstance(ends, int) else ends or [])
         return Completion(self.tokenizer.decode(written, skip_special_tokens=True), cut=not ended)

@@ -132,13 +132,19 @@ def _make(
     for done in stages.stream(layouts, methods=state.methods, progress=progress, **sampling):
         job = state.jobs[done.index]
         about = done.about() | {"models": eyes.names, "folder": f"{job.name}-realign"}
-        _write(state, job, done, made_with, about)
         final = done.rounds[done.kept]
         state.keep(
             replace(job, layout=final.layout),
             final.image,
             final.record | {"made_with": made_with, "realign": about},
         )
+        try:
+            _write(state, job, done, made_with, about)
+        except OSError:
+            raise  # a full disk is for the user
+        except Exception as error:  # of a picture that is kept, what led to it
+            said = " ".join(str(error).split()) or type(error).__name__
+            print(f"trueline: warning: {job.name}-realign is not complete: {said}", file=sys.stderr)
         again += done.kept > 0
     print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
 

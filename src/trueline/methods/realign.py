@@ -132,7 +132,7 @@ class Reweighting(Method):
     reads: ClassVar[frozenset[Part]] = frozenset({"mask"})
 
     def idle(self, layout: Layout, backbone: Backbone) -> str | None:
-        _check(layout)
+        check_likelihoods(layout)
         scores = [self._score(layout, region) for region in layout.regions]
         if scores and not any(scores) and not self.suppress:
             return "the likelihood of every region is 0"
@@ -177,7 +177,11 @@ class Reweighting(Method):
         return layout.meta.get(LIKELIHOODS, {}).get(region.phrase, self.likelihood)
 
 
-def _check(layout: Layout) -> None:
+def check_likelihoods(layout: Layout) -> None:
+    """
+    Raises:
+        ValueError: its ``meta["likelihoods"]`` are not a number of 0..10 for a phrase of its regions.
+    """
     given = layout.meta.get(LIKELIHOODS, {})
     cure = f"give a number of 0 to {MOST:g} for phrases of its regions"
     if not isinstance(given, dict):

@@ -240,6 +240,13 @@ def single(phrase: str, several: bool = False) -> str:
     return f"{rest}{space}{last if one == last.lower() else one}"
 
 
+def same_words(one: str, other: str) -> bool:
+    """Whether one of the phrases stands in the other, as whole words: a language model may leave out the article, or
+    take words around the phrase along."""
+    first, second = (f" {' '.join(text.casefold().split())} " for text in (one, other))
+    return first in second or second in first
+
+
 def standing(phrase: str | None, prompt: str) -> str | None:
     """``phrase`` as the prompt writes it, whatever the case, the spaces, the marks around it and its article; None
     where it does not stand there as whole words."""

@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, Field, WrapValidator
 
 from trueline.chat import Chat, ChatError, keep_usable
 
-from .naming import Noun, how_named, nouns, standing, words_of
+from .naming import Noun, how_named, nouns, same_words, standing, words_of
 
 CERTAIN, POSSIBLE, UNLIKELY = 2.0, 0.5, 0.0
 MAX_TAGS = 1000
@@ -73,6 +73,11 @@ class RulesReasoner:
 
     def reason(self, prompt: str, tags: Sequence[str]) -> Reasoning:
         notes: list[str] = []
+        objects = self.objects(prompt, tags, notes)
+        return Reasoning(objects, (*notes, *_lost(prompt, objects)), self.name)
+
+    def objects(self, prompt: str, tags: Sequence[str], notes: list[str]) -> tuple[Reasoned, ...]:
+        """Those of ``reason``; ``notes`` gets what is said of the tags."""
         kept = _tags(tags, notes)
         named = nouns(prompt)
         direct = {tag: _named(tag, named, ("named", "kind")) for tag in kept}
@@ -91,10 +96,17 @@ class RulesReasoner:
             objects += [Reasoned(tag, score, phrase) for phrase, score in phrases] or [
                 Reasoned(tag, UNLIKELY)
             ]
-        described = {each.phrase for each in objects}
-        if lost := [noun.phrase for noun in named if noun.phrase not in described and not noun.absent]:
-            notes.append(f"of the prompt, no tag is {', '.join(map(repr, dict.fromkeys(lost)))}")
-        return Reasoning(tuple(objects), tuple(notes), self.name)
+        return tuple(objects)
+
+
+def _lost(prompt: str, objects: Sequence[Reasoned]) -> list[str]:
+    """A note on the prompt's things that no tag is; none where there is nothing to say."""
+    described = [each.phrase for each in objects if each.phrase]
+    lost = [
+        noun.phrase for noun in nouns(prompt)
+        if not noun.absent and not any(same_words(phrase, noun.phrase) for phrase in described)
+    ]  # fmt: skip
+    return [f"of the prompt, no tag is {', '.join(map(repr, dict.fromkeys(lost)))}"] if lost else []
 
 
 def _named(tag: str, among: Iterable[Noun], ways: tuple[str, ...]) -> list[Noun]:
@@ -174,11 +186,11 @@ class LLMReasoner:
         return cls(Chat.of(model, **settings))
 
     def reason(self, prompt: str, tags: Sequence[str]) -> Reasoning:
-        rules = self.rules.reason(prompt, tags)
+        notes: list[str] = []
         by_rules: Judged = {}
-        for each in rules.objects:
+        for each in self.rules.objects(prompt, tags, notes):
             by_rules.setdefault(each.tag, []).append(each)
-        kept, notes = list(by_rules), list(rules.notes)
+        kept = list(by_rules)
         judged: Judged = {}
         reason = "it left them out"
         for start in range(0, len(kept), AT_ONCE):
@@ -189,12 +201,16 @@ class LLMReasoner:
             except ChatError as error:
                 reason = str(error)
                 break
+            except Exception as error:  # of a model that others wrote
+                reason = f"it failed: {_short(' '.join(str(error).split()) or type(error).__name__)}"
+                break
         if missing := len(kept) - len(judged):
             notes.append(
                 f"the rules judge {missing} of {len(kept)} tags, and not the language model ({reason})"
             )
-        objects = [each for tag in kept for each in judged.get(tag, by_rules[tag])]
-        return Reasoning(tuple(objects), tuple(notes), self.name if judged else rules.reasoner)
+        objects = tuple(each for tag in kept for each in judged.get(tag, by_rules[tag]))
+        notes = [*_lost(prompt, objects), *notes]
+        return Reasoning(objects, tuple(notes), self.name if judged else self.rules.name)
 
     def _judge(self, prompt: str, by_rules: Judged, notes: list[str]) -> Judged:
         question = json.dumps({"prompt": prompt, "tags": list(by_rules)}, ensure_ascii=False)
@@ -212,10 +228,11 @@ class LLMReasoner:
 
 
 def _read(answer: _Judgement, prompt: str, by_rules: Judged, problems: list[str]) -> Judged:
-    """The judgements of the tags of ``by_rules``, with phrases that stand in the prompt, or the rules'."""
+    """The judgements of the tags of ``by_rules``, with phrases that stand in the prompt and name one thing of it, or
+    the rules'."""
     known = {tag.casefold(): tag for tag in by_rules}
     found: Judged = {}
-    invented, strange = [], []
+    invented, strange, vague = [], [], []
     for each in answer.objects:
         tag = known.get(" ".join(each.tag.split()).casefold())
         if tag is None:
@@ -224,6 +241,9 @@ def _read(answer: _Judgement, prompt: str, by_rules: Judged, problems: list[str]
         phrase = standing(each.phrase, prompt)
         if phrase is None and each.phrase and each.phrase.strip().lower() not in ("null", "none"):
             strange.append(each.phrase)
+            phrase = by_rules[tag][0].phrase
+        elif phrase is not None and not _names_one(phrase, prompt):
+            vague.append(phrase)
             phrase = by_rules[tag][0].phrase
         others = found.setdefault(tag, [])
         if phrase not in [other.phrase for other in others]:
@@ -236,7 +256,18 @@ def _read(answer: _Judgement, prompt: str, by_rules: Judged, problems: list[str]
         problems.append(
             f"{len(strange)} phrases are not in the prompt, such as {_short(strange[0])}: not used"
         )
+    if vague:
+        problems.append(
+            f"{len(vague)} phrases do not name one thing of the prompt, such as {_short(vague[0])}: not used"
+        )
     return found
+
+
+def _names_one(phrase: str, prompt: str) -> bool:
+    """Whether the words name one of the prompt's things, and no more: "and" names none, the whole prompt all of them,
+    and the words of a car must not be led to where the apple is."""
+    named = nouns(phrase)
+    return len(named) == 1 and named[0].head in {noun.head for noun in nouns(prompt) if not noun.absent}
 
 
 def _short(text: str) -> str:

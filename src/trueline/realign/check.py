@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trueline.perception.naming import nouns
+from trueline.perception.naming import nouns, same_words
 from trueline.perception.reason import CERTAIN
 
 from .attributes import count_in, fits
@@ -29,17 +29,16 @@ class Check:
 
 def checked(prompt: str, looked: Looked) -> Check:
     """Each noun phrase against the things that were seen: as many as it speaks of, reasoned certain, and with its
-    colour and texture where the detector has read them."""
+    colour and texture where the detector has read them. A thing whose phrase names several shows none of them."""
     shown: list[str] = []
     lacking: list[str] = []
+    clear = [thing for thing in looked.things if len(nouns(thing.phrase)) == 1]  # not the whole prompt
     for noun in nouns(prompt):
         if not noun.absent:
-            own = [thing for thing in looked.things if _is(thing, noun.phrase)]
+            own = [thing for thing in clear if _is(thing, noun.phrase)]
             (shown if len(own) >= (count_in(prompt, noun.phrase) or 1) else lacking).append(noun.phrase)
     return Check(tuple(shown), tuple(lacking))
 
 
 def _is(thing: Thing, phrase: str) -> bool:
-    # A language model may leave out the article, or take words around the phrase along.
-    one, other = (f" {' '.join(text.casefold().split())} " for text in (thing.phrase, phrase))
-    return thing.score == CERTAIN and (one in other or other in one) and fits(thing.seen, phrase)
+    return thing.score == CERTAIN and same_words(thing.phrase, phrase) and fits(thing.seen, phrase)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL.Image import Image
 
 from trueline.perception import Detection, Detector, Segmenter, Tagger, load
-from trueline.perception.reason import MAX_TAGS, Reasoner
+from trueline.perception.reason import Reasoner
 
 from .assign import assigned, distinct
 from .seen import Looked
@@ -60,11 +60,15 @@ def look(image: Image, prompt: str, eyes: Eyes, reasoner: Reasoner) -> Looked:
     Boxes are looked for only where a tag has a phrase in the prompt. Whatever is not found is noted, and nothing is
     put in its place. Errors of the models are not caught here.
     """
-    tags = [tag for tag in eyes.tagger.tag([image], [prompt])[0] if isinstance(tag, str)]
+    given = eyes.tagger.tag([image], [prompt])[0]
+    tags = [tag for tag in given if isinstance(tag, str)]
+    strange = (
+        [f"{len(given) - len(tags)} tags are no text and are left out"] if len(tags) < len(given) else []
+    )
     if not tags:
-        return Looked(notes=("the tagger saw nothing in the picture",))
-    reasoning = reasoner.reason(prompt, tags[:MAX_TAGS])
-    notes = list(reasoning.notes)
+        return Looked(notes=(*strange, "the tagger saw nothing in the picture"))
+    reasoning = reasoner.reason(prompt, tags)
+    notes = [*strange, *reasoning.notes]
     wanted = [each for each in reasoning.objects if each.phrase is not None]
     labels = list(dict.fromkeys(each.tag for each in wanted))
     things = []

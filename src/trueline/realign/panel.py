@@ -6,13 +6,14 @@ PIL and numpy only; the sheet's own cells, captions and labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import cycle
 
 import numpy as np
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from trueline.layout import Layout, Region
+from trueline.layout import MAX_REGIONS, Layout, Region
 from trueline.sheet import COLOURS, contact_sheet
 
 from .seen import Looked, Thing, pixels_of
@@ -63,15 +64,19 @@ def _seen(image: Image.Image, round_: Round) -> Cell:
     """The picture in grey, each thing's mask in its colour, with boxes and phrases."""
     looked = round_.looked or Looked()
     picture = _faint(image)
-    regions = []
+    regions: list[Region] = []
     for thing, colour in zip(looked.things, cycle(COLOURS), strict=False):
         mask = Image.fromarray(pixels_of(image, thing.seen))
         tint = Image.blend(picture, Image.new("RGB", picture.size, colour), 0.6)
         picture = Image.composite(tint, picture, mask)
-        regions.append(Region(thing.phrase, thing.seen.box))
+        with suppress(ValueError):  # a speck, or a very long phrase: its mask is shown all the same
+            regions.append(Region(thing.phrase, thing.seen.box))
+    regions = regions[:MAX_REGIONS]
     caption = f"Tags: {', '.join(looked.tags[:8])}{', ...' if len(looked.tags) > 8 else ''}"
     if round_.check and round_.check.lacking:
         caption += f"; not as the prompt says: {', '.join(round_.check.lacking)}"
+    if undrawn := len(looked.things) - len(regions):
+        caption += f"; without a box here: {undrawn} things"
     return _sized(picture), Layout("-", regions), caption
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trueline.layout import MAX_REGIONS, Layout, Region
 from trueline.methods import make
-from trueline.methods.realign import LIKELIHOODS, Reweighting
+from trueline.methods.realign import LIKELIHOODS, Reweighting, check_likelihoods
 from trueline.perception.reason import Reasoner, RulesReasoner
 from trueline.pipeline import DEFAULT_BATCH, Picture, Pipeline
 from trueline.request import Request
@@ -139,6 +139,8 @@ class Realign:
             raise ValueError("methods: the modulation is given as Realign(method=...); leave it out here")
         if not request.checked:
             check_layouts(self.pipe.backbone, request.layouts, request.methods, strict=request.strict)
+        for layout in request.layouts:
+            check_likelihoods(layout)
         jobs = self._jobs(request)
         size = request.batch_size or DEFAULT_BATCH
         options = options | {"checked": True}
@@ -188,6 +190,13 @@ class Realign:
 
     def _redrawn(self, job: _Job) -> Layout | None:
         """The layout of the next round, None where there is nothing to draw it by."""
+        try:
+            return self._layout(job)
+        except Exception as error:  # a reasoner of the caller's may say anything
+            job.stop(f"what was seen in round {len(job.rounds) - 1} cannot be used: {_line(error)}")
+            return None
+
+    def _layout(self, job: _Job) -> Layout | None:
         looked = job.last.looked
         things = looked.things if looked else ()
         backbone = self.pipe.backbone
@@ -210,17 +219,26 @@ class Realign:
         for own in (True, False):
             group = [job for job in jobs if bool(job.layout.regions) == own]
             changed = options if own else options | {"grounding_schedule": UNGROUNDED}
-            asked = [layout for job in group if (layout := layouts[job.index]) is not None]
-            try:
-                for job, drawn in self._drawn(group, asked, changed, (self.method,)):
-                    job.rounds.append(drawn)
-                    job.fresh = True
-            except Exception as error:  # whatever a method of the caller raises, stage one is there
-                for job in group:
-                    if not job.fresh:
-                        job.stop(f"round {len(job.rounds)} could not be drawn: {_line(error)}")
+            self._redraw_group(group, layouts, changed)
             for job in group:
                 job.fresh = False
+
+    def _redraw_group(
+        self, group: list[_Job], layouts: dict[int, Layout | None], options: dict[str, Any]
+    ) -> None:
+        asked = [layout for job in group if (layout := layouts[job.index]) is not None]
+        try:
+            for job, drawn in self._drawn(group, asked, options, (self.method,)):
+                job.rounds.append(drawn)
+                job.fresh = True
+        except Exception as error:  # whatever a method of the caller raises, stage one is there
+            left = [job for job in group if not job.fresh]
+            if len(group) == 1:
+                for job in left:
+                    job.stop(f"round {len(job.rounds)} could not be drawn: {_line(error)}")
+                return
+            for job in left:  # it may be the fault of one of them
+                self._redraw_group([job], layouts, options)
 
     def _drawn(
         self,
