@@ -60,7 +60,11 @@ REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("objective.rewards.clip=0", "objective.rewards.prompt_likelihood=1", "objective.models.captioner={}"),
     ),
     "caption": (
-        "captioner", ("objective.rewards.clip=0", "objective.rewards.caption=1", "objective.models.captioner={}"),
+        "captioner",
+        (
+            "objective.rewards.clip=0", "objective.rewards.caption=1", "objective.models.captioner={}",
+            "objective.longest=32",  # of the world's captions
+        ),
     ),
 }  # fmt: skip
 BASE, FINE = "base", "fine"

@@ -34,6 +34,7 @@ from trueline.objectives.captioners import (
     load_captioner,
 )
 from trueline.objectives.rewards import (
+    ENOUGH,
     ClipReward,
     MatchReward,
     PluginReward,
@@ -404,6 +405,46 @@ def test_a_prefix_is_no_part_of_the_caption(captioners, words):
     assert float(captioner.log_prob(images, ["apple"]).total) == pytest.approx(float(both - first), abs=1e-4)
 
 
+class Spaced:
+    """Words whose space is part of their token, as in OPT's vocabulary: " a" is not "a"."""
+
+    words = ("<s>", "a", "photo", "Ġphoto", "Ġof", "Ġa", "Ġcat")
+
+    def __len__(self):
+        return len(self.words)
+
+    def get_vocab(self):
+        return {word: place for place, word in enumerate(self.words)}
+
+    def __call__(self, text, add_special_tokens=False):
+        parts = [("Ġ" if place else "") + word for place, word in enumerate(text.split(" "))]
+        return types.SimpleNamespace(input_ids=[self.words.index(part) for part in parts])
+
+
+@pytest.mark.parametrize("prefix", ["a photo of", "a photo of "])
+def test_a_text_after_a_prefix_has_its_space(prefix):
+    class Said(Autoregressive):
+        end = 0
+
+        def see(self, images):
+            return images.flatten(1)[:, None, :1]
+
+        def run(self, seen, ids, past=None, cached=False):
+            self.asked = ids
+            return torch.zeros(len(seen), ids.shape[1] + 1, len(Spaced.words)), None
+
+    captioner = Said(Spaced(), len(Spaced.words), prefix=prefix)
+    assert captioner.log_prob(drawn(1, 3, 4, 4), ["a cat"]).tokens.tolist() == [3]
+    assert [Spaced.words[place] for place in captioner.asked[0]] == ["a", "Ġphoto", "Ġof", "Ġa", "Ġcat"]
+
+
+@pytest.mark.parametrize("kind", ["blip", "opt", "t5"])
+def test_one_picture_for_all_texts(captioners, kind):
+    picture = drawn(1, 3, SIDE, SIDE)
+    one = captioners[kind].log_prob(picture, PROMPTS).total
+    torch.testing.assert_close(one, captioners[kind].log_prob(picture.expand(2, -1, -1, -1), PROMPTS).total)
+
+
 def test_blip2_texts_hard_and_soft_are_transformers_own(words):
     encoder = Blip2TextEncoder(blip2_text(words, Blip2TextModelWithProjection), words)
     found = encoder.texts(PROMPTS)
@@ -556,7 +597,7 @@ class Mean:
 def test_weights_and_running_estimates():
     rewards = Rewards({"one": (Mean(), 1.0), "loud": (Mean(100.0), 0.5), "seen": (Mean(3.0), 0.0)})
     seen = []
-    for seed in range(3):
+    for seed in range(4):
         images = drawn(4, 3, 4, 4, seed=seed).requires_grad_(True)
         parts = rewards.parts(images, ["x"] * 4)
         assert parts["one"].requires_grad and not parts["seen"].requires_grad
@@ -596,6 +637,14 @@ def test_the_running_estimate_is_saved_and_restored_exactly(tmp_path):
     assert torch.equal(second.state, whole.state)
     assert not whole.state_dict(), "no part of the weights that come out"
     assert Running().std == 1.0
+
+
+def test_a_few_scores_that_hardly_differ_are_not_blown_up():
+    running = Running()
+    running.see(torch.tensor([0.5, 0.500001], dtype=torch.float64))
+    assert running.std == 1.0
+    running.see(drawn(ENOUGH - 2, dtype=torch.float64))
+    assert 0.1 < running.std < 1
 
 
 def test_a_net_in_rewards_stays_as_it_is(tokenizer):

@@ -1,6 +1,7 @@
 """``trueline train realign``: a run that goes on bit for bit, over-fitting one reward, what is written, misuse."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,7 @@ def test_a_whole_net_is_trained_beside_its_base(plain, folders, tmp_path):
         ({"rewards": {"caption": 0.0}}, "objective.rewards: give at least one reward a weight"),
         ({"rewards": {"blip-itm": 1.0}}, "objective.models.blip-itm: give the model that shall look"),
         ({"models": {}}, "objective.models.text_encoder: give the model"),
+        ({"models": {"text_encdoer": "x"}}, "objective.models: there is no part 'text_encdoer'; there are captioner"),
         ({"models": {"text_encoder": "/nowhere"}}, "objective.models.text_encoder: the weights"),
         ({"rewards": {"clip": 1.0}}, "objective.held_out: clip is trained on"),
         ({"last": 3}, "objective.span: must be first <= last of the steps 0 to 2"),
@@ -144,6 +146,15 @@ def test_misuse_is_said_in_one_sentence(plain, folders, objective, problem):
     assert "\n" not in str(caught.value)
     if "gradient" in objective:
         assert isinstance(caught.value, RewardError)
+
+
+def test_a_held_out_score_that_looks_with_a_trained_net_is_said(plain, folders):
+    shared = {"models": folders | {"text_encoder": "clip"}}
+    with pytest.warns(UserWarning, match="held_out: clip looks with .*clip.* no independent score"):
+        prepare(settings(folders, shared), twin(plain), Path())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(settings(folders), twin(plain), Path())
 
 
 @pytest.mark.parametrize("name", ["realign_world", "realign_sd14"])

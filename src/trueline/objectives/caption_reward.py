@@ -48,7 +48,8 @@ class Likelihood(NamedTuple):
 
 
 class Captioner(Protocol):
-    """Says what pictures (in 0..1) show. ``vocabulary``: word piece -> id of its tokens."""
+    """Says what pictures (in 0..1) show. ``vocabulary``: word piece -> id of its tokens. ``log_prob`` takes one
+    picture for each text, or one for all of them."""
 
     name: str
     vocabulary: dict[str, int]
@@ -228,6 +229,6 @@ class PromptLikelihood(nn.Module):
         score = found.total
         if self.prior:
             with torch.no_grad():
-                unseen = self.captioner.log_prob(torch.full_like(images, 0.5), prompts).total
+                unseen = self.captioner.log_prob(torch.full_like(images[:1], 0.5), prompts).total
             score = score - unseen
         return score / found.tokens.clamp(min=1).to(score) if self.per_token else score

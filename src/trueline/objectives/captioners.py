@@ -40,7 +40,8 @@ class Autoregressive(nn.Module):
     Settings:
         longest: tokens of a drawn caption with its end; one that is cut there has the log-probability of its part.
         temperature: of drawing, and of the log-probabilities of what was drawn. 1 = the captioner's own distribution.
-        prefix: words that every caption begins with, which are not part of it (CoMat: "a photography of").
+        prefix: words that every caption begins with, which are not part of it (CoMat: "a photography of"). Given
+            texts follow it after a space.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Autoregressive(nn.Module):
         self.tokenizer, self.longest, self.temperature = tokenizer, longest, temperature
         self.words = min(words, len(tokenizer))
         self.vocabulary: dict[str, int] = {w: i for w, i in tokenizer.get_vocab().items() if i < self.words}
-        self.prefix = self._ids(prefix) if prefix else []
+        self.begun, self.prefix = prefix.rstrip(), self._ids(prefix.rstrip())
 
     @abstractmethod
     def see(self, images: Images) -> Float[Tensor, "batch places width"]:
@@ -85,9 +86,11 @@ class Autoregressive(nn.Module):
         )  # fmt: skip
 
     def log_prob(self, images: Images, texts: Sequence[str]) -> Likelihood:
-        rows = [[*self._ids(text)[: PROMPT - 1], self.end] for text in texts]
+        rows = [[*self._following(text)[: PROMPT - 1], self.end] for text in texts]
         longest = max(map(len, rows))
         seen = self.see(images)
+        if len(seen) == 1:
+            seen = seen.expand(len(rows), *seen.shape[1:])
         ids = torch.tensor([row + [self.end] * (longest - len(row)) for row in rows], device=seen.device)
         lengths = torch.tensor([len(row) for row in rows], device=seen.device)
         spoken = self._logits(seen, ids).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
@@ -96,6 +99,13 @@ class Autoregressive(nn.Module):
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _following(self, text: str) -> list[int]:
+        """The text's ids after the prefix: others than its own, where a space is part of the next word's token."""
+        if not self.prefix:
+            return self._ids(text)
+        both = self._ids(f"{self.begun} {text}")
+        return both[len(self.prefix) :] if both[: len(self.prefix)] == self.prefix else self._ids(f" {text}")
 
     def _logits(self, seen: Tensor, ids: Int[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens words"]:
         """Of each of ``ids`` given those before it."""

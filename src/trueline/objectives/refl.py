@@ -46,7 +46,8 @@ Phi = Literal["relu", "linear"]
 
 
 def phi(kind: Phi, scores: Scores, margin: float) -> Scores:
-    """ReFL's relu(margin - r), or margin - r. With scores below the margin, as cosines are below 2, they are one."""
+    """ReFL's relu(margin - r), or margin - r. Below the margin, as cosines are below 2, they are one; a standardised
+    score may be above it, and its picture has no gradient then."""
     left = margin - scores
     return left.clamp(min=0) if kind == "relu" else left
 
@@ -137,8 +138,8 @@ class ReFL:
         span: (first, last) late step, of 0..steps-1; the last has the least noise.
         backprop: calls of the U-Net with gradient, the late step the last of them. ``draft`` gives DRaFT-K.
         detach: no gradient through the input of the U-Net, only through its output (DRTune; for ``backprop`` > 1).
-        guidance_scale: None = without classifier-free guidance (ImageReward's code), as the picture is trained; else
-            its strength, also in the calls with gradient, where the checkpoint wants guidance.
+        guidance_scale: None, or at most 1 = without classifier-free guidance (ImageReward's code), as the picture is
+            trained; else its strength, also in the calls with gradient, where the checkpoint wants guidance.
         boxes: draw with the layouts' boxes, for a grounded U-Net.
         preserve: "prior": MSE to the base's noise at a z_t of the batch's t made of the drawn x0; "pictures": the
             noise loss on the batch's latents (eq. 3); "none".
@@ -237,10 +238,10 @@ class ReFL:
             raise ValueError(f"span: {late} is past the {len(stepper.timesteps)} steps of the scheduler")
         z = stepper.start(batch.noise.to(backbone.device))
         text = backbone.encode([layout.prompt for layout in batch.layouts])
-        negative = None
-        if self.guidance_scale is not None:
+        negative, strength = None, self.guidance_scale or 1.0
+        if strength > 1:  # as ``sample`` has it
             negative = backbone.encode([layout.negative_prompt for layout in batch.layouts])
-        calls = _Calls(backbone, stepper, text, negative, self.guidance_scale or 1.0)
+        calls = _Calls(backbone, stepper, text, negative, strength)
         if self.boxes:
             calls.grounding = ground(backbone, batch)
             calls.boxed = torch.tensor([float(bool(layout.regions)) for layout in batch.layouts])

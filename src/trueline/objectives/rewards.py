@@ -201,6 +201,9 @@ def wide(tensor: Tensor) -> Tensor:
 # Several together
 
 
+ENOUGH = 16  #: scores before their spread is divided by: two may differ by next to nothing
+
+
 class Running(nn.Module):
     """Mean and standard deviation of all numbers seen (Chan et al. 1979), in float64, as buffers.
 
@@ -235,9 +238,9 @@ class Running(nn.Module):
 
     @property
     def std(self) -> float:
-        """Of the numbers seen (divided by n); 1 where they do not differ."""
+        """Of the numbers seen (divided by n); 1 where they do not differ, or are fewer than ``ENOUGH``."""
         count, _, squares = self.state.tolist()
-        spread = math.sqrt(squares / count) if count else 0.0
+        spread = math.sqrt(squares / count) if count >= ENOUGH else 0.0
         return spread if spread > 1e-8 else 1.0
 
 

@@ -8,6 +8,7 @@ prior preservation, standardised rewards (``objectives.refl`` says what of the p
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -100,6 +101,12 @@ class Objective(Frozen):
                     f"objective.rewards: there is no reward {name!r}; there are {', '.join(KNOWN)}, or a name of "
                     f"your own with objective.models.{name}=package.module:function"
                 )
+        parts = ["captioner", "text_encoder", "clip", *MATCHERS, *self.rewards, self.held_out or "clip"]
+        if strange := [part for part in self.models if part not in parts]:
+            raise ValueError(
+                f"objective.models: there is no part {strange[0]!r}; there are {', '.join(parts[:7])}, and "
+                "rewards of your own"
+            )
         if self.held_out in [name for name, weight in self.rewards.items() if weight]:
             raise ValueError(f"objective.held_out: {self.held_out} is trained on; hold out another")
         if self.draft is not None and self.draft > self.sampling_steps:
@@ -138,6 +145,13 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
     models = Models(settings, backbone)
     rewards = _rewards(wish, models).to(backbone.device)
     held_out = models.reward(wish.held_out) if wish.held_out else None
+    trained = [name for name, weight in wish.rewards.items() if weight]
+    if wish.held_out and (known := models.shared(wish.held_out, trained)):
+        warnings.warn(
+            f"objective.held_out: {wish.held_out} looks with {known}, and so does a reward that is trained on: it is "
+            "no independent score",
+            stacklevel=2,
+        )
     late: dict[str, Any] = {
         "steps": wish.sampling_steps,
         "span": (wish.first, wish.last),
@@ -305,10 +319,16 @@ class Models:
 
     def described(self, name: str) -> str:
         """Which models a reward is made of, for the record."""
-        parts = {"caption": ("captioner", "text_encoder"), "prompt_likelihood": ("captioner",)}.get(
-            name, (name,)
-        )
-        return ", ".join(f"{part} {self._name(part)}" for part in parts)
+        return ", ".join(f"{part} {self._name(part)}" for part in _parts(name))
+
+    def shared(self, name: str, others: Sequence[str]) -> str:
+        """A checkpoint that this reward reads and one of the others does too; "" where there is none."""
+        theirs = {self._checkpoint(part) for other in others for part in _parts(other)}
+        return next((own for part in _parts(name) if (own := self._checkpoint(part)) in theirs), "")
+
+    def _checkpoint(self, part: str) -> str:
+        name = self._name(part)
+        return self._checkpoint("clip") if (part, name) == ("text_encoder", "clip") else name
 
     def _name(self, part: str) -> str:
         given = self.wish.models.get(part)
@@ -349,6 +369,13 @@ class Models:
                 self.device
             )
         return load(f"{part}={name}", self.device, wish.dtype)
+
+
+def _parts(reward: str) -> tuple[str, ...]:
+    """What of ``objective.models`` a reward is made of."""
+    return {"caption": ("captioner", "text_encoder"), "prompt_likelihood": ("captioner",)}.get(
+        reward, (reward,)
+    )
 
 
 _EXAMPLES = {
