@@ -10,8 +10,10 @@ it had not been. Mixed precision, scaling of fp16 losses and several processes a
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 Losses = dict[str, Tensor]
 BETAS = (0.9, 0.999)  #: AdamW's, as in GLIGEN and diffusers' examples
+BAD = "not_finite.jsonl"  #: the last steps without a finite loss and gradient, where a run gave up
+NOTHING = "part: nothing is left to train; choose a part of the U-Net or an objective with a net"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Batch:
 
     ``captioned``, ``boxed``: False where the U-Net shall not read the caption (the boxes), so that classifier-free
     guidance works; the layouts hold both all the same. None = all rows. ``generator``: for whatever else is random,
-    on the CPU, of this batch alone.
+    on the CPU, of this batch alone. ``examples``: their numbers in the data, for reports.
     """
 
     latents: Float[Tensor, "batch c h w"]
@@ -59,6 +63,7 @@ class Batch:
     boxed: Bool[Tensor, " batch"] | None = None
     step: int = 0
     generator: torch.Generator = field(default_factory=torch.Generator)
+    examples: tuple[int, ...] = ()
 
     @property
     def captions(self) -> list[str]:
@@ -178,9 +183,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         if not self.trained:
-            raise ValueError(
-                "part: nothing is left to train; choose a part of the U-Net or an objective with a net"
-            )
+            raise ValueError(NOTHING)
         if wrong := [n for n, p in self.trained.items() if p.dtype not in (torch.float32, torch.float64)]:
             raise ValueError(f"trained: {wrong[0]} must be float32; mixed precision is the forward pass's")
         self.home = Folder(self.folder)
@@ -197,6 +200,9 @@ class Fit:
         if self.plan.ema:
             self.average = Average(self.trained, self.plan.ema)
         self._in_a_row = 0  # skipped steps
+        self._seen: list[Batch] = []  # of the step
+        self._bad: deque[dict[str, Any]] = deque(maxlen=self.plan.give_up)  # about skipped steps
+        self._owed = False  # the last step was not looked at, for looking failed
         self.log = Log(self.home, self.tensorboard, self.accelerator.is_main_process)
         self._resume()
 
@@ -219,6 +225,8 @@ class Fit:
         self.log.open(self.step, without_looks=again)
         try:
             self._begin_looks()
+            if self._owed:
+                yield from self._after_step()
             while not self.finished:
                 begun = time.monotonic()
                 whole = self._train_step()
@@ -227,15 +235,19 @@ class Fit:
                     self._save()
                     return
                 self.step += 1
-                better = self._look()  # before the checkpoint, which holds what came of it
-                if self.step % self.plan.log_every == 0 or self.finished:
-                    yield self._line()
-                if better or self.step % self.plan.save_every == 0 or self.finished:
-                    self._save()
-                if better:
-                    self._keep_best()
+                yield from self._after_step()
         finally:
             self.log.close()
+
+    def _after_step(self) -> Iterator[dict[str, Any]]:
+        """The look, before the checkpoint that holds what came of it; the log line; the checkpoint."""
+        better = self._look_or_save()
+        if self.step % self.plan.log_every == 0 or self.finished:
+            yield self._line()
+        if better or self.step % self.plan.save_every == 0 or self.finished:
+            self._save()
+        if better:
+            self._keep_best()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -252,6 +264,7 @@ class Fit:
     def _train_step(self) -> bool:
         """One update of the weights; False when it was stopped before."""
         plan, losses = self.plan, []
+        self._seen = []
         buffers = {
             name: buffer.clone() for name, buffer in self._buffers()
         }  # a step without effect leaves them too
@@ -288,6 +301,7 @@ class Fit:
             (self.step * plan.accumulate + turn) * accelerator.num_processes + accelerator.process_index
         ) * size
         batch = self.stream.batch(self.step, range(first, first + size))
+        self._seen.append(batch)
         last = turn == plan.accumulate - 1
         alone = nullcontext() if last else accelerator.no_sync(self._forward)
         with alone, seeded(plan.seed, "global", self.step, turn, accelerator.process_index):
@@ -303,12 +317,36 @@ class Fit:
         self._optimiser.zero_grad(set_to_none=True)
         self.skipped += 1
         self._in_a_row += 1
+        self._bad.append(self._about_bad(norm, totals))
         if self._in_a_row >= self.plan.give_up:
             what = f"gradient norm {norm:g}" if all(map(math.isfinite, totals)) else f"losses {totals}"
             raise TrainingError(
                 f"give_up: {self._in_a_row} steps in a row had no finite loss and gradient (last: {what}, step "
-                f"{self.step}); lower lr, use precision=fp32, or look at the data of those steps"
+                f"{self.step}); {self._report_bad()} names their examples; raise give_up to go on in this folder, or "
+                "begin in another with a lower lr, with precision=fp32, or without those examples"
             )
+
+    def _about_bad(self, norm: float, totals: list[float]) -> dict[str, Any]:
+        """Of this process; numbers that JSON does not have are text."""
+        return {
+            "step": self.step,
+            "process": self.accelerator.process_index,
+            "losses": [value if math.isfinite(value) else str(value) for value in totals],
+            "grad_norm": norm if math.isfinite(norm) else str(norm),
+            "examples": [list(batch.examples) for batch in self._seen],
+            "timesteps": [batch.t.tolist() for batch in self._seen],
+        }
+
+    def _report_bad(self) -> Path:
+        """Write what is known of the last bad steps, of all processes, beside the log."""
+        several = self.accelerator.num_processes > 1
+        rows = gather_object(list(self._bad)) if several else list(self._bad)
+        lines = [
+            json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: (row["step"], row["process"]))
+        ]
+        if self.accelerator.is_main_process:
+            self.home.write(BAD, lambda file: file.write("".join(lines).encode()))
+        return self.home.path / BAD
 
     def _any(self, flag: bool) -> bool:
         """Whether it is so in any process: all must take the same turn."""
@@ -350,6 +388,16 @@ class Fit:
         self.log.scores(self.step, logged)
         return better
 
+    def _look_or_save(self) -> bool:
+        """``_look``; where it fails, a checkpoint holds the steps since the last one, and the look is owed."""
+        self._owed = False
+        try:
+            return self._look()
+        except Exception:
+            self._owed = True
+            self._write_checkpoint()
+            raise
+
     def _keep_best(self) -> None:
         if self.accelerator.is_main_process and self.looks:
             with self.averaged():
@@ -359,6 +407,11 @@ class Fit:
     # Stopping and going on
 
     def _save(self) -> None:
+        self._write_checkpoint()
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self) -> None:
+        """Without waiting: where looking fails, the other processes do not come."""
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
@@ -371,9 +424,9 @@ class Fit:
                 "skipped": [self.skipped, self._in_a_row],
                 "seconds": self.seconds,
                 "looks": self.looks.state() if self.looks else None,
+                "owed": self._owed,
             }
             self.checkpoints.save(self.step, state)
-        self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
         state = self.checkpoints.newest()
@@ -390,6 +443,7 @@ class Fit:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.log.sums = state["step"], state["sums"]
         (self.skipped, self._in_a_row), self.seconds = state["skipped"], state["seconds"]
+        self._owed = state.get("owed", False)
         if self.looks and state.get("looks"):  # a run may begin to look later
             self.looks.load(state["looks"])
 

@@ -381,6 +381,7 @@ def test_a_review_in_a_browser_is_kept_and_saved(built, tmp_path):
         "1 of 7: 0 kept, 0 dropped", "3 of 7: 1 kept, 1 dropped", "2 of 7: 1 kept, 0 dropped", 0,
         "All decided: 6 kept, 1 dropped", 7,
     ]  # fmt: skip
+    assert saved["seen"] == seen_of(built)
     (tmp_path / "d.json").write_text(json.dumps(saved))
     assert finish(built, tmp_path / "set", "--decisions", str(tmp_path / "d.json")) == 0
     assert len(lines(tmp_path / "set" / "data.jsonl")) == 6
@@ -440,12 +441,61 @@ def test_the_set_is_what_training_reads(built, tmp_path, capsys):
         ({"format": "x"}, "holds no decisions of this version"),
         ({"decisions": {"nobody": "keep"}}, "decides 'keep' on 'nobody'"),
         ({"decisions": [1]}, "holds no decisions"),
+        ({"seen": [1]}, "holds no decisions"),
     ],
 )
 def test_decisions_that_do_not_belong_are_refused(built, tmp_path, capsys, change, said):
     saved = decisions(built, tmp_path / "d.json", {}, **change)
     assert finish(built, tmp_path / "set", "--decisions", str(saved), "--undecided", "keep") == 2
     assert said in capsys.readouterr().err
+
+
+def repainted(built: Path, pictures: Path, id: str) -> None:
+    """Another file for the same picture: its pixels hardly change, so that it agrees as before."""
+    path = pictures / f"{id}.png"
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    red, green, blue = picture.getpixel((0, 0))
+    picture.putpixel((0, 0), (red ^ 1, green, blue))
+    picture.save(path)
+
+
+def seen_of(built: Path) -> dict[str, str]:
+    return {item["id"]: item["meta"]["seen"] for item in lines(built / "items.jsonl")}
+
+
+def test_a_decision_belongs_to_the_picture_that_was_seen(built, renders, tmp_path, capsys):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    shutil.copytree(renders[1], pictures)
+    assert build(out, renders[0], pictures) == 0
+    before = seen_of(out)
+    first, second, *rest = before
+    choices = {first: "keep", second: "keep"} | dict.fromkeys(rest, "drop")
+    saved = decisions(out, tmp_path / "d.json", choices, seen=before)
+    assert finish(out, tmp_path / "set", "--decisions", str(saved)) == 0
+    assert "--decisions" not in capsys.readouterr().err
+    repainted(out, pictures, first)
+    assert finish(out, tmp_path / "other", "--decisions", str(saved)) == 2
+    assert f"{first}.png has changed since it was looked at; run" in capsys.readouterr().err
+    assert build(out, renders[0], pictures) == 0
+    after = seen_of(out)
+    assert [id for id in before if before[id] != after[id]] == [first]
+    assert finish(out, tmp_path / "other", "--decisions", str(saved)) == 2
+    said = capsys.readouterr().err
+    assert "1 are about pictures or boxes that have changed since and do not count" in said
+    assert f"1 of {len(before)} items are not decided, first {first}" in said
+    assert finish(out, tmp_path / "other", "--decisions", str(saved), "--undecided", "drop") == 0
+    assert [item["id"] for item in lines(tmp_path / "other" / "data.jsonl")] == [second]
+    page = (out / "review.html").read_text()
+    assert after[first] in page and before[first] not in page
+
+
+def test_decisions_of_before_count_by_their_id_which_is_said_once(built, tmp_path, capsys):
+    ids = list(seen_of(built))
+    saved = decisions(built, tmp_path / "d.json", dict.fromkeys(ids, "keep"))
+    assert finish(built, tmp_path / "set", "--decisions", str(saved)) == 0
+    said = capsys.readouterr().err
+    assert said.count("7 do not say which picture was seen") == 1 and len(said.splitlines()) == 1
 
 
 def test_a_set_of_nothing_is_refused(built, tmp_path, capsys):

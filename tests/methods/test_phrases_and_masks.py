@@ -8,6 +8,9 @@ from trueline.layout import Layout, Region
 from trueline.masks import region_mask, region_masks
 from trueline.phrases import locate, locate_phrase, prompt_length
 from trueline.pipeline import Pipeline
+from trueline.training.data import open_examples
+from trueline.training.draws import generator_of
+from trueline.training.settings import Data
 
 BOX = (0.1, 0.1, 0.5, 0.5)
 
@@ -44,6 +47,38 @@ def test_a_phrase_is_found_however_it_is_written(real, prompt, phrase, said):
     assert not found.problem
     ids = real(prompt).input_ids
     assert real.decode([ids[i] for i in found.head]).strip() == said.split()[-1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "phrase", "form"),
+    [
+        ("a red apple and a blue car", "a red apple", "whole"),
+        ("A RED Apple", "a red apple", "whole"),
+        ("the red apple", "a red apple", "whole"),
+        ("two red apples", "a red apple", "whole"),
+        ("a car in the carpet", "car", "whole"),
+        ("a chair", "a white chair", "noun"),
+        ("three cameras in the picture", "a purple checkered camera", "noun"),
+        ("a striped chair", "a red striped chair", "noun"),
+        ("chair, table", "a white chair", "noun"),
+        ("a photo of apples", "a red apple", "noun"),
+        ("a photo: apples", "a red apple", "noun"),
+        ("(car)", "a red car", "noun"),
+        ("a blue car and a red apple", "a red car", "word"),
+        ("a toy-car", "a red car", "word"),
+        ("a cat to the left of a dog", "a clock on the left", "word"),
+        ("a cat", "dog", "none"),
+    ],
+)
+def test_it_says_what_of_the_phrase_the_prompt_holds(real, prompt, phrase, form):
+    assert locate_phrase(real, prompt, phrase).form == form
+
+
+def test_the_worlds_phrases_are_their_captions_own(real):
+    examples = open_examples(Data(n=200), (128, 128), 8)
+    layouts = [examples.layout(index, generator_of(0, index)) for index in range(200)]
+    forms = {found.form for layout in layouts for found in locate(real, layout)}
+    assert forms == {"whole", "noun"}, "captions may leave colours out, and name nothing else so"
 
 
 def test_a_word_of_several_tokens_has_them_all(real):

@@ -18,8 +18,17 @@ from trueline.layout import Layout, Region
 from trueline.objectives.denoising import DenoisingObjective, noised, signal_of, target
 from trueline.objectives.dsalign import DSAlign, FrozenCLIP, region_pictures, spherical_distance
 from trueline.objectives.goal import GoalObjective
-from trueline.objectives.maalign import MAAlign, attention_in, attention_out, box_cells, content_only
+from trueline.objectives.maalign import (
+    MAAlign,
+    attention_in,
+    attention_out,
+    box_cells,
+    content_only,
+    counted,
+    why_not,
+)
 from trueline.objectives.x0 import clean_latents, decoded
+from trueline.phrases import locate_phrase
 from trueline.train import Batch, Nets
 
 TWO = Layout(
@@ -386,6 +395,29 @@ def test_a_phrase_that_the_caption_lacks_is_left_out_and_counted(tokenizer, made
     assert some.has.tolist() == [False, True, False] and float(some.inside[0]) == 0 and some.regions == 1
     half = MAAlign(inside=False)(tensors, GRID, LAYOUTS, tokenizer, yes())
     assert not half.inside.any() and torch.equal(half.outside, whole.outside)
+
+
+def test_a_last_word_of_another_thing_and_a_cut_phrase_do_not_count(tokenizer, made):
+    tensors, _maps = made
+    red = Region("a red car", (0, 0, 1, 1))
+    more = Layout(TWO.prompt, [*TWO.regions, red, Region("a chair on the apple", (0, 0, 1, 1))])
+    found = MAAlign()(tensors, GRID, (more, ONE, NONE), tokenizer, yes())
+    whole = MAAlign()(tensors, GRID, LAYOUTS, tokenizer, yes())
+    assert torch.equal(found.inside, whole.inside) and torch.equal(found.outside, whole.outside)
+    assert [place.phrase for place in found.missing] == ["a red car", "a chair on the apple"]
+    assert why_not(found.missing[0]) == (
+        "the prompt holds only the last word of the phrase 'a red car', of another thing"
+    )
+    bare = Layout(
+        "a car and an apple", [Region("a red apple", TWO.regions[0].box), Region("a blue car", (0, 0, 1, 1))]
+    )
+    assert not MAAlign()(tensors, GRID, (bare, ONE, NONE), tokenizer, yes()).missing, (
+        "nothing else is said of them"
+    )
+    cut = locate_phrase(
+        tokenizer, " ".join(["a"] * (tokenizer.model_max_length - 3)) + " red apple", "a red apple"
+    )
+    assert cut.tokens and "cut in its middle" in cut.problem and not counted(cut)
 
 
 @pytest.fixture(scope="module")

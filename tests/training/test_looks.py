@@ -133,6 +133,31 @@ def test_killed_around_the_checkpoint_of_a_new_best(tmp_path, plain, monkeypatch
     assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
 
 
+@pytest.mark.parametrize("at", [4, 8], ids=["on-the-way", "the-last"])
+def test_a_look_that_fails_loses_no_step_and_is_taken_again(tmp_path, plain, at):
+    whole, _ = looking(tmp_path / "whole", plain)
+    list(whole)
+    failing, looks = looking(tmp_path / "failing", plain)
+    take = looks.take
+
+    def fails(step, writer):
+        if step == at:
+            raise RuntimeError("out of memory")
+        return take(step, writer)
+
+    looks.take = fails
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(failing)
+    again, looks = looking(tmp_path / "failing", plain)
+    assert again.step == at, "the last checkpoint before was of an earlier step"
+    list(again)
+    assert looks.seen[0] == at and again.step == 8
+    weights = [{n: w.detach() for n, w in run.trained.items()} for run in (whole, again)]
+    assert same(*weights) and lines(tmp_path / "whole") == lines(tmp_path / "failing")
+    ours, theirs = best_of(tmp_path / "whole"), best_of(tmp_path / "failing")
+    assert ours[0] == theirs[0] and same(ours[1], theirs[1])
+
+
 def test_killed_before_the_first_checkpoint_its_first_look_is_there_once(tmp_path, plain):
     killed, looks = looking(tmp_path, plain)
     killed._save = lambda: (_ for _ in ()).throw(KeyboardInterrupt())

@@ -93,6 +93,21 @@ def test_which_boxes_are_kept_is_a_setting(coco):
     assert len(found) == 1 and found.left_out.reasons == {"pictures with fewer than 2 boxes": 1}
 
 
+def test_boxes_that_are_dropped_are_counted_by_reason(coco):
+    assert opened(coco).left_out.boxes == {"below min_area": 1, "beside the crop": 1, "that mark a crowd": 1}
+    assert opened(coco, max_boxes=1, crowd=True).left_out.boxes == {
+        "below min_area": 1,
+        "beside the crop": 1,
+        "over max_boxes": 2,
+    }
+    found = opened(coco, n=1).left_out
+    assert (
+        found.counts["boxes below min_area"] == 1
+        and not found.items
+        and "1 boxes beside the crop" in str(found)
+    )
+
+
 def test_pictures_are_cropped_as_their_boxes(coco):
     examples = opened(coco)
     wide, tall = examples.picture(0), examples.picture(1)
@@ -136,6 +151,7 @@ def test_what_is_broken_is_counted_and_named(coco):
         {"image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 9]},
         {"image_id": 1, "category_id": 1, "bbox": [0, 0, "9", 9]},
         {"image_id": 1, "category_id": [1], "bbox": [0, 0, 9, 9]},
+        {"image_id": 1, "category_id": 1, "bbox": [200, 0, 9, 9]},
         "thing",
     ]))  # fmt: skip
     change(coco, "captions_val", lambda content: content["images"].append({"id": 3, "file_name": "x.png"}))
@@ -149,12 +165,16 @@ def test_what_is_broken_is_counted_and_named(coco):
     assert examples.left_out.reasons == {
         "broken images in the annotations": 1,
         "broken captions": 1,
-        "broken boxes": 6,
+        "broken boxes": 7,
         "pictures without a caption": 1,
     }
     whys = dict(examples.left_out.items)
     assert whys["instances annotations[6]"] == "broken boxes: no image has the id 9"
     assert whys["instances annotations[8]"].startswith("broken boxes: bbox has no area (got [0, 0, 0, 9])")
+    assert (
+        whys["instances annotations[11]"]
+        == "broken boxes: bbox lies outside its picture (got [200, 0, 9, 9])"
+    )
     assert "image 4 (y.png)" in whys and "captions annotations[4]" in whys and "images[2]" in whys
 
 
@@ -236,7 +256,12 @@ def test_broken_lines_are_counted_and_named(records):
             '{"prompt": "x"}\nnonsense\n\n{"prompt": "", "image": "a.png"}\n'
             '{"prompt": "x", "image": "a.png", "box": 1}\n'
         )
-    examples = opened(records)
+    with pytest.raises(
+        ValueError,
+        match=r"data\.max_broken: 4 of 6 lines of .* more than the 0\.5 .*; the first: .*line 3, broken",
+    ):
+        opened(records, max_broken=0.5)
+    examples = opened(records, max_broken=0.7)
     assert len(examples) == 2 and examples.left_out.reasons == {"broken lines": 4}
     whys = dict(examples.left_out.items)
     assert (
@@ -244,6 +269,58 @@ def test_broken_lines_are_counted_and_named(records):
         == 'broken lines: image: is missing; give the path of the picture as "image"'
     )
     assert "prompt: is empty" in whys[f"{records}, line 6"] and "box" in whys[f"{records}, line 7"]
+
+
+def test_the_boxes_that_are_kept_decide_which_lines_have_enough(records):
+    """The first line has two boxes, of which one lies beside the crop; the second's picture is not there."""
+    examples = opened(records, min_boxes=1)
+    assert [record.line for record in examples.records] == [1, 2]
+    assert examples.left_out.boxes == {"beside the crop": 1}
+    assert str(examples.left_out) == "1 boxes beside the crop"
+    examples = opened(records, min_boxes=2)
+    assert [record.line for record in examples.records] == [2], (
+        "broken pictures are counted when they are encoded"
+    )
+    assert examples.left_out.counts == {"pictures with fewer than 2 boxes": 1}
+
+
+def test_another_choice_folder_or_picture_is_another_fingerprint(tmp_path):
+    """Latents of one choice must not be paired with the captions of another."""
+
+    def folder(name: str):
+        (tmp_path / name).mkdir()
+        boxes = [[], [{"phrase": "a cat", "box": [0, 0, 1, 1]}], [{"phrase": "a cat", "box": [0, 0, 1, 1]}]]
+        rows = [{"prompt": f"{i}", "image": f"{i}.png", "regions": boxes[i]} for i in range(3)]
+        for i in range(3):
+            columns(64, 64).save(tmp_path / name / f"{i}.png")
+        path = tmp_path / name / "layouts.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        return path
+
+    one, two = folder("one"), folder("two")
+    marks = [
+        opened(one, n=2).fingerprint,
+        opened(one, n=2, min_boxes=1).fingerprint,
+        opened(two, n=2).fingerprint,
+    ]
+    (tmp_path / "one" / "1.png").write_bytes((tmp_path / "one" / "1.png").read_bytes() + b"more")
+    assert len({*marks, opened(one, n=2).fingerprint}) == 4
+    columns(32, 32).save(tmp_path / "one" / "2.png")
+    assert opened(one, n=2).fingerprint == opened(one, n=2).fingerprint, "the third is not among them"
+
+
+def test_a_picture_that_goes_away_after_encoding_is_not_missed(records, tmp_path, gated):
+    examples = opened(records, max_broken=1)
+    mark = examples.fingerprint
+    latents, _ = encoded(gated, examples, tmp_path / "cache", SIZE, max_broken=0.5)
+    before = examples.layout(0, torch.Generator())
+    (records.parent / "pictures" / "wide.png").unlink()
+    assert latents.examples == [0] and examples.fingerprint == mark
+    assert examples.layout(0, torch.Generator()) == before
+    with pytest.raises(
+        BrokenPicture, match=r"layouts\.jsonl, line 2: the size of .*none\.png cannot be read; put"
+    ):
+        examples.layout(1, torch.Generator())
 
 
 @pytest.mark.parametrize(
@@ -325,6 +402,25 @@ def test_a_cache_that_was_stopped_or_spoilt_is_completed(tmp_path, gated, monkey
     monkeypatch.setattr(examples, "picture", lambda index: read.append(index) or picture(index))
     again, _ = encoded(gated, examples, tmp_path, SIZE)
     assert read == [2, 3, 4] and all(torch.equal(again[i], before[i]) for i in range(5))
+
+
+def test_broken_pictures_are_tried_again_and_only_those(coco, tmp_path, gated, monkeypatch):
+    picture = (coco / "val" / "wide.png").read_bytes()
+    (coco / "val" / "wide.png").write_bytes(b"no picture")
+    first, mark = encoded(gated, opened(coco), tmp_path, SIZE, max_broken=0.5)
+    assert first.examples == [1] and [example for example, _ in first.broken] == [0]
+    part = tmp_path / mark / "00000000.safetensors"
+    written = part.stat().st_mtime_ns
+    still, _ = encoded(gated, opened(coco), tmp_path, SIZE, max_broken=0.5)
+    assert still.examples == [1] and part.stat().st_mtime_ns == written, "nothing new, nothing written"
+    (coco / "val" / "wide.png").write_bytes(picture)
+    examples, read = opened(coco), []
+    own = examples.picture
+    monkeypatch.setattr(examples, "picture", lambda index: read.append(index) or own(index))
+    again, same = encoded(gated, examples, tmp_path, SIZE, max_broken=0.5)
+    assert same == mark and read == [0] and again.examples == [0, 1] and not again.broken
+    assert torch.equal(again[1], first[0]) and not examples.left_out.items
+    assert first.order.startswith("1 pictures, ") and again.order != first.order
 
 
 def test_processes_share_the_parts(tmp_path, gated, monkeypatch):

@@ -244,10 +244,30 @@ def test_too_many_of_them_in_a_row_end_the_run(tmp_path, plain):
         tmp_path, plain, plan, Guessing({0: "loss", 1: "loss", 3: "loss", 4: "loss", 5: "gradient"})
     )
     with pytest.raises(
-        TrainingError, match=r"give_up: 3 steps in a row .*gradient norm nan, step 5\); lower lr"
+        TrainingError,
+        match=r"give_up: 3 .*gradient norm nan, step 5\); .*not_finite\.jsonl names their examples; raise",
     ):
         run(made)
     assert made.skipped == 5
+    rows = [json.loads(line) for line in (tmp_path / "not_finite.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 4, 5] and rows[0]["losses"] == ["nan"]
+    assert math.isfinite(rows[2]["losses"][0]) and rows[2]["grad_norm"] == "nan"
+    batch = stream(plan.seed).batch(5, range(10, 12))
+    assert rows[2]["examples"] == [list(batch.examples)] and rows[2]["timesteps"] == [batch.t.tolist()]
+
+
+def test_the_cure_for_giving_up_works(tmp_path, plain):
+    """In the same folder only give_up may be raised; another rate belongs into another folder."""
+    begin = QUICK | {"save_every": 1, "steps": 4}
+    settings = make(Training, begin | {"give_up": 2})
+    broken = {1: "loss", 2: "loss"}
+    made, _ = fit(tmp_path, plain, settings, Guessing(broken), identity=identity(settings))
+    with pytest.raises(TrainingError, match="raise give_up to go on in this folder, or begin in another"):
+        run(made)
+    more = make(Training, begin | {"give_up": 3})
+    again, _ = fit(tmp_path, plain, more, Guessing(broken), identity=identity(more))
+    run(again)
+    assert again.step == 4 and again.skipped == 2
 
 
 def test_a_loss_that_no_gradient_leads_to_is_refused(tmp_path, plain):

@@ -11,7 +11,7 @@ centre-cropped to a square, boxes moved with it and clamped.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,6 +29,7 @@ SOURCE = Source("https://cocodataset.org", "2014", "annotations CC BY 4.0, pictu
 SPLITS = {"test": "val2014", "train": "train2014", "validation": "train2014"}
 TRAIN_SHARE = 0.8
 Crop = tuple[int, int, int, int]  #: xyxy pixels
+BESIDE, CROWD, SMALL, MANY = "beside the crop", "that mark a crowd", "below min_area", "over max_boxes"
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class COCO2014:
         boxes: which boxes are kept, as a ``BoxFilter`` or its settings by name.
         square: crop the centre square, of pictures and boxes.
 
-    ``truth``: ``image_id``, ``file``, ``captions`` (all) and ``crop`` (xyxy pixels). ``filtered`` counts the boxes
-    that ``boxes`` (the settings) left out. Ids: ``coco-000000391895``. The real files take about ten seconds.
+    ``truth``: ``image_id``, ``file``, ``captions`` (all) and ``crop`` (xyxy pixels). ``dropped`` counts the boxes
+    that ``boxes`` (the settings) left out by reason, ``filtered`` all of them. Ids: ``coco-000000391895``. The real
+    files take about ten seconds.
     """
 
     name = "coco"
@@ -99,7 +101,7 @@ class COCO2014:
         )
         images, texts = _captions(captions_file)
         things = _instances(instances_file, images)
-        self.filtered = 0
+        self.dropped: Counter[str] = Counter()
         collector = Collector(self.name)
         drawn = draw(split_of(images, split, seed), n, seed)
         if n is not None and len(drawn) < n:
@@ -108,8 +110,7 @@ class COCO2014:
             image, said = images[image_id], texts.get(image_id, [])
             with row_of(captions_file, f"image {image_id}", SOURCE):
                 crop = centre_square(image["width"], image["height"]) if square else _whole(image)
-                kept = keep(things.get(image_id, []), crop, boxes)
-                self.filtered += len(things.get(image_id, [])) - len(kept)
+                kept = keep(things.get(image_id, []), crop, boxes, self.dropped)
                 if len(kept) < boxes.min_boxes:
                     collector.left_out[f"pictures with fewer than {boxes.min_boxes} boxes skipped"] += 1
                     continue
@@ -127,6 +128,10 @@ class COCO2014:
                 collector.add(f"coco-{image_id:012d}", prompt, truth=truth, regions=kept)
         self.examples = collector.finish()
         self.left_out = collector.left_out
+
+    @property
+    def filtered(self) -> int:
+        return self.dropped.total()
 
     def reference(self, example: Example) -> Image:
         """The real picture in RGB, cropped as the boxes are.
@@ -170,12 +175,14 @@ def centre_square(width: int, height: int) -> Crop:
     return left, top, left + side, top + side
 
 
-def keep(things: Sequence[Mapping[str, Any]], crop: Crop, boxes: BoxFilter) -> list[Region]:
+def keep(
+    things: Sequence[Mapping[str, Any]], crop: Crop, boxes: BoxFilter, dropped: Counter[str] | None = None
+) -> list[Region]:
     """Regions of COCO's annotations (``name``, ``bbox`` xywh in pixels, ``iscrowd``), largest first: moved and
-    clamped to ``crop``, then filtered."""
+    clamped to ``crop``, then filtered. ``dropped`` counts the others by reason."""
     left, top, right, bottom = crop
     width, height = right - left, bottom - top
-    kept = []
+    kept, others = [], Counter[str]()
     for thing in things:
         x, y, w, h = thing["bbox"]
         box = (
@@ -185,9 +192,18 @@ def keep(things: Sequence[Mapping[str, Any]], crop: Crop, boxes: BoxFilter) -> l
             min(max((y + h - top) / height, 0.0), 1.0),
         )
         area = (box[2] - box[0]) * (box[3] - box[1])
-        if area >= max(boxes.min_area, MIN_AREA) and (boxes.crowd or not thing["iscrowd"]):
+        if area <= 0:
+            others[BESIDE] += 1
+        elif thing["iscrowd"] and not boxes.crowd:
+            others[CROWD] += 1
+        elif area < max(boxes.min_area, MIN_AREA):
+            others[SMALL] += 1
+        else:
             kept.append((area, thing["name"], box))
     kept.sort(key=lambda item: -item[0])  # stable: equal areas stay in the file's order
+    others[MANY] += max(len(kept) - boxes.max_boxes, 0)
+    if dropped is not None:
+        dropped.update(+others)
     return [Region(name, box) for _, name, box in kept[: boxes.max_boxes]]
 
 

@@ -200,10 +200,12 @@ def _finish(arguments: Sequence[str]) -> int:
     out = Path(options.out)
     items = read_items(out)
     digest = digest_of(read_manifest(out / MANIFEST))
-    decided = read_decisions(options.decisions, digest, [item["id"] for item in items])
+    decided = read_decisions(options.decisions, digest, items)
+    for sentence in decided.remarks():
+        print(sentence, file=sys.stderr)
     target = Path(options.to) if options.to else out / "set"
     about = finish(
-        out, target, digest, decided, options.undecided, title=options.title, licence=options.licence
+        out, target, digest, decided.choices, options.undecided, title=options.title, licence=options.licence
     )  # fmt: skip
     made = f"{about['items']} pictures, {about['boxes']} boxes"
     print(f"{made}: {target / 'data.jsonl'}; the card: {target / 'README.md'}")

@@ -22,8 +22,8 @@ recipes:
 
 Writes into --out: final (the result), best (the weights of the step with the best held-out score, where there is
 one), train.json (all settings and what was done), log.jsonl, checkpoints, cache (the encoded pictures),
-left_out.jsonl (what of the data was not used), validation (pictures drawn on the way). Several processes: torchrun
---nproc-per-node 2 -m trueline.cli train ..."""
+left_out.jsonl (what of the data was not used), validation (pictures drawn on the way), not_finite.jsonl (the last bad
+steps of a run that gave up). Several processes: torchrun --nproc-per-node 2 -m trueline.cli train ..."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,19 +95,25 @@ def gathered(options: argparse.Namespace) -> dict[str, Any]:
     from trueline.training.settings import flat, put, read_yaml
 
     settings = read_yaml(options.config) if options.config else {}
-    stages = settings.pop("stages", {})
-    if not isinstance(stages, dict):
-        raise ValueError(
-            f"--config: stages in {options.config} must hold settings by the name of their stage"
-        )
+    stages = _section(settings.pop("stages", None), "stages", options.config)
     over = _flags(options)
     stage = over.get("stage", settings.get("stage"))
-    section = stages.get(stage, {}) if stage is not None else {}
-    if stages and stage not in stages:
+    chosen = {name: content for name, content in stages.items() if name == stage}
+    section = _section(chosen.get(f"{stage}"), f"stages.{stage}", options.config)
+    if stages and not chosen:
         raise ValueError(f"--stage: {options.config} has settings for {', '.join(stages)}; name one of them")
     for key, value in (flat(section) | over).items():
         put(settings, key, value)
     return settings
+
+
+def _section(content: Any, name: str, file: str) -> dict[str, Any]:
+    """A group of settings of a file; one that holds nothing is empty."""
+    if not isinstance(content, dict | None):
+        raise ValueError(
+            f"--config: {name} in {file} must hold settings as `key: value` lines (got {content!r})"
+        )
+    return content or {}
 
 
 def _flags(options: argparse.Namespace) -> dict[str, Any]:

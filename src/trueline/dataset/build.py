@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,9 @@ SCHEMA = 1
 MANIFEST, PROMPTS, ITEMS, REJECTED, SUMMARY = (
     "build.json", "prompts.jsonl", "items.jsonl", "rejected.jsonl", "summary.json",
 )  # fmt: skip
+SEEN = (
+    "seen"  #: of an item, in its meta: a hash of its picture and boxes, to which a person's decision belongs
+)
 BROKEN = "broken"  #: the reason of a picture that is missing or cannot be read
 
 
@@ -162,7 +165,7 @@ class Build:
         for row in rows:
             if BROKEN in row:
                 self._note_broken(row)
-        return rows
+        return [row | {"sha256": found} for row, found in zip(rows, about["sha256"], strict=True)]
 
     def _look(self, turn: int, batch: Sequence[Wish]) -> list[dict[str, Any]]:
         opened: dict[str, Any] = {}
@@ -226,6 +229,7 @@ class Build:
 
     def _item(self, wish: Wish, row: dict[str, Any]) -> dict[str, Any]:
         meta = {"category": wish.category, "try": row["try"], "clip": row["clip"], "scores": row["scores"]}
+        meta[SEEN] = seen_of(row["sha256"], row["regions"])
         layout = Layout(wish.prompt, [Region(**each) for each in row["regions"]], id=wish.id, meta=meta)
         return layout.to_record() | {"image": row["image"]}
 
@@ -238,8 +242,13 @@ def json_lines(rows: Sequence[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def digest_of(manifest: dict[str, Any]) -> str:
+def digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def seen_of(sha256: str, regions: Sequence[Mapping[str, Any]]) -> str:
+    """The hash of a picture's file and its boxes."""
+    return digest_of({"picture": sha256, "regions": [[each["phrase"], *each["box"]] for each in regions]})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -33,7 +33,8 @@ construction of GOAL2K.
 - **Licence:** {line(licence)}
 - **Read it:** `trueline train goal --data data.jsonl`. A line of `data.jsonl` is a layout: `prompt`, `regions` (each
   a `phrase` and its `box`, x0, y0, x1, y1 in 0..1 of the picture), `image`, `id`, and in `meta` its `category`, the
-  detector's `scores`, CLIP's cosine (`clip`), and at which `try` (from 0) it was drawn.
+  detector's `scores`, CLIP's cosine (`clip`), at which `try` (from 0) it was drawn, and what a person was shown of it
+  (`seen`, a hash of picture and boxes).
 
 ## What is in it
 

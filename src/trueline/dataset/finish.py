@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from trueline import __version__
-from trueline.dataset.build import ITEMS, MANIFEST, SUMMARY, json_lines, read_manifest
+from trueline.dataset.build import ITEMS, MANIFEST, SEEN, SUMMARY, json_lines, read_manifest, seen_of
 from trueline.dataset.card import card
 from trueline.dataset.pictures import BrokenPicture, opened
 from trueline.folder import Folder
@@ -51,7 +52,8 @@ def finish(
         build: the digest of the build. ``undecided``: what becomes of items without a decision, "keep" or "drop".
 
     Raises:
-        ValueError: items without a decision, nothing that is kept, a picture that is gone, or a folder of others.
+        ValueError: items without a decision, nothing that is kept, a picture that is gone or has changed, or a folder
+            of others.
     """
     items = read_items(out)
     open_items = [item["id"] for item in items if item["id"] not in decided]
@@ -72,7 +74,7 @@ def finish(
     for item in kept:
         source = out / item["image"]
         name = f"{item['id']}{source.suffix.lower()}"
-        content = _content(source)
+        content = _content(source, item)
         images.write(name, partial(_fill, content))
         lines.append(item | {"image": f"{IMAGES}/{name}"})
     about = _about(out, build, items, kept, decided, undecided) | {"title": title, "licence": licence}
@@ -102,12 +104,17 @@ def _claim(target: Path, build: str) -> None:
     )
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, item: Mapping[str, Any]) -> bytes:
+    """The picture that was looked at."""
     try:
         opened(path)
     except BrokenPicture as error:
         raise ValueError(f"{error}; run `trueline dataset build` again") from None
-    return path.read_bytes()
+    content = path.read_bytes()
+    seen = item["meta"].get(SEEN)  # builds of before do not say
+    if seen is not None and seen != seen_of(hashlib.sha256(content).hexdigest(), item["regions"]):
+        raise ValueError(f"{path} has changed since it was looked at; run `trueline dataset build` again")
+    return content
 
 
 def _about(

@@ -1,17 +1,20 @@
 """The page on which a person keeps or drops each item, and the decisions that it saves.
 
 A page stands alone: pictures are in it, it works from a file and loads nothing. Sets of more than ``PER_PAGE`` items
-become several pages; each saves a file of its own.
+become several pages; each saves a file of its own. A decision belongs to the picture and boxes that were seen: once
+the build shows others, it does not count.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trueline.dataset.build import SEEN
 from trueline.evaluation.report import render, thumbnail
 from trueline.folder import Folder
 
@@ -51,30 +54,65 @@ def _fill(text: str, file: BinaryIO) -> None:
 def _shown(folder: Path, item: dict[str, Any]) -> dict[str, Any]:
     picture = thumbnail(folder / item["image"], SIDE)
     return {
-        "id": item["id"], "category": item["meta"]["category"], "prompt": item["prompt"], "src": picture.uri,
+        "id": item["id"], "seen": item["meta"].get(SEEN), "category": item["meta"]["category"],
+        "prompt": item["prompt"], "src": picture.uri,
         "width": picture.width, "height": picture.height, "clip": item["meta"]["clip"],
         "boxes": [[region["phrase"], *region["box"]] for region in item["regions"]],
     }  # fmt: skip
 
 
-def read_decisions(files: Iterable[Path], build: str, known: Iterable[str]) -> dict[str, str]:
-    """Id -> "keep" or "drop", of all files together.
+@dataclass(frozen=True)
+class Decisions:
+    """``choices``: id -> "keep" or "drop". ``stale``: ids whose decision is about another picture or other boxes, and
+    does not count. ``unbound``: ids whose decision counts though its file does not say what was seen."""
+
+    choices: dict[str, str] = field(default_factory=dict)
+    stale: list[str] = field(default_factory=list)
+    unbound: list[str] = field(default_factory=list)
+
+    def remarks(self) -> list[str]:
+        """A sentence about each kind that there is."""
+        said = []
+        if self.stale:
+            said.append(
+                f"--decisions: {len(self.stale)} are about pictures or boxes that have changed since and do not "
+                f"count, first {self.stale[0]}; review those again"
+            )
+        if self.unbound:
+            said.append(
+                f"--decisions: {len(self.unbound)} do not say which picture was seen, as older pages saved them, and "
+                f"count by their id, first {self.unbound[0]}"
+            )
+        return said
+
+
+def read_decisions(files: Iterable[Path], build: str, items: Iterable[Mapping[str, Any]]) -> Decisions:
+    """The decisions of all files together, on these items.
 
     Raises:
         ValueError: a file that is broken, of another build, or decides otherwise than an earlier one.
     """
-    ids, decided = set(known), dict[str, str]()
+    seen, found = {item["id"]: item["meta"].get(SEEN) for item in items}, Decisions()
     for path in files:
-        for name, choice in _read(path, build).items():
-            if name not in ids or choice not in CHOICES:
+        content = _read(path, build)
+        hashes = content.get("seen", {})
+        for name, choice in content["decisions"].items():
+            if name not in seen or choice not in CHOICES:
                 raise ValueError(
                     f"--decisions: {path} decides {choice!r} on {name!r}, which the build does not know"
                 )
-            if decided.setdefault(name, choice) != choice:
+            bound = hashes.get(name)
+            if bound is not None and bound != seen[name]:
+                found.stale.append(name)
+                continue
+            if found.choices.setdefault(name, choice) != choice:
                 raise ValueError(
                     f"--decisions: {path} decides otherwise on {name} than a file before it; give one"
                 )
-    return decided
+            if bound is None:
+                found.unbound.append(name)
+    found.stale[:] = dict.fromkeys(name for name in found.stale if name not in found.choices)
+    return found
 
 
 def _read(path: Path, build: str) -> dict[str, Any]:
@@ -88,9 +126,9 @@ def _read(path: Path, build: str) -> dict[str, Any]:
         raise ValueError(f"--decisions: {path} cannot be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError(f"--decisions: {path} is not JSON; save it anew from the page") from None
-    decisions = content.get("decisions") if isinstance(content, dict) else None
-    if not isinstance(decisions, dict) or content.get("format") != FORMAT:
+    groups = [content.get("decisions"), content.get("seen", {})] if isinstance(content, dict) else [None]
+    if not all(isinstance(group, dict) for group in groups) or content.get("format") != FORMAT:
         raise ValueError(f"--decisions: {path} holds no decisions of this version ({FORMAT})")
     if content.get("build") != build:
         raise ValueError(f"--decisions: {path} is of another build; give those of the pages beside it")
-    return decisions
+    return content

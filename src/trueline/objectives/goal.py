@@ -27,7 +27,7 @@ from trueline.attention import Maps, recomputed, tapped
 from trueline.backbone import Backbone
 from trueline.objectives.denoising import ground, noised, signal_of, target
 from trueline.objectives.dsalign import Distances, DSAlign
-from trueline.objectives.maalign import Attention, MAAlign
+from trueline.objectives.maalign import Attention, MAAlign, why_not
 from trueline.objectives.x0 import clean_latents, decoded
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class GoalObjective:
 
     The U-Net must be able to obey: D_global counts where it was shown the caption, D_local where it was shown the
     boxes, L_MAA where it was shown both. A plain U-Net, which cannot be shown boxes, has D_local in each picture. A
-    phrase that the caption lacks has no attention map: L_MAA leaves that region out, says so once, and counts it.
+    phrase that the caption lacks, or holds in part (``maalign.counted``), has no attention map of its own: L_MAA
+    leaves that region out, says so once, and counts it.
 
     Settings:
         dsa, maa: alpha and beta (the paper: 1e-2 and 1e-3). 0 = the term is not computed; with both 0 it is the loss
@@ -145,7 +146,7 @@ class GoalObjective:
         if attention is None:
             return counts
         if attention.missing and not self._said:
-            self._said.append(attention.missing[0].problem)
+            self._said.append(why_not(attention.missing[0]))
             warnings.warn(
                 f"MAAlign: {self._said[0]}; such regions are left out of it, and their share is logged as unphrased",
                 stacklevel=2,

@@ -99,6 +99,20 @@ def box_cells(region: Region, height: int, width: int, rounding: Rounding) -> Fl
     return cells
 
 
+def counted(found: Located) -> bool:
+    """Whether the tokens are the phrase's own. A last word in other company may be another region's ("a blue car" for
+    "a red car"), and a phrase that is cut may lack its noun."""
+    return not found.problem and found.form in ("whole", "noun")
+
+
+def why_not(found: Located) -> str:
+    """The sentence about a phrase that is not ``counted``."""
+    return (
+        found.problem
+        or f"the prompt holds only the last word of the phrase {found.phrase!r}, of another thing"
+    )
+
+
 # The loss
 
 
@@ -109,7 +123,7 @@ class Attention(NamedTuple):
     outside: PerPicture
     has: Bool[Tensor, " batch"]
     regions: int  #: of the pictures that may count
-    missing: tuple[Located, ...]  #: regions whose phrase the caption lacks
+    missing: tuple[Located, ...]  #: regions whose phrase the caption lacks, or holds in part
 
 
 @dataclass(frozen=True)
@@ -183,7 +197,8 @@ class MAAlign:
         counts: Bool[Tensor, " batch"],
     ) -> Attention:
         """``maps``: of the ``sites``, all of one size. ``counts``: which pictures do, for their caption and boxes
-        were shown. A region whose phrase the caption lacks is left out, one without any is 0."""
+        were shown. A region whose phrase the caption lacks is left out, and so is one of which it holds but the last
+        word, in other company, or the beginning; one without any is 0."""
         grid = map_grid(next(iter(maps)), latent)
         together = torch.cat(
             [probs.to(torch.promote_types(probs.dtype, torch.float32)) for probs in maps.values()], 1
@@ -200,8 +215,8 @@ class MAAlign:
                 continue
             regions += len(layout.regions)
             places = locate(tokenizer, layout)
-            missing += [found for found in places if not found.tokens]
-            if not any(found.tokens for found in places):
+            missing += [found for found in places if not counted(found)]
+            if not any(map(counted, places)):
                 continue
             has[row] = True
             seen = together[row]
@@ -223,11 +238,12 @@ class MAAlign:
         masks = masks.to(maps)
         within, beyond = [], []
         for own, found in zip(masks, places, strict=True):
-            if not found.tokens:
+            if not counted(found):
                 continue
             wide = own
             if self.union:
-                wide = masks[[other.tokens == found.tokens for other in places]].amax(0)
+                same = [counted(other) and other.tokens == found.tokens for other in places]
+                wide = masks[same].amax(0)
             of_phrase = self._phrase(maps, found)
             within.append(attention_in(of_phrase, own, self.top).mean())
             beyond.append(attention_out(of_phrase, wide, self.top).mean())

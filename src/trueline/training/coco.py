@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +84,8 @@ def open_examples(data: Data, rules: Rules) -> COCOFolder:
     _add_captions(captions, pictures, left_out)
     _add_things(instances, pictures, left_out)
     chosen = sorted(pictures) if data.share == "all" else sorted(split_of(pictures, data.share, seed=0))
-    usable = [_usable(pictures[id], id, rules, left_out) for id in chosen]
-    kept = [picture for picture in usable if picture is not None][: data.n]
+    usable = (pictures[id] for id in chosen if _usable(pictures[id], id, rules, left_out))
+    kept = list(islice(usable, data.n))
     folder = _pictures_folder(root, split, kept)
     return COCOFolder(kept, folder, rules, left_out, digest(*(text for text, _ in texts)))
 
@@ -184,25 +186,36 @@ def _problem(row: Any, pictures: dict[int, Picture], names: dict[Any, str]) -> s
         return f"bbox has no area (got {box!r:.80})"
     if not _known(row) or row["image_id"] not in pictures:
         return f"no image has the id {row.get('image_id')!r:.40}"
+    if _outside(box, pictures[row["image_id"]]):
+        return f"bbox lies outside its picture (got {box!r:.80})"
     name = names.get(row.get("category_id")) if isinstance(row.get("category_id"), int) else None
     if name is None or not 0 < len(name.strip()) <= MAX_PHRASE:
         return f"no category has the id {row.get('category_id')!r:.40}"
     return ""
 
 
+def _outside(box: list[float], picture: Picture) -> bool:
+    x, y, width, height = box
+    return x >= picture.width or y >= picture.height or x + width <= 0 or y + height <= 0
+
+
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _usable(picture: Picture, id: int, rules: Rules, left_out: LeftOut) -> Picture | None:
+def _usable(picture: Picture, id: int, rules: Rules, left_out: LeftOut) -> bool:
+    """Whether it has a caption and boxes enough; what is dropped of its boxes is counted."""
+    where = f"image {id} ({picture.file})"
     if not picture.captions:
-        left_out.add("pictures without a caption", f"image {id} ({picture.file})")
-        return None
+        left_out.add("pictures without a caption", where)
+        return False
+    dropped: Counter[str] = Counter()
     least = rules.boxes.min_boxes
-    if least and len(rules.regions(picture.things, picture.width, picture.height)) < least:
-        left_out.add(f"pictures with fewer than {least} boxes", f"image {id} ({picture.file})")
-        return None
-    return picture
+    if len(rules.regions(picture.things, picture.width, picture.height, dropped)) < least:
+        left_out.add(f"pictures with fewer than {least} boxes", where)
+        return False
+    left_out.boxes.update(dropped)
+    return True
 
 
 def _pictures_folder(root: Path, split: str, pictures: list[Picture]) -> Path:

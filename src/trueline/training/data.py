@@ -55,18 +55,25 @@ class Examples(Protocol):
 
 @dataclass
 class LeftOut:
-    """What was not used, and why: nothing is dropped in silence."""
+    """What was not used, and why: nothing is dropped in silence. ``boxes``: of the pictures that are used, by reason;
+    they are many, and have no names."""
 
     reasons: Counter[str] = field(default_factory=Counter)
     items: list[tuple[str, str]] = field(default_factory=list)  #: (which, why)
+    boxes: Counter[str] = field(default_factory=Counter)
 
     def add(self, reason: str, which: str, why: str = "") -> None:
         self.reasons[reason] += 1
         self.items.append((which, f"{reason}: {why}" if why else reason))
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """All of it in numbers."""
+        return dict(self.reasons) | {f"boxes {why}": count for why, count in self.boxes.items()}
+
     def __str__(self) -> str:
         first = f"; the first: {self.items[0][0]}, {self.items[0][1]}" if self.items else ""
-        return ", ".join(f"{count} {reason}" for reason, count in self.reasons.items()) + first
+        return ", ".join(f"{count} {reason}" for reason, count in self.counts.items()) + first
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,12 @@ class Rules:
     def crop(self, width: int, height: int) -> Crop:
         return centre_crop(width, height, self.size)
 
-    def regions(self, things: Sequence[dict], width: int, height: int) -> list[Region]:
-        """Of COCO's annotations (``name``, ``bbox`` xywh in pixels, ``iscrowd``), largest first."""
-        return keep(things, self.crop(width, height), self.boxes)
+    def regions(
+        self, things: Sequence[dict], width: int, height: int, dropped: Counter[str] | None = None
+    ) -> list[Region]:
+        """Of COCO's annotations (``name``, ``bbox`` xywh in pixels, ``iscrowd``), largest first; ``dropped`` counts
+        the others by reason."""
+        return keep(things, self.crop(width, height), self.boxes, dropped)
 
     def read(self, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         """The picture of a file, cropped and resized; ``size``: what its annotations say that it is.
@@ -133,6 +143,11 @@ def digest(*parts: str | bytes) -> str:
     return made.hexdigest()[:16]
 
 
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    """Its numbers as they lie in memory, wherever it is."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def draw(count: int, generator: torch.Generator) -> int:
     """A whole number below ``count``."""
     return int(torch.randint(count, (), generator=generator))
@@ -159,7 +174,7 @@ def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Exampl
     _refuse_idle(data, reader)
     examples: Examples = import_module(f"trueline.training.{reader}").open_examples(data, rules)
     if not len(examples):
-        why = f" ({examples.left_out})" if examples.left_out.items else ""
+        why = f" ({examples.left_out})" if examples.left_out.counts else ""
         raise ValueError(f"data.source: nothing in {data.source} can be trained on{why}")
     return examples
 

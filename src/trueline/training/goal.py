@@ -121,6 +121,12 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
         wish.bins,
     )  # fmt: skip
     further, facts = {}, {}
+
+    def fits(layout: Layout) -> None:
+        if wish.maa:  # the view's maps are those of the loss, which not every size has
+            _channels, *latent = backbone.latent_size(layout.width, layout.height)
+            objective.maalign.sites(backbone.unet, (latent[0], latent[1]))
+
     if wish.dsa:
         further["clip"] = load_clip(settings)
     if wish.maa:
@@ -139,6 +145,7 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
         view=(lambda image, layout: attention_view(backbone, objective.maalign, image, layout))
         if wish.maa
         else None,
+        fits=fits,
     )
 
 

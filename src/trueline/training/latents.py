@@ -3,13 +3,14 @@
 Kept are the posterior's means, scaled, in float16 (Stable Diffusion's training draws from the posterior; its standard
 deviation is far below the noise of all but the first timesteps). A cache lies in a folder named by the fingerprint of
 all that it depends on: the VAE's weights and factor, the size, the examples. It is written in parts; a run that is
-stopped while it encodes goes on with the next part.
+stopped while it encodes goes on with the next part. Pictures that could not be read are tried again by each run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from trueline.backbone import Backbone
 from trueline.folder import Folder
-from trueline.training.data import BrokenPicture, Examples, digest
+from trueline.training.data import BrokenPicture, Examples, bytes_of, digest
 
 PART = 512  #: examples of one file
 BATCH = 16  #: pictures that are encoded at once
@@ -46,6 +47,11 @@ class Latents:
             self.broken += [(example, why) for example, why in json.loads(part.metadata()["broken"])]
             self._parts.append(part.get_slice("latents"))
 
+    @property
+    def order(self) -> str:
+        """How many are whole, and which: it decides which example stands at a place of the stream."""
+        return f"{len(self)} pictures, {digest(json.dumps(self.examples))}"
+
     def __len__(self) -> int:
         return len(self.examples)
 
@@ -57,10 +63,7 @@ class Latents:
 def fingerprint(backbone: Backbone, examples: Examples, size: tuple[int, int]) -> str:
     """Of the VAE, the size and the examples."""
     state = backbone.vae.state_dict()
-    weights = [
-        state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        for name in sorted(state)
-    ]
+    weights = [bytes_of(state[name]) for name in sorted(state)]
     factor = str(backbone.vae.config.scaling_factor)
     return digest(FORMAT, str(size), factor, examples.fingerprint, digest(*weights))
 
@@ -89,10 +92,14 @@ def encoded(
     starts = range(0, len(examples), PART)
     paths = [home.path / f"{start:08d}.safetensors" for start in starts]
     for number, (start, path) in enumerate(zip(starts, paths, strict=True)):
-        if number % processes == process and not _whole(path):
-            span = range(start, min(start + PART, len(examples)))
-            content = _part(backbone, examples, span)
-            home.write(path.name, partial(_fill, content))
+        if number % processes == process:
+            before = _read(path)
+            missing = range(start, min(start + PART, len(examples))) if before is None else before.broken
+            now = _encode(backbone, examples, missing)
+            if before is None or now.latents:
+                whole = {} if before is None else before.latents
+                content = _content(backbone, _Part(whole | now.latents, now.broken))
+                home.write(path.name, partial(_fill, content))
         report(min(start + PART, len(examples)), len(examples))
     wait()
     latents = Latents(paths)
@@ -100,15 +107,32 @@ def encoded(
     return latents, mark
 
 
-def _whole(path: Path) -> bool:
-    """Files are written whole or not at all; one that a full disk or a hand has spoilt is made again."""
+@dataclass(frozen=True)
+class _Part:
+    """Latents by example, and why others have none."""
+
+    latents: dict[int, Float[Tensor, "c h w"]] = field(default_factory=dict)
+    broken: dict[int, str] = field(default_factory=dict)
+
+
+def _read(path: Path) -> _Part | None:
+    """What a file holds; its latents are read only if some are missing. None where there is none.
+
+    Files are written whole or not at all; one that a full disk or a hand has spoilt is made again.
+    """
     if not path.exists():
-        return False
+        return None
     try:
         with safe_open(path, framework="pt") as part:
-            return {"latents", "examples"} <= set(part.keys())
-    except (SafetensorError, OSError):
-        return False
+            if not {"latents", "examples"} <= set(part.keys()):
+                return None
+            broken = dict(json.loads(part.metadata()["broken"]))
+            if not broken:
+                return _Part()
+            found = zip(part.get_tensor("examples").tolist(), part.get_tensor("latents"), strict=True)
+            return _Part(dict(found), broken)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _fill(content: bytes, file: BinaryIO) -> None:
@@ -127,34 +151,38 @@ def _check(latents: Latents, examples: Examples, max_broken: float) -> None:
         )
 
 
-def _part(backbone: Backbone, examples: Examples, span: range) -> bytes:
-    good: list[int] = []
-    latents: list[Tensor] = []
-    broken: list[tuple[int, str]] = []
-    for numbers, pictures in _batches(examples, span, broken):
+def _encode(backbone: Backbone, examples: Examples, wanted: Iterable[int]) -> _Part:
+    found = _Part()
+    for numbers, pictures in _batches(examples, wanted, found.broken):
         for number, latent in zip(numbers, encode_pictures(backbone, np.stack(pictures)), strict=True):
-            if not latent.isfinite().all():
-                broken.append((number, "the VAE gave latents that are not finite"))
-                continue
-            good.append(number)
-            latents.append(latent.half().cpu())
+            if latent.isfinite().all():
+                found.latents[number] = latent.half().cpu()
+            else:
+                found.broken[number] = "the VAE gave latents that are not finite"
+    return found
+
+
+def _content(backbone: Backbone, part: _Part) -> bytes:
+    """The file of a part, its examples in their order."""
+    numbers = sorted(part.latents)
     channels, height, width = backbone.latent_size()
-    rows = torch.stack(latents) if latents else torch.zeros(0, channels, height, width).half()
-    content = {"latents": rows, "examples": torch.tensor(good, dtype=torch.int64)}
-    return save(content, metadata={"broken": json.dumps(sorted(broken))})
+    none = torch.zeros(0, channels, height, width).half()
+    rows = torch.stack([part.latents[number] for number in numbers]) if numbers else none
+    content = {"latents": rows, "examples": torch.tensor(numbers, dtype=torch.int64)}
+    return save(content, metadata={"broken": json.dumps(sorted(part.broken.items()))})
 
 
 def _batches(
-    examples: Examples, span: range, broken: list[tuple[int, str]]
+    examples: Examples, wanted: Iterable[int], broken: dict[int, str]
 ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     numbers: list[int] = []
     pictures: list[np.ndarray] = []
-    for number in span:
+    for number in wanted:
         try:
             pictures.append(examples.picture(number))
             numbers.append(number)
         except BrokenPicture as error:
-            broken.append((number, str(error)))
+            broken[number] = str(error)
         if len(numbers) == BATCH:
             yield numbers, pictures
             numbers, pictures = [], []

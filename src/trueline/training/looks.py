@@ -189,23 +189,46 @@ class Pictures:
     home: Folder
 
     def __call__(self, step: int, writer: Any) -> Mapping[str, float]:
-        wish, count = self.wish, len(self.layouts)
-        layouts = [layout for layout in self.layouts for _ in range(wish.each)]
-        result = Pipeline(self.backbone)(
-            layouts,
-            methods=self.task.methods(),
-            steps=wish.steps,
-            guidance_scale=wish.guidance_scale,
-            # The first picture of a layout has the same noise whatever ``each`` is.
-            seeds=[wish.seed + place + copy * count for place in range(count) for copy in range(wish.each)],
-            progress=False,
-        )
-        images = result.images
+        layouts = self._copies
+        images = Pipeline(self.backbone)(layouts, **self._options()).images
         self._write(step, writer, "validation", images, layouts)
         if self.task.view:
             views = [self.task.view(*pair) for pair in zip(images, layouts, strict=True)]
             self._write(step, writer, "attention", views, layouts)
         return self.task.look(images, layouts) if self.task.look else {}
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: a layout that the model, its methods or the task's view cannot take.
+        """
+        where = ""
+        try:
+            Pipeline(self.backbone).stream(self._copies, **self._options())  # draws nothing until it is asked
+            for number, layout in enumerate(self.layouts, start=1):
+                where = f"layout {number}: "
+                self.task.fits(layout)
+        except ValueError as error:
+            raise ValueError(
+                f"validation.layouts: {where}{error}; give layouts that this run can draw"
+            ) from None
+
+    @property
+    def _copies(self) -> list[Layout]:
+        return [layout for layout in self.layouts for _ in range(self.wish.each)]
+
+    def _options(self) -> dict[str, Any]:
+        wish, count = self.wish, len(self.layouts)
+        return {
+            "methods": self.task.methods(),
+            "steps": wish.steps,
+            "guidance_scale": wish.guidance_scale,
+            # The first picture of a layout has the same noise whatever ``each`` is.
+            "seeds": [
+                wish.seed + place + copy * count for place in range(count) for copy in range(wish.each)
+            ],
+            "progress": False,
+        }
 
     def _write(
         self, step: int, writer: Any, name: str, images: Sequence[Image], layouts: Sequence[Layout]

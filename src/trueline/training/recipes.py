@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from PIL.Image import Image
 from torch import nn
 
@@ -18,6 +19,7 @@ from trueline.layout import Layout
 from trueline.sample import Method
 from trueline.train import Objective
 from trueline.training import RECIPES
+from trueline.training.data import bytes_of, digest
 from trueline.training.parts import ADAPTER
 from trueline.training.settings import Part, Training
 
@@ -31,9 +33,12 @@ class Task:
         save: write the result into a folder.
         methods: with which pictures are drawn on the way; they are asked for each time.
         facts: what else ``train.json`` should say.
+        identity: checksums, by name, of nets and tensors that the result depends on and that are neither of the
+            backbone nor in ``further`` (whose frozen ones are summed by themselves). A run goes on with the same.
         view: (a picture drawn on the way, its layout) -> another for a second sheet, such as where attention is.
         look: (the pictures drawn on the way, their layouts) -> scores by name, for the log; the nets stay as they
             were.
+        fits: refuses, with a ValueError, a layout whose picture ``view`` or ``look`` cannot take.
         best: the score, larger is better, whose best step is kept and that ends the run when it no longer rises.
     """
 
@@ -43,8 +48,10 @@ class Task:
     further: Mapping[str, nn.Module] = field(default_factory=dict)
     methods: Callable[[], Sequence[Method]] = tuple
     facts: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, str] = field(default_factory=dict)
     view: Callable[[Image, Layout], Image] | None = None
     look: Callable[[Sequence[Image], Sequence[Layout]], Mapping[str, float]] | None = None
+    fits: Callable[[Layout], None] = lambda layout: None
     best: str | None = None
 
 
@@ -57,6 +64,15 @@ def recipe(name: str) -> ModuleType:
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
     return import_module(f"trueline.training.{name}")
+
+
+def checksum(net: nn.Module) -> str:
+    """Of the weights as ``lora.checksum`` samples them, so that large nets take no time, and of all buffers that are
+    kept with them."""
+    weights = {name for name, _ in net.named_parameters()}
+    buffers = {name: value for name, value in net.state_dict().items() if name not in weights}
+    parts = [part for name in sorted(buffers) for part in (name, bytes_of(buffers[name]))]
+    return digest(lora.checksum(net, torch.float32), *parts)
 
 
 def save_backbone(settings: Training, backbone: Backbone, target: Path) -> None:

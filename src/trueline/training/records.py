@@ -1,9 +1,13 @@
-"""JSON Lines of layouts, each with "image": the path of its picture, relative to the file."""
+"""JSON Lines of layouts, each with "image": the path of its picture, relative to the file.
+
+All that a step needs of the pictures' files beside their latents is read once, when the file is opened: pictures that
+go away while a run trains on their latents do not end it.
+"""
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +15,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trueline.layout import MAX_LINE, Layout, LayoutError
+from trueline.layout import MAX_LINE, Layout, LayoutError, Region
 from trueline.training.data import BrokenPicture, LeftOut, Rules, digest
 from trueline.training.settings import Data
+
+BROKEN = "broken lines"
 
 
 @dataclass(frozen=True)
 class Record:
+    """A line with its picture. ``size``: width and height in pixels, None where the file is no picture; ``stamp``:
+    its bytes and when it was changed last (ns), None where there is no file."""
+
     line: int
     image: Path
     layout: Layout
+    size: tuple[int, int] | None
+    stamp: tuple[int, int] | None
 
 
 class LayoutFile:
@@ -29,12 +40,13 @@ class LayoutFile:
     def __init__(self, path: Path, records: list[Record], rules: Rules, left_out: LeftOut, content: str):
         self.path, self.records, self.rules, self.left_out = path, records, rules, left_out
         self._content = content
-        self._sizes: dict[int, tuple[int, int]] = {}  # of the pictures, by line
 
     @property
     def fingerprint(self) -> str:
-        """Of the file and the crop; the pictures' files count as what they were."""
-        return digest("records", self._content, str(self.rules.size), str(len(self)))
+        """Of the file, where it lies, the lines that were chosen, the files of their pictures, and the crop."""
+        chosen = json.dumps([(record.line, record.stamp) for record in self.records])
+        where = str(self.path.parent.resolve())
+        return digest("records", self._content, str(self.rules.size), where, chosen)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -47,62 +59,88 @@ class LayoutFile:
             raise BrokenPicture(f"{self.path}, line {record.line}: {error}") from None
 
     def layout(self, index: int, generator: torch.Generator) -> Layout:
-        return self._layout(self.records[index])
+        record = self.records[index]
+        if record.size is None:  # its latents are there all the same, of a run that could read it
+            raise BrokenPicture(
+                f"{self.path}, line {record.line}: the size of {record.image} cannot be read; put the picture back, "
+                "or leave the line out and train in another folder"
+            )
+        return Layout(record.layout.prompt, regions(record, self.rules))
 
     def samples(self, n: int) -> list[Layout]:
-        found: list[Layout] = []
-        for record in self.records:
-            with suppress(OSError, SyntaxError, Image.DecompressionBombError):  # counted when it is encoded
-                found.append(self._layout(record))
-            if len(found) == n:
-                break
-        return found
+        whole = [record for record in self.records if record.size is not None][:n]
+        return [Layout(record.layout.prompt, regions(record, self.rules)) for record in whole]
 
-    def _layout(self, record: Record) -> Layout:
-        if record.line not in self._sizes:
-            with Image.open(record.image) as opened:  # reads the header only
-                self._sizes[record.line] = opened.size
-        width, height = self._sizes[record.line]
-        things = [
-            {
-                "name": region.phrase,
-                "bbox": (
-                    *(region.box.x0 * width, region.box.y0 * height),
-                    *(region.box.width * width, region.box.height * height),
-                ),
-                "iscrowd": False,
-            }
-            for region in record.layout.regions
-        ]
-        return Layout(record.layout.prompt, self.rules.regions(things, width, height))
+
+def regions(record: Record, rules: Rules, dropped: Counter[str] | None = None) -> list[Region]:
+    """The boxes of a picture that can be read, in its crop; ``dropped`` counts those that are not kept by reason."""
+    width, height = record.size or (1, 1)
+    things = [
+        {
+            "name": region.phrase,
+            "bbox": (
+                *(region.box.x0 * width, region.box.y0 * height),
+                *(region.box.width * width, region.box.height * height),
+            ),
+            "iscrowd": False,
+        }
+        for region in record.layout.regions
+    ]
+    return rules.regions(things, width, height, dropped)
 
 
 def open_examples(data: Data, rules: Rules) -> LayoutFile:
     """The file ``data.source``. A broken line is left out and named.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, or more than ``data.max_broken`` of its lines are broken.
     """
-    path, left_out, records = Path(data.source), LeftOut(), []
+    path, left_out, records, tried = Path(data.source), LeftOut(), list[Record](), 0
     try:
         content = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ValueError(f"data.source: cannot read {path} ({error.strerror})") from None
     for number, line in enumerate(content.splitlines(), start=1):
+        if len(records) == data.n:
+            break
         if not line.strip():
             continue
+        tried += 1
         try:
             record = _record(line, number, path.parent)
         except (LayoutError, ValueError, RecursionError) as error:
-            left_out.add("broken lines", f"{path}, line {number}", " ".join(str(error).split()))
+            left_out.add(BROKEN, f"{path}, line {number}", " ".join(str(error).split()))
             continue
-        if len(record.layout.regions) < rules.boxes.min_boxes:
-            left_out.add(f"pictures with fewer than {rules.boxes.min_boxes} boxes", f"{path}, line {number}")
-            continue
-        if any(region.mask for region in record.layout.regions):
-            left_out.add("pictures whose masks are not read (their boxes are)", f"{path}, line {number}")
-        records.append(record)
-    return LayoutFile(path, records[: data.n], rules, left_out, digest(content.encode("utf-8", "replace")))
+        if _used(record, path, rules, left_out):
+            records.append(record)
+    _check(left_out, tried, path, data.max_broken)
+    return LayoutFile(path, records, rules, left_out, digest(content.encode("utf-8", "replace")))
+
+
+def _used(record: Record, path: Path, rules: Rules, left_out: LeftOut) -> bool:
+    """Whether the picture has enough boxes; what is dropped of it is counted. One that cannot be read is broken,
+    which is said where it is encoded."""
+    where = f"{path}, line {record.line}"
+    if record.size is not None:
+        dropped: Counter[str] = Counter()
+        least = rules.boxes.min_boxes
+        if len(regions(record, rules, dropped)) < least:
+            left_out.add(f"pictures with fewer than {least} boxes", where)
+            return False
+        left_out.boxes.update(dropped)
+    if any(region.mask for region in record.layout.regions):
+        left_out.add("pictures whose masks are not read (their boxes are)", where)
+    return True
+
+
+def _check(left_out: LeftOut, tried: int, path: Path, max_broken: float) -> None:
+    broken = left_out.reasons[BROKEN]
+    if broken > max_broken * tried:
+        first = next(f"{what}, {why}" for what, why in left_out.items if why.startswith(BROKEN))
+        raise ValueError(
+            f"data.max_broken: {broken} of {tried} lines of {path} cannot be used, more than the {max_broken:g} of "
+            f"them that may be broken; the first: {first}; repair them, or raise it"
+        )
 
 
 def _record(line: str, number: int, folder: Path) -> Record:
@@ -114,4 +152,19 @@ def _record(line: str, number: int, folder: Path) -> Record:
     if "\0" in content["image"]:
         raise ValueError("image: is no path")
     layout = Layout.from_record({key: value for key, value in content.items() if key != "image"})
-    return Record(number, folder / content["image"], layout)
+    image = folder / content["image"]
+    return Record(number, image, layout, *_about(image))
+
+
+def _about(image: Path) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Size and stamp of a picture's file; reads its header only."""
+    try:
+        found = image.stat()
+        stamp = found.st_size, found.st_mtime_ns
+    except OSError:
+        return None, None
+    try:
+        with Image.open(image) as opened:
+            return opened.size, stamp
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None, stamp

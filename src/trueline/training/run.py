@@ -20,19 +20,20 @@ from accelerate import Accelerator
 from trueline.backbone import Backbone
 from trueline.folder import Folder
 from trueline.grounding import fusers
-from trueline.layout import read_layouts
+from trueline.layout import Layout, read_layouts
 from trueline.records import versions
-from trueline.train import Fit, Nets, make_accelerator
+from trueline.train import NOTHING, Fit, Nets, make_accelerator
 from trueline.training.data import Examples, digest, open_examples
-from trueline.training.latents import Latents, encoded
+from trueline.training.latents import Latents, encoded, fingerprint
 from trueline.training.log import LOG
 from trueline.training.looks import BEST, Looks, Pictures, put
 from trueline.training.parts import Parameters, open_part
-from trueline.training.recipes import Task, recipe
+from trueline.training.recipes import Task, checksum, recipe
 from trueline.training.settings import Training, check_same, identity
 from trueline.training.stream import Shuffled
 
 RECORD, RESULT = "train.json", "final"
+BOUND_TO = "bound_to"  #: in the record, what the run is bound to beside its settings
 
 
 class Interrupt:
@@ -91,12 +92,37 @@ class Run:
         backbone = Backbone.from_pretrained(
             self.settings.model, self.settings.revision, device=self.accelerator.device
         )
+        # As they were read: recipes add layers to them.
+        nets = {"unet": checksum(backbone.unet), "text_encoder": checksum(backbone.text_encoder)}
         backbone.enable_gradient_checkpointing(self.settings.checkpointing)
-        examples, latents, mark = self._data(backbone)
+        timesteps = backbone.scheduler.config.num_train_timesteps
+        if self.settings.t_high > timesteps:
+            raise ValueError(f"t_high: this model has {timesteps} timesteps (got {self.settings.t_high})")
+        # All that can be wrong is said before pictures are encoded, which may take hours.
+        examples = open_examples(self.settings.data, backbone.picture_size(None, None), backbone.max_regions)
         task = recipe(self.name).prepare(self.settings, backbone, self.home.path)
-        facts = self._facts(backbone, examples, latents, mark) | dict(task.facts)
+        bound = self._bound(backbone, examples, nets, task)
+        self._check_bound(bound)
+        looks = self._looks(task, backbone, examples)
+        trained = self._trained(task, backbone)
+        latents, mark = self._encoded(backbone, examples)
+        bound |= {"order": latents.order}
+        facts = self._facts(backbone, examples, latents, mark) | {BOUND_TO: bound} | dict(task.facts)
         with Interrupt() as interrupt:
-            fit = self._fit(task, backbone, examples, latents, mark, interrupt)
+            fit = Fit(
+                self.home.path,
+                task.objective,
+                Nets(backbone, task.further),
+                trained,
+                self._stream(examples, latents),
+                self.settings,
+                self.accelerator,
+                identity={"recipe": self.name} | bound | identity(self.settings),
+                observe=lambda: gates(backbone) if task.part != "none" and not self.settings.lora else {},
+                looks=looks,
+                tensorboard=self.settings.tensorboard,
+                stop=interrupt.wanted,
+            )
             self._record(facts, fit, "running")
             try:
                 for line in fit:
@@ -116,31 +142,67 @@ class Run:
 
     # Before
 
-    def _done(self) -> int | None:
-        """The steps of the finished run that is in the folder; None: there is still something to do.
+    def _recorded(self) -> dict[str, Any] | None:
+        """The record of the run that is in the folder, done or not; None where there is none.
 
         Raises:
-            ValueError: the folder's run began with other settings.
+            ValueError: it cannot be read.
         """
         path = self.home.path / RECORD
         if not path.exists():
             return None
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            began, status, steps = record["identity"], record["status"], record["steps"]
+            if isinstance(record["identity"], dict) and record["status"] and isinstance(record["steps"], int):
+                return record
         except (OSError, ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} cannot be read; choose another folder") from None
-        check_same(began, {"recipe": self.name} | identity(self.settings), self.home.path)
+            pass
+        raise ValueError(f"{path} cannot be read; choose another folder")
+
+    def _done(self) -> int | None:
+        """The steps of the finished run that is in the folder; None: there is still something to do.
+
+        Raises:
+            ValueError: the folder's run began with other settings.
+        """
+        record = self._recorded()
+        if record is None:
+            return None
+        check_same(record["identity"], {"recipe": self.name} | identity(self.settings), self.home.path)
         waited = (record.get("best") or {}).get("waited", 0)
         stale = 0 < self.settings.validation.patience <= waited
         # It may be given more steps, or more patience.
-        whole = status == "complete" and (steps >= self.settings.steps or stale)
+        steps = record["steps"]
+        whole = record["status"] == "complete" and (steps >= self.settings.steps or stale)
         return steps if whole and (self.home.path / RESULT).is_dir() else None
 
-    def _data(self, backbone: Backbone) -> tuple[Examples, Latents, str]:
+    def _bound(
+        self, backbone: Backbone, examples: Examples, nets: Mapping[str, str], task: Task
+    ) -> dict[str, Any]:
+        """What the run is bound to beside its settings, as far as it is known before the pictures are encoded."""
+        frozen = {
+            name: checksum(net)
+            for name, net in task.further.items()
+            if not any(weight.requires_grad for weight in net.parameters())
+        }
+        sums = {f"nets.{name}": found for name, found in (dict(nets) | frozen | dict(task.identity)).items()}
+        return sums | {
+            "pictures": fingerprint(backbone, examples, backbone.picture_size(None, None)),
+            "processes": self.accelerator.num_processes,
+            "mixed_precision": self.accelerator.mixed_precision,
+        }
+
+    def _check_bound(self, bound: Mapping[str, Any]) -> None:
+        """The checkpoints are asked again, once all is known.
+
+        Raises:
+            ValueError: the folder's run began with another of these.
+        """
+        began = (self._recorded() or {}).get(BOUND_TO, {})
+        check_same({key: began[key] for key in began if key != "order"}, bound, self.home.path)
+
+    def _encoded(self, backbone: Backbone, examples: Examples) -> tuple[Latents, str]:
         data = self.settings.data
-        size = backbone.picture_size(None, None)
-        examples = open_examples(data, size, backbone.max_regions)
         begun = time.monotonic()
 
         def report(done: int, of: int) -> None:
@@ -151,7 +213,7 @@ class Run:
             backbone,
             examples,
             Path(data.cache) if data.cache else self.home.path / "cache",
-            size,
+            backbone.picture_size(None, None),
             data.max_broken,
             self.accelerator.process_index,
             self.accelerator.num_processes,
@@ -159,7 +221,7 @@ class Run:
             report,
         )
         self._tell_left_out(examples, len(latents))
-        return examples, latents, mark
+        return latents, mark
 
     def _tell_left_out(self, examples: Examples, used: int) -> None:
         if not self.accelerator.is_main_process:
@@ -167,53 +229,32 @@ class Run:
         left_out = examples.left_out
         lines = [json.dumps({"what": what, "why": why}) + "\n" for what, why in left_out.items]
         self.home.write("left_out.jsonl", lambda file: file.write("".join(lines).encode()))
-        if left_out.items:
-            self._say(f"left out: {left_out}; all of them are in {self.home.path / 'left_out.jsonl'}")
+        if left_out.counts:
+            named = f"; all of them are in {self.home.path / 'left_out.jsonl'}" if left_out.items else ""
+            self._say(
+                f"left out: {left_out}{named}{', but for the boxes' if named and left_out.boxes else ''}"
+            )
         if not (self.home.path / LOG).exists():
-            first = {"step": 0, "examples": used, "left_out": dict(left_out.reasons)}
+            first = {"step": 0, "examples": used, "left_out": left_out.counts}
             self.home.write(LOG, lambda file: file.write((json.dumps(first) + "\n").encode()))
 
-    def _fit(
-        self,
-        task: Task,
-        backbone: Backbone,
-        examples: Examples,
-        latents: Latents,
-        mark: str,
-        interrupt: Interrupt,
-    ) -> Fit:
-        settings, data = self.settings, self.settings.data
-        timesteps = backbone.scheduler.config.num_train_timesteps
-        if settings.t_high > timesteps:
-            raise ValueError(f"t_high: this model has {timesteps} timesteps (got {settings.t_high})")
-        stream = Shuffled(
-            examples,
-            latents,
-            settings.seed,
-            data.drop_captions,
-            data.drop_boxes,
-            (settings.t_low, settings.t_high),
-        )
+    def _trained(self, task: Task, backbone: Backbone) -> Parameters:
+        """What learns, by name; the part of the U-Net is opened here."""
+        settings = self.settings
         unet = open_part(backbone.unet, task.part, settings.position_net, settings.lora, settings.seed)
         trained: Parameters = {f"unet.{name}": weight for name, weight in unet.items()}
         for owner, net in task.further.items():
             trained |= {
                 f"{owner}.{n}": weight for n, weight in net.named_parameters() if weight.requires_grad
             }
-        return Fit(
-            self.home.path,
-            task.objective,
-            Nets(backbone, task.further),
-            trained,
-            stream,
-            settings,
-            self.accelerator,
-            identity={"recipe": self.name, "data": mark} | identity(settings),
-            observe=lambda: gates(backbone) if task.part != "none" and not settings.lora else {},
-            looks=self._looks(task, backbone, examples),
-            tensorboard=settings.tensorboard,
-            stop=interrupt.wanted,
-        )
+        if not trained:
+            raise ValueError(NOTHING)
+        return trained
+
+    def _stream(self, examples: Examples, latents: Latents) -> Shuffled:
+        settings, data = self.settings, self.settings.data
+        times = settings.t_low, settings.t_high
+        return Shuffled(examples, latents, settings.seed, data.drop_captions, data.drop_boxes, times)
 
     def _looks(self, task: Task, backbone: Backbone, examples: Examples) -> Looks | None:
         wish = self.settings.validation
@@ -223,14 +264,14 @@ class Run:
             )
         if not wish.every:
             return None
-        given = wish.layouts
-        layouts = (read_layouts(given) if given else examples.samples(wish.n))[: wish.n]
-        if not layouts:
-            raise ValueError(f"validation.layouts: {given or 'the data'} holds no layout to draw")
+        layouts = self._shown(examples)
+        pictures = Pictures(task, backbone, layouts, wish, self.home)
+        if self.accelerator.is_main_process:  # who draws them
+            pictures.check()
         of = wish.model_dump(mode="json", exclude={"every", "patience", "least", "layouts"})
         of["layouts"] = [layout.to_record() for layout in layouts]
         return Looks(
-            Pictures(task, backbone, layouts, wish, self.home),
+            pictures,
             wish.every,
             task.look is not None,
             task.best,
@@ -241,6 +282,21 @@ class Run:
             digest(json.dumps(of, sort_keys=True)),
             self._say,
         )
+
+    def _shown(self, examples: Examples) -> list[Layout]:
+        """The layouts that pictures are drawn of on the way."""
+        wish = self.settings.validation
+        try:
+            layouts = read_layouts(wish.layouts) if wish.layouts else examples.samples(wish.n)
+        except OSError as error:
+            raise ValueError(
+                f"validation.layouts: cannot read {wish.layouts} ({error.strerror}); give a .jsonl of layouts"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"validation.layouts: {error}") from None
+        if not layouts:
+            raise ValueError(f"validation.layouts: {wish.layouts or 'the data'} holds no layout to draw")
+        return layouts[: wish.n]
 
     # After
 
@@ -280,7 +336,7 @@ class Run:
             "data": {
                 "fingerprint": mark,
                 "examples": len(latents),
-                "left_out": dict(examples.left_out.reasons),
+                "left_out": examples.left_out.counts,
             },
         }
 

@@ -35,7 +35,8 @@ class Plan(Frozen):
         precision: numbers of the forward pass; auto = bf16 where the device multiplies in it natively, else
             fp32. The weights themselves are float32.
         save_every: steps between checkpoints, of which the last ``keep`` are kept.
-        give_up: steps in a row without a finite loss and gradient after which the run stops. Each is skipped.
+        give_up: steps in a row without a finite loss and gradient after which the run stops; not_finite.jsonl says
+            which. Each is skipped.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -65,10 +66,11 @@ class Data(Frozen):
         share: "train" or "validation": 80 % or 20 % of COCO's pictures, drawn with seed 0 (HCMA's split of
             train2014; the benchmark ``coco`` draws the same).
         min_area: least area of a box, of the crop (GLIGEN: 0.01). ``max_boxes``: the largest are kept (GLIGEN: 30).
-        min_boxes: pictures with fewer are left out. ``crowd``: keep regions that COCO marks as crowds (GLIGEN does).
+        min_boxes: pictures of which fewer are kept are left out. ``crowd``: keep regions that COCO marks as crowds
+            (GLIGEN does).
         drop_captions, drop_boxes: shares of the examples that the U-Net sees without (GLIGEN: boxes 0.1, captions 0.5
             in its code, 0.1 in its paper).
-        max_broken: share of pictures that may be unreadable before the run stops.
+        max_broken: share of pictures, and of the lines of a ``.jsonl``, that may be unreadable before the run stops.
         cache: folder of the encoded pictures; None = in the run's own. Runs on the same data can share it.
     """
 
@@ -159,6 +161,9 @@ FREE = (
     "checkpointing",
     "data.cache",
 )
+#: What a run is bound to beside its settings. A run of before they were written down lacks them, and goes on.
+BOUND = ("pictures", "order", "nets", "processes", "mixed_precision")
+FORMER = {"data"}  #: what stood for "pictures" then, made by another rule
 _Settings = TypeVar("_Settings", bound=Frozen)
 
 
@@ -172,14 +177,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        wrong = _no_text(content)
     except OSError as error:
         raise ValueError(f"--config: cannot read {path} ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"--config: {path} is not YAML ({problem})") from None
+    except RecursionError:
+        raise ValueError(f"--config: {path} is nested too deeply, or holds itself; write it flat") from None
     if not isinstance(content, dict):
         raise ValueError(f"--config: {path} must hold settings as `key: value` lines")
+    if wrong:
+        raise ValueError(
+            f"--config: {path} has a key that YAML does not read as text (got {wrong[0]!r}); put it in quotes"
+        )
     return content
+
+
+def _no_text(content: Any) -> list[Any]:
+    """Keys that are no text (``on`` is True, ``1`` a number), at any depth."""
+    if not isinstance(content, dict):
+        return []
+    own = [key for key in content if not isinstance(key, str)]
+    return own + [key for value in content.values() for key in _no_text(value)]
 
 
 def put(settings: dict[str, Any], key: str, value: Any) -> None:
@@ -190,7 +210,9 @@ def put(settings: dict[str, Any], key: str, value: Any) -> None:
     """
     *groups, last = key.split(".")
     for depth, name in enumerate(groups):
-        settings = settings.setdefault(name, {})
+        if settings.get(name) is None:  # not there, or an empty section of a file
+            settings[name] = {}
+        settings = settings[name]
         if not isinstance(settings, dict):
             raise ValueError(f"{key}: {'.'.join(groups[: depth + 1])} is a single setting")
     settings[last] = value
@@ -233,12 +255,13 @@ def identity(settings: Frozen) -> dict[str, Any]:
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: Path | str) -> None:
-    """Refuse to go on with other settings (or data) than those a run began with.
+    """Refuse to go on with other settings, data, nets, processes or precision than those a run began with.
 
     Raises:
         ValueError: naming the first key that differs.
     """
-    for key in sorted(before.keys() | now.keys()):
+    unknown = {key for key in now if _within(key, BOUND)} - before.keys()
+    for key in sorted((before.keys() | now.keys()) - unknown - (FORMER - now.keys())):
         if before.get(key) != now.get(key):
             was, wanted = (f"{values[key]!r}" if key in values else "nothing" for values in (before, now))
             raise ValueError(

@@ -44,6 +44,7 @@ class Shuffled:
         return Batch(
             torch.stack(latents), layouts, torch.stack(noise), torch.stack(t), torch.stack(captioned),
             torch.stack(boxed), step, generator_of(self.seed, "batch", step, places.start),
+            tuple(self.latents.examples[self.at(place)] for place in places),
         )  # fmt: skip
 
     def _row(self, place: int) -> tuple[Tensor, Layout, Tensor, Tensor, Tensor, Tensor]:

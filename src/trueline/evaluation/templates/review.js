@@ -1,6 +1,7 @@
 "use strict";
-// One item at a time. The state is {decisions: {id: "keep" | "drop"}, history: [[id, what it was before or null]]}; it is
-// kept in the browser after each decision, under the build and the page.
+// One item at a time. The state is {decisions: {id: "keep" | "drop"}, seen: {id: hash of the picture and boxes that were
+// decided on}, history: [[id, what it was before or null]]}; it is kept in the browser after each decision, under the
+// build and the page. Decisions on what the page no longer shows are forgotten.
 (() => {
   const $ = (id) => document.getElementById(id);
   const data = JSON.parse($("data").textContent), items = data.items;
@@ -10,9 +11,16 @@
   function load() {
     try {
       const kept = JSON.parse(localStorage.getItem(shelf));
-      if (kept && kept.decisions && typeof kept.decisions === "object" && Array.isArray(kept.history)) return kept;
+      if (kept && kept.decisions && typeof kept.decisions === "object" && Array.isArray(kept.history)) return shown(kept);
     } catch { keeps = false; }
-    return { decisions: {}, history: [] };
+    return { decisions: {}, seen: {}, history: [] };
+  }
+
+  function shown(kept) {
+    const now = Object.fromEntries(items.map((item) => [item.id, item.seen])), seen = kept.seen || {};
+    const same = (id) => id in now && (!(id in seen) || seen[id] === now[id]);
+    const only = (group) => Object.fromEntries(Object.entries(group).filter(([id]) => same(id)));
+    return { decisions: only(kept.decisions), seen: only(seen), history: kept.history.filter(([id]) => same(id)) };
   }
 
   function keep() {
@@ -77,6 +85,7 @@
     const id = items[place].id;
     state.history.push([id, state.decisions[id] || null]);
     state.decisions[id] = choice;
+    if (items[place].seen) state.seen[id] = items[place].seen;
     keep();
     go(place + 1);
   }
@@ -91,7 +100,7 @@
   }
 
   function save() {
-    const file = { format: data.format, build: data.build, page: data.page, decisions: state.decisions };
+    const file = { format: data.format, build: data.build, page: data.page, decisions: state.decisions, seen: state.seen };
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([JSON.stringify(file, null, 1)], { type: "application/json" }));
     link.download = `decisions-${data.build.slice(0, 6)}-${data.page}.json`;
