@@ -6,9 +6,9 @@ replacement (the pigeonhole bootstrap: Owen 2007, Annals of Applied Statistics 1
 taken on the same drawn prompts, and on the same drawn training seeds where the two rows have the same ones: then
 their runs saw the same data and noise. With one training seed it is the bootstrap of ``metrics.statistics``.
 
-Drawing S seeds out of S makes the spread between seeds too small by (S - 1) / S; the drawn seeds' distance to the
-mean of all is stretched by sqrt(S / (S - 1)) for that. Three seeds still say little about their spread: a t interval
-on 2 degrees of freedom would be twice as wide where the seeds, not the prompts, are what varies.
+Drawing S seeds out of S makes the variance between seeds (S - 1) / S of what it should be; the drawn seeds' distance
+to the mean of all is stretched by sqrt(S / (S - 1)) for that. Three seeds still say little about their spread: a t
+interval on 2 degrees of freedom would be twice as wide where the seeds, not the prompts, are what varies.
 """
 
 from __future__ import annotations

@@ -27,6 +27,12 @@ READS_SEEDS = (
     "Intervals are 95%, bootstrap over prompts, and over training seeds where there are several (pigeonhole); n "
     "counts pictures of a training seed."
 )
+READS_ONE = (
+    f"{READS} Trained rows have one training seed: the spread between trainings is not in the interval."
+)
+IN_SAMPLE = (
+    "HCMA's net and the CLIP reward were trained into this CLIP's text space: for them it is in-sample"
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,10 @@ class Column:
         return f"{what}{where}{'; ' + self.about if self.about else ''}"
 
 
-FID = Column("fid", "picture", "frechet")
-REGION_FID = Column("region_fid", "regions", "frechet")
-CLIP = Column("clip_score", "clip_score", about="cosine, world's CLIP")
-REGION_CLIP = Column("region_clip_score", "region_clip_score", about="cosine, world's CLIP")
+FID = Column("fid", "picture", "frechet", about=IN_SAMPLE)
+REGION_FID = Column("region_fid", "regions", "frechet", about=IN_SAMPLE)
+CLIP = Column("clip_score", "clip_score", about=f"cosine, world's CLIP; {IN_SAMPLE}")
+REGION_CLIP = Column("region_clip_score", "region_clip_score", about=f"cosine, world's CLIP; {IN_SAMPLE}")
 DIVERSITY = Column("diversity", "", "diversity")
 ORACLE = (
     Column("object", "object_accuracy"), Column("colour", "color_accuracy"), Column("texture", "texture_accuracy"),
@@ -203,12 +209,15 @@ def _diversity(seen: Mapping[str, Seen], names: Sequence[str]) -> Terms | None:
 
 def table_rows(study: Study, pictures: Pictures, table: Table, command: str) -> list[dict[str, Any]]:
     """The rows of one table, in the form of ``trueline.evaluation.tables``; also ``training_seeds`` and ``per_seed``,
-    the value of each. None where --rows leaves less than two rows, or not the first."""
+    the value of each. [] where --rows leaves less than two rows, or not the first."""
     of = {row.name: row for row in study.rows}
     names = [name for name in table.rows if name in of]
     if len(names) < 2 or names[0] != table.rows[0]:
         return []
     first = of[names[0]]
+    reads = READS_SEEDS if study.options.seeds > 1 else READS
+    if study.options.seeds == 1 and any(of[name].training for name in names):
+        reads = READS_ONE
     found = []
     for column in table.columns:
         ours = {row: _of_row(study, pictures, row, column) for row in (of[name] for name in names)}
@@ -221,7 +230,7 @@ def table_rows(study: Study, pictures: Pictures, table: Table, command: str) -> 
                 "benchmark": table.title, "model": "world", "method": row.name, "metric": column.name, "category": "",
                 "value": own.value, "low": own.low, "high": own.high, "n": own.n,
                 "images_per_prompt": len(pictures.seeds), "seeds": pictures.seeds, "protocol": column.protocol,
-                "command": command, "commit": commit(), "reads": READS_SEEDS if study.options.seeds > 1 else READS,
+                "command": command, "commit": commit(), "reads": reads,
                 "training_seeds": list(draws.seeds), "per_seed": [float(value) for value in draws.values],
             }  # fmt: skip
             if row is not first and base is not None:

@@ -126,7 +126,9 @@ def sweep_rows(options: argparse.Namespace) -> list[Row]:
     row, settings = TRAININGS["ldm"]
     rows = [Row(row, "gligen+{lora}", training_of(options, "sweep-ldm", settings)), Row("gligen", "gligen")]
     for dsa, maa in WEIGHTS:
-        own = training_of(options, f"sweep-dsa{dsa}-maa{maa}", (f"objective.dsa={dsa}", f"objective.maa={maa}"))
+        own = training_of(
+            options, f"sweep-dsa{dsa}-maa{maa}", (f"objective.dsa={dsa}", f"objective.maa={maa}")
+        )
         rows.append(Row(f"L_DSA x {dsa}, L_MAA x {maa}", "gligen+{lora}", own))
     return rows
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _common import entry
 
 from trueline.backbone import Backbone
+from trueline.commands._parser import Parser
 from trueline.commands._rows import commit
 from trueline.evaluation.tables import write_whole
+from trueline.methods import make
 from trueline.objectives.denoising import noised, signal_of
-from trueline.objectives.hcma import AlignmentNet, load_net, targets
+from trueline.objectives.hcma import AlignmentNet, load_net, misfit, targets
 from trueline.pipeline import Pipeline
 from trueline.training.latents import encode_pictures
 from trueline.world.language import all_phrases
@@ -88,22 +90,25 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     drawing.savefig(path, dpi=110)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("hcma_retrieval.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--weights", type=Path, help="folder of the net (default: the world's own)")
-    parser.add_argument("--n", type=int, default=512, help="scenes (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="rows for `trueline results`")
-    parser.add_argument("--figure", type=Path, help="the curves as a PNG")
-    options = parser.parse_args(arguments)
-    if options.n % GROUP:
-        parser.error(f"--n: must be a multiple of {GROUP}")
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="hcma_retrieval.py", description=(__doc__ or "").split("\n\n")[0])
+    top.add_argument("--weights", type=Path, help="folder of the net (default: the world's own)")
+    top.add_argument("--n", type=int, default=512, help="scenes (default: %(default)s)")
+    top.add_argument("--out", type=Path, help="rows for `trueline results`")
+    top.add_argument("--figure", type=Path, help="the curves as a PNG")
+    return top
 
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    if options.n < GROUP or options.n % GROUP:
+        raise ValueError(
+            f"--n: must be {GROUP}, the captions to choose from, or a multiple of it (got {options.n})"
+        )
+    net = load_net(options.weights or make("hcma", {}).folder)
     backbone = Pipeline.from_pretrained("world", dtype=torch.float32).backbone
-    if options.weights is None:
-        from trueline.methods import make
-
-        options.weights = make("hcma", {}).folder
-    net = load_net(options.weights)
+    if problem := misfit(net, backbone, backbone.latent_size()):
+        raise ValueError(f"--weights: the net in {options.weights} {problem}")
     torch.manual_seed(0)
     untrained = AlignmentNet.from_config(net.config).eval()
     untrained.text_projection.copy_(net.text_projection)
@@ -115,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for i in range(0, len(scenes), 16)
         ]
     )
-    command = shlex.join(["python", "studies/hcma_retrieval.py", *(arguments or sys.argv[1:])])
+    command = shlex.join(["python", "studies/hcma_retrieval.py", *arguments])
     rows: list[dict[str, Any]] = []
     for method, one in (("trained", net), ("untrained", untrained)):
         for t in TIMES:
@@ -138,4 +143,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry(main)

@@ -44,11 +44,13 @@ from _tables import (
     tabulated,
 )
 
+from trueline.methods import make
+
 COLUMNS = (FID, CLIP, REGION_FID, REGION_CLIP, *ORACLE, WHOLE, IOU, BOX)
 #: Strengths as chosen on the split "tune" (docs/world.md).
 FREE = (
     "attention-refocusing@strength=.3", "boxdiff@strength=.3,refinements=5", "layout-guidance@strength=3",
-    "dense-diffusion", "multidiffusion",
+    "dense-diffusion", "multidiffusion", "realign",
 )  # fmt: skip
 UNGROUNDED = ("attend-and-excite@refinements=5", *FREE[1:3])  #: the paper's rows without GLIGEN
 ONLY = {"global only": {"local_weight": "0"}, "local only": {"global_weight": "0"}, "both": {}}
@@ -95,12 +97,17 @@ def parser() -> argparse.ArgumentParser:
 def settings_of(text: str) -> dict[str, str]:
     """
     Raises:
-        ValueError: not key=value,key=value.
+        ValueError: not key=value,key=value, or not what the method takes.
     """
     pairs = [pair.partition("=") for pair in filter(None, text.split(","))]
     if wrong := [key for key, mark, value in pairs if not (key and mark and value)]:
         raise ValueError(f"--hcma: write settings as beta=.25,stop=.5 (got {wrong[0]!r} in {text!r})")
-    return {key: value for key, _, value in pairs}
+    settings = {key: value for key, _, value in pairs}
+    if "weights" in settings:
+        raise ValueError("--hcma: give the net as --alignment, not as a setting")
+    if settings:  # now, not after hours of training
+        make("hcma", dict(settings))
+    return settings
 
 
 def draws(settings: dict[str, str]) -> str:
@@ -109,17 +116,22 @@ def draws(settings: dict[str, str]) -> str:
     return f"gligen+hcma@{joined}" if joined else "gligen+hcma"
 
 
-def joint(part: str, alignment: str, settings: dict[str, str]) -> Training:
-    """The paper's stage 2 behind the guidance of that part."""
-    guidance = tuple(f"objective.guidance.{key}={value}" for key, value in settings.items())
+def joint(part: str, alignment: str, settings: dict[str, str], steps: int) -> Training:
+    """The paper's stage 2 behind the guidance of that part, for pictures of so many steps."""
+    own = {"alignment": alignment, "sampling_steps": str(steps)}
+    own |= {f"guidance.{key}": value for key, value in settings.items()}
     return Training(
-        f"joint-{part.partition(' ')[0]}", "hcma", "hcma_world.yaml", (f"objective.alignment={alignment}", *guidance),
-        stage="joint", steps=2000, seconds=5.0,
+        f"joint-{part.partition(' ')[0]}", "hcma", "hcma_world.yaml",
+        tuple(f"objective.{key}={value}" for key, value in own.items()), stage="joint", steps=2000, seconds=5.0,
     )  # fmt: skip
 
 
 def rows_of(options: argparse.Namespace, alignment: str) -> list[Row]:
     given = settings_of(options.hcma)
+
+    def trained(part: str, settings: dict[str, str]) -> Training:
+        return joint(part, alignment, settings, options.steps)
+
     rows = [Row("plain", "plain"), *(Row(name, name) for name in UNGROUNDED), Row("gligen", "gligen")]
     rows += [Row(f"gligen+{name}", f"gligen+{name}") for name in FREE]
     rows.append(Row("gligen, control", "gligen", CONTROL))
@@ -129,16 +141,12 @@ def rows_of(options: argparse.Namespace, alignment: str) -> list[Row]:
         rows.append(Row(f"guidance, both, {name}", draws(given | {"weighting": weighting})))
     if options.joint == "train":
         for part, own in ONLY.items():
-            rows.append(Row(f"joint, {part}", draws(given | own), joint(part, alignment, given | own)))
+            rows.append(Row(f"joint, {part}", draws(given | own), trained(part, given | own)))
         for weighting, name in WEIGHTINGS.items():  # drawn by the U-Net that was trained with fixed weights
             rows.append(
-                Row(
-                    f"joint, both, {name}",
-                    draws(given | {"weighting": weighting}),
-                    joint("both", alignment, given),
-                )
+                Row(f"joint, both, {name}", draws(given | {"weighting": weighting}), trained("both", given))
             )
-        rows.append(Row("joint, not guided", "gligen", joint("both", alignment, given)))
+        rows.append(Row("joint, not guided", "gligen", trained("both", given)))
     elif options.joint:
         for part, own in ONLY.items():
             rows.append(
@@ -168,8 +176,9 @@ def draw_joint(study: Study) -> list[Job]:
     some = [row for row in study.rows if row.folder]
     if not some:
         return []
-    of_net = Study(study.name, study.options, [Row(row.name, row.draws) for row in some], study.settings)
-    runs, options = of_net.runs(), study.options
+    options = argparse.Namespace(**vars(study.options) | {"rows": None})  # which are chosen already
+    of_net = Study(study.name, options, [Row(row.name, row.draws) for row in some], study.settings)
+    runs = of_net.runs()
     arguments = [
         *of_net.evaluate(study.out / "draw" / "joint", runs),
         "--model",

@@ -113,6 +113,31 @@ def test_bad_options_are_one_sentence(script, arguments, said):
     assert str(raised.value).startswith(said)
 
 
+def test_hcma_is_compared_with_a_plain_picture_without_its_net(scripts):
+    """Costs by hand: the net weighs a quarter of what a plain picture needs, and lies in memory in both kinds."""
+    script = scripts["hcma_cost"]
+    costs = {
+        script.PLAIN: script.Cost(seconds=[2.0, 4.0, 3.0], memory=[5.0, 5.0, 5.0]),
+        script.ALIGNED: script.Cost(seconds=[2.1, 5.0, 3.3], memory=[5.04, 5.12, 5.2]),
+    }
+    made = script.origin("hcma_cost.py", []) | {"clock": "clock"}
+    rows = {(row["method"], row["metric"]): row for row in script.rows_of(costs, 1.0, "model", made)}
+    space = rows[script.ALIGNED, "peak_memory"]
+    assert (space["low"], space["value"], space["high"]) == pytest.approx((1.26, 1.28, 1.3))
+    assert space["goal"] == "at most 1.05: **does not hold**", "it would, were the net in both"
+    assert rows[script.ALIGNED, "peak_gib"]["value"] == 5.12 and rows[script.PLAIN, "peak_gib"]["value"] == 5
+    assert rows[script.PLAIN, "peak_memory"]["value"] == rows[script.PLAIN, "picture_cost"]["value"] == 1
+    time = rows[script.ALIGNED, "picture_cost"]
+    assert (time["low"], time["value"], time["high"]) == pytest.approx((1.05, 1.1, 1.25))
+    assert time["n"] == space["n"] == 3
+
+    costs[script.ALIGNED].memory[1] = math.nan  # a system that is mute
+    found = {
+        row["metric"] for row in script.rows_of(costs, 1.0, "model", made) if row["method"] != script.PLAIN
+    }
+    assert found == {"picture_cost", "picture_seconds"}
+
+
 def test_hcma_cost_on_small_nets(scripts, tmp_path, capsys):
     """Its numbers mean nothing here; what it compares does."""
     script, out = scripts["hcma_cost"], tmp_path / "cost.json"

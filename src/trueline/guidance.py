@@ -79,11 +79,11 @@ def move(
     active: Bool[Tensor, " batch"] | None = None,
     name: str = "guidance",
 ) -> Float[Tensor, "batch c h w"]:
-    """``z`` less strength x step size x gradient, in the ``active`` rows whose loss is finite.
+    """``z`` less strength x step size x gradient, in the ``active`` rows whose loss and gradient are finite.
 
-    A row that is not finite is left as it is; the picture's record counts that. With the rule ``norm`` a step is
-    strength x ||z|| long, whatever the loss's scale (per picture, norms over all of its latents; the form of
-    sketch-guided diffusion, with the latents' norm for that of the last step).
+    A row of which one is not is left as it is; the picture's record counts that, in a sentence that says "loss" of
+    both. With the rule ``norm`` a step is strength x ||z|| long, whatever the loss's scale (per picture, norms over
+    all of its latents; the form of sketch-guided diffusion, with the latents' norm for that of the last step).
     """
     active = torch.ones_like(seen.loss, dtype=torch.bool) if active is None else active
     for row in torch.nonzero(active & ~seen.finite).flatten().tolist():

@@ -483,6 +483,26 @@ def test_targets_of_layouts(gated):
     assert none.boxes.shape == (1, 0, 4) and none.labels.shape == (1, 0, 12)
 
 
+def test_targets_are_to_the_last_bit_those_of_each_region_by_itself(gated):
+    """Boxes and labels are put together at once."""
+    net = backbone_net(gated)
+    goal = targets(net, gated, LAYOUTS)
+    phrases = [region.phrase for layout in LAYOUTS for region in layout.regions]
+    features = net.text_targets(gated, [layout.prompt for layout in LAYOUTS] + phrases)
+    labels, boxes, present = torch.zeros(3, 2, 12), torch.zeros(3, 2, 4), torch.zeros(3, 2, dtype=torch.bool)
+    of_regions = iter(features[3:])
+    for row, layout in enumerate(LAYOUTS):
+        for slot, region in enumerate(layout.regions):
+            labels[row, slot], boxes[row, slot] = next(of_regions), torch.tensor(region.box.xyxy)
+            present[row, slot] = True
+    for found, expected in zip(
+        (goal.caption, goal.labels, goal.boxes, goal.present),
+        (features[:3], labels, boxes, present),
+        strict=True,
+    ):
+        assert torch.equal(found, expected) and found.dtype == expected.dtype
+
+
 def test_what_does_not_fit_is_said(gated):
     net = backbone_net(gated)
     assert misfit(net, gated, (4, 8, 8)) is None
@@ -543,6 +563,16 @@ def rewrite(folder, **changes):
         (lambda f: rewrite(f, patch=3), "cannot be read: patch: must divide the latents' height of 8"),
         (lambda f: rewrite(f, depth=2), "lack blocks.1.before.bias .and 11 more. of its config"),
         (lambda f: rewrite(f, width=16), "cannot be read: "),
+        (
+            lambda f: rewrite(f, depth=0),
+            "hold blocks.0.before.bias .and 11 more., which its config has no place",
+        ),
+        (lambda f: rewrite(f, timed=False), "hold time.0.bias .and 3 more., which its config has no place"),
+        (lambda f: rewrite(f, fusion="add"), "hold join.weight .and 0 more., which its config has no place"),
+        (
+            lambda f: rewrite(f, dept=6),
+            "cannot be read: its config has 'dept', which AlignmentNet does not know",
+        ),
         (lambda f: (f / "config.json").write_text("[1]"), "cannot be read: "),
         (lambda f: (f / "diffusion_pytorch_model.safetensors").write_bytes(b"no"), "cannot be read: "),
         (

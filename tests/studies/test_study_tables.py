@@ -169,6 +169,58 @@ def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):
         assert worn == set(loras)
 
 
+def test_the_joint_training_is_for_pictures_of_as_many_steps_as_are_drawn(study, tmp_path):
+    """The step of the rule "norm" is as long as one of a run of so many."""
+    from trueline.commands import train
+    from trueline.training.hcma import Settings
+    from trueline.training.settings import make as make_settings
+
+    def settings(*arguments: str):
+        options = study["hcma_tables"].parser().parse_args(["--joint", "train", *arguments])
+        own = study["_common"].Study("hcma", options, study["hcma_tables"].rows_of(options, "NET"))
+        jobs = [job for job in own.train() if "joint" in job.arguments]
+        given = [train.gathered(train.parser().parse_args(job.arguments[1:])) for job in jobs]
+        return options, [make_settings(Settings, one) for one in given]
+
+    for arguments in ((), ("--steps", "37")):
+        options, made = settings(*arguments)
+        assert [one.objective.sampling_steps for one in made] == [options.steps] * 3
+    config = ["hcma", "--config", str(STUDIES.parent / "configs" / "hcma_world.yaml"), "--stage", "joint"]
+    own = make_settings(Settings, train.gathered(train.parser().parse_args([*config, "--out", "x"])))
+    assert own.objective.sampling_steps == own.validation.steps == settings()[0].steps
+
+
+def test_gligen_is_drawn_with_every_method_that_needs_boxes_and_no_training(study):
+    from trueline.methods import METHODS, method_class
+
+    kinds = {name: method_class(name) for name in METHODS}
+    free = {name for name, kind in kinds.items() if kind.needs_regions and "weights" not in kind.model_fields}
+    hcma = study["hcma_tables"]
+    names = [row.partition("@")[0] for row in hcma.FREE]
+    assert sorted(names) == sorted(free) and "realign" in names
+    rows = {row.name for row in hcma.rows_of(hcma.parser().parse_args([]), "NET")}
+    assert {f"gligen+{row}" for row in hcma.FREE} <= rows and "gligen+realign" in rows
+    without = [row.partition("@")[0] for row in hcma.UNGROUNDED]
+    assert without == ["attend-and-excite", "boxdiff", "layout-guidance"] and set(hcma.UNGROUNDED) <= rows
+
+
+@pytest.mark.parametrize("rows", [[], ["--rows", "gligen", "joint, both"]])
+def test_a_joint_net_that_was_given_draws_its_rows(study, tmp_path, capsys, rows):
+    out = tmp_path / "out"
+    assert study["hcma_tables"].main(["--dry-run", "--joint", "DIR", "--out", str(out), *rows]) == 0
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if "--model DIR" in line]
+    assert len(lines) == 1 and f"--out {out}/draw/joint" in lines[0] and "stage joint" not in said
+    drawn = lines[0].partition("--methods ")[2].partition(" --")[0].split()
+    parts = (
+        ["gligen+hcma"]
+        if rows
+        else ["gligen+hcma@local_weight=0", "gligen+hcma@global_weight=0", "gligen+hcma"]
+    )
+    assert drawn == parts + ([] if rows else ["gligen"])
+    assert f"joint-both={out}/draw/joint/pictures/gligen+hcma" in said, "and they are judged"
+
+
 def test_the_tables_name_rows_that_are_there(study, tmp_path):
     hcma, goal, realign = study["hcma_tables"], study["goal_tables"], study["realign_tables"]
     options = hcma.parser().parse_args(["--joint", "train"])
@@ -192,6 +244,9 @@ def test_the_tables_name_rows_that_are_there(study, tmp_path):
     [
         ("hcma_tables", ["--only", "drew"], "--only: there is no step 'drew'"),
         ("hcma_tables", ["--hcma", "beta"], "--hcma: write settings as beta=.25"),
+        ("hcma_tables", ["--hcma", "betta=1"], "--hcma.betta: hcma has no such setting; it has strength"),
+        ("hcma_tables", ["--hcma", "stop=.5,beta=x"], "--hcma.beta: "),
+        ("hcma_tables", ["--hcma", "weights=net"], "--hcma: give the net as --alignment"),
         ("goal_tables", ["--shard", "1/2", "--only", "train"], "--shard: step train is not done in parts"),
         ("goal_tables", ["--shard", "3/2"], "--shard: write it as 1/4"),
         ("goal_tables", ["--trainings", "nothing"], "--trainings: there is no 'nothing'"),
@@ -298,6 +353,15 @@ def test_rows_of_a_table_from_what_was_seen(study, tmp_path):
         found["gligen", "diversity"]["low"]
     )
     assert not tables.table_rows(own, pictures, tables.Table("T", ("plain", "GOAL"), columns), "cmd")
+    assert {row["reads"] for row in made} == {tables.READS_SEEDS}
+    assert "for them it is in-sample" in found["GOAL", "fid"]["protocol"]
+    options.seeds = 1
+    one = tables.table_rows(own, pictures, tables.Table("T", ("gligen", "GOAL"), columns[:1]), "cmd")
+    assert {row["reads"] for row in one} == {tables.READS_ONE} and one[1]["training_seeds"] == [0]
+    own.rows = [rows[0], common.Row("again", "gligen")]
+    none = tables.table_rows(own, pictures, tables.Table("T", ("gligen", "again"), columns[:1]), "cmd")
+    assert {row["reads"] for row in none} == {tables.READS}, "nothing was trained"
+    options.seeds, own.rows = 2, rows
     more = tables.Table("T", ("gligen", "plain", "GOAL"), columns)
     assert tables.table_rows(own, pictures, more, "cmd") == made, "a row that --rows leaves out"
     tables.write(own, made, ["a note"])

@@ -53,8 +53,8 @@ class HCMA(Method):
 
     Steps at noise levels that the net was not trained for are left out, and the record says how many. A picture
     without regions is aligned as a whole only. A box below one patch counts as the part of the patch that it covers.
-    A step whose gradient is not finite is left out for that picture, and counted. Masks and negative phrases of
-    regions are not used.
+    A step whose loss or gradient is not finite is left out for that picture, and counted. Masks and negative phrases
+    of regions are not used.
 
     Raises, before the first picture is begun:
         ValueError: no net at ``weights``, or one for latents or text features of another size.

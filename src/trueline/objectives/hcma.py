@@ -14,6 +14,7 @@ Gradients are with respect to z_t alone; no U-Net takes part. Everything is per 
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Sequence
@@ -302,7 +303,8 @@ def load_net(folder: str | Path) -> AlignmentNet:
     """The net that ``save_pretrained`` wrote, in float32 on the CPU, for inference.
 
     Raises:
-        CheckpointError: one sentence: not there, of another class, pickled, corrupt, or incomplete.
+        CheckpointError: one sentence: not there, of another class, pickled, corrupt, incomplete, or weights and
+            config that are not of one net.
     """
     folder = Path(folder)
     config = folder / "config.json"
@@ -311,9 +313,14 @@ def load_net(folder: str | Path) -> AlignmentNet:
             f"{folder} is no alignment net: it has no config.json; give the folder that `trueline train hcma` wrote"
         )
     try:
-        named = json.loads(config.read_text(encoding="utf-8")).get("_class_name")
+        content = json.loads(config.read_text(encoding="utf-8"))
+        named = content.get("_class_name")
         if named != AlignmentNet.__name__:
             raise TypeError(f"its config is of class {named!r}, not {AlignmentNet.__name__}")
+        known = inspect.signature(AlignmentNet.__init__).parameters
+        # diffusers would leave it out with a warning at most: the net would be another than the one meant.
+        if strange := [key for key in content if not key.startswith("_") and key not in known]:
+            raise TypeError(f"its config has {strange[0]!r}, which {AlignmentNet.__name__} does not know")
         net, report = AlignmentNet.from_pretrained(
             folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )  # fmt: skip
@@ -322,6 +329,11 @@ def load_net(folder: str | Path) -> AlignmentNet:
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"the weights in {folder} lack {missing[0]} (and {len(missing) - 1} more) of its config"
+        )
+    if left := sorted(report["unexpected_keys"]):
+        raise CheckpointError(
+            f"the weights in {folder} hold {left[0]} (and {len(left) - 1} more), which its config has no place for; "
+            "put back the config that they were saved with"
         )
     return net.eval().requires_grad_(False)
 
@@ -358,15 +370,17 @@ def targets(net: AlignmentNet, backbone: Backbone, layouts: Sequence[Layout]) ->
     phrases = [region.phrase for layout in layouts for region in layout.regions]
     features = net.text_targets(backbone, [layout.prompt for layout in layouts] + phrases)
     batch, most = len(layouts), max(len(layout.regions) for layout in layouts)
-    labels = features.new_zeros(batch, most, features.shape[1])
-    boxes, present = features.new_zeros(batch, most, 4), torch.zeros(batch, most, dtype=torch.bool)
-    of_regions = iter(features[batch:])
+    # On the CPU, and moved once: on a GPU each box by itself would be a copy of its own.
+    boxes = torch.zeros(batch, most, 4, dtype=features.dtype)
+    present = torch.zeros(batch, most, dtype=torch.bool)
     for row, layout in enumerate(layouts):
         for slot, region in enumerate(layout.regions):
-            labels[row, slot] = next(of_regions)
             boxes[row, slot] = torch.tensor(region.box.xyxy)
         present[row, : len(layout.regions)] = True
-    return Targets(features[:batch], labels, boxes, present.to(features.device))
+    present = present.to(features.device)
+    labels = features.new_zeros(batch, most, features.shape[1])
+    labels[present] = features[batch:]  # row by row, as the phrases are
+    return Targets(features[:batch], labels, boxes.to(features.device), present)
 
 
 def alignment_losses(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from trueline.backbone import Backbone
@@ -34,7 +34,8 @@ from trueline.objectives.hcma import (
     targets,
 )
 from trueline.perception._pretrained import Checkpoint
-from trueline.training.recipes import Task, save_backbone
+from trueline.training.data import bytes_of, digest
+from trueline.training.recipes import Task, checksum, save_backbone
 from trueline.training.settings import Count, Frozen, Training
 
 #: Settings of the net that are its own defaults unless they are given here.
@@ -54,7 +55,7 @@ NET = (
 
 
 class Objective(Frozen):
-    """What HCMA has to set beside the loop.
+    """What HCMA has to set beside the loop. A setting that the stage has no use for is refused (``STAGES_OF``).
 
     Args:
         patch ... timed: of the alignment net, as ``AlignmentNet`` explains them; None = its default. Stage align.
@@ -62,10 +63,12 @@ class Objective(Frozen):
             own text encoder; None = the world's CLIP for the world, no projection for others. Stage align.
         global_weight, local_weight: lambda_1 and lambda_2 of the net's loss. Stage align.
         alignment: folder of the alignment net. Stage joint.
-        guidance: settings of the method ``hcma`` (beta, rule, weighting, ...) by which z_t is moved in stage joint,
-            and with which pictures are drawn on the way.
-        sampling_steps: the step of the rule "norm" is as long as one of a run of so many (the paper: 50).
-        corrected: aim at the noise of the moved latents; False = at the noise that was added (the paper).
+        guidance: settings of the method ``hcma`` (beta, rule, weighting, every, ...) by which z_t is moved in stage
+            joint, and with which pictures are drawn on the way (also in stage align).
+        sampling_steps: of the run for which the U-Net is trained (the paper: 50): the step of the rule "norm" is as
+            long as one of its steps, and start, stop and every count them. Stage joint.
+        corrected: aim at the noise of the moved latents; False = at the noise that was added (the paper). Stage
+            joint.
         snr_gamma: weight of min-SNR in stages joint and control; None = the plain mean (GLIGEN).
     """
 
@@ -90,18 +93,46 @@ class Objective(Frozen):
     snr_gamma: Annotated[float, Field(gt=0)] | None = None
 
 
+#: Settings without effect in the other stages.
+STAGES_OF = {
+    **{f"objective.{name}": ("align",) for name in (*NET, "clip", "global_weight", "local_weight")},
+    **{f"objective.{name}": ("joint",) for name in ("alignment", "sampling_steps", "corrected")},
+    "objective.guidance": ("align", "joint"),
+    "objective.snr_gamma": ("joint", "control"),
+    **{name: ("joint", "control") for name in ("part", "position_net", "lora")},
+}
+
+
 class Settings(Training):
     """Of ``trueline train hcma``."""
 
     stage: Literal["align", "joint", "control"] = "align"
     objective: Objective = Objective()
 
+    @model_validator(mode="after")
+    def _of_this_stage(self) -> Settings:
+        for key, stages in STAGES_OF.items():
+            group, name = (self.objective, key.partition(".")[2]) if "." in key else (self, key)
+            default = type(group).model_fields[name].get_default(call_default_factory=True)
+            if self.stage not in stages and getattr(group, name) != default:
+                raise ValueError(
+                    f"{key}: has no effect in stage {self.stage}; leave it out, or choose stage "
+                    f"{' or '.join(stages)}"
+                )
+        if not (self.objective.global_weight or self.objective.local_weight):
+            raise ValueError(
+                "objective.global_weight: it and local_weight are 0, so the net learns nothing; set one of them "
+                "above 0"
+            )
+        return self
+
 
 def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
     """The task of ``settings.stage``. ``folder``: the run's, for what pictures on the way need.
 
     Raises:
-        ValueError: a net that is not there or does not fit, or settings of the net that do not fit each other.
+        ValueError: a net that is not there or does not fit, settings of the net that do not fit each other, or a move
+            that moves nothing.
     """
     if settings.stage == "align":
         return _align(settings, backbone, folder)
@@ -120,7 +151,8 @@ def _align(settings: Settings, backbone: Backbone, folder: Path) -> Task:
         return [_method(settings, folder / "shown")]
 
     objective = Alignment(settings.objective.global_weight, settings.objective.local_weight)
-    return Task(objective, "none", net.save_pretrained, {"alignment": net}, methods)
+    identity = {"text_projection": digest(bytes_of(net.text_projection))}  # of objective.clip
+    return Task(objective, "none", net.save_pretrained, {"alignment": net}, methods, identity=identity)
 
 
 def _joint(settings: Settings, backbone: Backbone) -> Task:
@@ -131,11 +163,10 @@ def _joint(settings: Settings, backbone: Backbone) -> Task:
     if problem := misfit(net, backbone, backbone.latent_size()):
         raise ValueError(f"objective.alignment: the net in {given} {problem}")
     method = _method(settings, Path(given))
-    objective = DenoisingObjective(
-        Aligner(net, backbone, method, settings.objective.sampling_steps),
-        settings.objective.corrected,
-        settings.objective.snr_gamma,
-    )
+    aligner = Aligner(net, backbone, method, settings.objective.sampling_steps)
+    if problem := _unmoved(settings, aligner):
+        raise ValueError(f"{problem}; or train stage control, which moves nothing")
+    objective = DenoisingObjective(aligner, settings.objective.corrected, settings.objective.snr_gamma)
 
     def save(target: Path) -> None:
         save_backbone(settings, backbone, target)
@@ -143,7 +174,8 @@ def _joint(settings: Settings, backbone: Backbone) -> Task:
             target / "alignment"
         )  # the U-Net was trained behind this net: they belong together
 
-    return Task(objective, settings.part, save, methods=lambda: [method])
+    identity = {"alignment": checksum(net)}
+    return Task(objective, settings.part, save, methods=lambda: [method], identity=identity)
 
 
 def _method(settings: Settings, folder: Path) -> HCMA:
@@ -153,6 +185,28 @@ def _method(settings: Settings, folder: Path) -> HCMA:
         return make("hcma", settings.objective.guidance | {"weights": str(folder)})
     except ValueError as error:
         raise ValueError(f"objective.guidance: {str(error).removeprefix('--hcma.')}") from None
+
+
+def _unmoved(settings: Settings, aligner: Aligner) -> str | None:
+    """Why no latents would ever be moved; None: some are."""
+    method, (first, past) = aligner.method, aligner.net.config.timesteps
+    if not method.size:
+        name = "strength" if not method.strength else "beta" if method.rule == "norm" else "eta"
+        return f"objective.guidance.{name}: is 0, so nothing is moved; set it above 0"
+    if not (method.global_weight or method.local_weight):
+        return "objective.guidance.global_weight: it and local_weight are 0, so nothing is moved; set one above 0"
+    drawn = f"t is drawn from {settings.t_low} to below {settings.t_high}"
+    if max(settings.t_low, first) >= min(settings.t_high, past):
+        return (
+            f"t_low: {drawn}, but the net in {settings.objective.alignment} was trained for {first} <= t < {past}, "
+            "so nothing is moved; let the two meet"
+        )
+    if not aligner.acting(torch.arange(settings.t_low, settings.t_high)).any():
+        return (
+            f"objective.guidance.start: {drawn}, where start, stop and every align none of the {aligner.steps} steps "
+            "(objective.sampling_steps), so nothing is moved; widen them"
+        )
+    return None
 
 
 def make_net(settings: Settings, backbone: Backbone) -> AlignmentNet:
@@ -209,7 +263,8 @@ class Aligner:
     """z_t -> z_t^(a) as the method ``hcma`` moves latents, at each row's own t; for ``DenoisingObjective``.
 
     The norm rule's reference is the ideal displacement of DDIM from t to the timestep that a run of ``steps`` visits
-    next. Rows outside the net's timesteps, or the method's ``start`` and ``stop``, are left where they are.
+    next. Rows outside the net's timesteps, or at a step that such a run would not align (the method's ``start``,
+    ``stop`` and ``every``), are left where they are.
     """
 
     net: AlignmentNet
@@ -230,13 +285,19 @@ class Aligner:
 
     def acting(self, t: Int[Tensor, " batch"]) -> Tensor:
         """Which rows are moved."""
-        first, past = self.net.config.timesteps
-        progress = 1 - (t + 1) / self.backbone.scheduler.config.num_train_timesteps
-        inside = (progress >= self.method.start) & (progress < self.method.stop)
-        return inside & (t >= first) & (t < past)
+        (first, past), due = self.net.config.timesteps, self.method.steps(self.steps)
+        # The step of the run that visits t or, where it visits none, the next timestep below: the last one is the
+        # lowest. Some of the highest timesteps lie before the first step, where strides do not fill the schedule.
+        index = (self.steps - 1 - t // self.stride).clamp(min=0)
+        aligned = (index >= due.start) & (index < due.stop) & ((index - due.start) % due.step == 0)
+        return aligned & (t >= first) & (t < past)
+
+    @property
+    def stride(self) -> int:
+        """Timesteps from one step of the run to the next."""
+        return self.backbone.scheduler.config.num_train_timesteps // self.steps
 
     def displacement(self, t: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """RMS of the ideal step from t."""
-        stride = self.backbone.scheduler.config.num_train_timesteps // self.steps
-        now, after = (signal_of(self.backbone, at).flatten() for at in (t, (t - stride).clamp(min=0)))
+        now, after = (signal_of(self.backbone, at).flatten() for at in (t, (t - self.stride).clamp(min=0)))
         return ideal_displacement(now**0.5, (1 - now) ** 0.5, after**0.5, (1 - after) ** 0.5)
