@@ -564,6 +564,30 @@ def test_weights_learn_but_those_of_vae_and_clip_do_not(gated, clip):
     assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
 
 
+def test_clip_that_spares_memory_gives_the_same_gradient(clip):
+    side = clip.fitting.side[0]
+    pictures = torch.rand(5, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+    def taken(sparing):
+        kept = {}
+
+        def keep(tensor):
+            kept[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        given = pictures.clone().requires_grad_(True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            vectors = clip.images(given, sparing)
+        slope = torch.autograd.grad(vectors[:, 0].sum(), given)[0]
+        return vectors, slope, sum(kept.values())
+
+    (plain, slope, much), (same, again, less) = taken(False), taken(True)
+    assert torch.equal(plain, same) and torch.equal(slope, again) and slope.any()
+    assert less < 0.6 * much
+    assert not any(module.training for module in clip.model.modules())
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in clip.model.modules())
+
+
 def test_checkpointing_changes_no_gradient_and_doubles_no_map(gated, clip, monkeypatch):
     found, sizes = [], []
     call = MAAlign.__call__

@@ -111,6 +111,45 @@ def test_from_the_command_line(plain_folder, folders, tmp_path, capsys):
     assert "step 1 of 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "coco"])
+def test_prompts_will_do(plain_folder, folders, tmp_path, capsys, monkeypatch, kind):
+    """The pictures are its own: none is read, and none is encoded."""
+    monkeypatch.setattr("trueline.training.latents.encode_pictures", None)
+    source = tmp_path / f"prompts.{kind}"
+    if kind == "coco":
+        source.mkdir()
+        images = [{"id": i, "file_name": f"{i}.jpg", "width": 64, "height": 64} for i in (1, 2)]
+        said = [{"id": i, "image_id": i, "caption": f"{i} red apples"} for i in (1, 2)]
+        (source / "instances_x.json").write_text(
+            json.dumps({"images": images, "annotations": [], "categories": []})
+        )
+        (source / "captions_x.json").write_text(json.dumps({"images": images, "annotations": said}))
+    elif kind == "txt":
+        source.write_text("a red apple\n\n  a blue car  \n")
+    else:
+        source.write_text('{"prompt": "a red apple"}\n{"prompt": 3}\n{"prompt": "a blue car"}\n')
+    given = {"steps": 1, "batch": 2, "lora": 2, "precision": "fp32", "objective.rewards.clip": 1}
+    given |= {
+        "objective.rewards.caption": 0,
+        "objective.models.clip": folders["clip"],
+        "data.max_broken": 0.5,
+    }
+    given |= {f"objective.{key}": value for key, value in SHORT.items()}
+    given |= {f"objective.models.{name}": folder for name, folder in folders.items()}
+    sets = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    where = ["--model", str(plain_folder), "--device", "cpu", "--data", str(source)]
+    assert main(["train", "realign", *where, *sets, "--out", str(tmp_path / "out")]) == 0, (
+        capsys.readouterr().err
+    )
+    about = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert about["data"]["examples"] == 2
+    assert about["data"]["left_out"] == ({"broken lines": 1} if kind == "jsonl" else {})
+    kept = ["--set", "objective.preserve=pictures", "--out", str(tmp_path / "kept")]
+    assert main(["train", "realign", *where, *sets, *kept]) == 2
+    said = capsys.readouterr().err
+    assert ("no such file" if kind == "coco" else "holds prompts, and this recipe trains on pictures") in said
+
+
 def test_a_whole_net_is_trained_beside_its_base(plain, folders, tmp_path):
     wish = settings(folders, {"rewards": {"clip": 1.0}, "held_out": None}, lora=0, steps=2, lr=1e-3)
     run = fit(tmp_path, twin(plain), wish)

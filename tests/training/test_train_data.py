@@ -258,7 +258,7 @@ def test_broken_lines_are_counted_and_named(records):
         )
     with pytest.raises(
         ValueError,
-        match=r"data\.max_broken: 4 of 6 lines of .* more than the 0\.5 .*; the first: .*line 3, broken",
+        match=r"data\.max_broken: 4 of 6 lines of .* more than the 0\.5 .*; the first: .*line 3, image: is missing",
     ):
         opened(records, max_broken=0.5)
     examples = opened(records, max_broken=0.7)

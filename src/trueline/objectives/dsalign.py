@@ -12,14 +12,18 @@ leaves open is in the settings of ``DSAlign``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trueline.layout import Layout, Region
 from trueline.masks import region_masks
@@ -78,10 +82,14 @@ class FrozenCLIP(nn.Module):
         """At the size that CLIP reads, still in 0..1."""
         return self.fitting.resized(pictures)
 
-    def images(self, fitted: Float[Tensor, "pictures 3 side side"]) -> Float[Tensor, "pictures d"]:
-        """Unit vectors of pictures that are ``fitted``."""
-        pixels = self.fitting.normalised(fitted)
-        return _unit(self.model.get_image_features(pixel_values=pixels.to(self.model.dtype)))
+    def images(
+        self, fitted: Float[Tensor, "pictures 3 side side"], sparing: bool = False
+    ) -> Float[Tensor, "pictures d"]:
+        """Unit vectors of pictures that are ``fitted``. ``sparing``: only the inputs of the layers are kept, which run
+        again for the gradient: less memory for each picture, the same numbers."""
+        pixels = self.fitting.normalised(fitted).to(self.model.dtype)
+        with _layers_recomputed(self.model.vision_model) if sparing else nullcontext():
+            return _unit(self.model.get_image_features(pixel_values=pixels))
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
@@ -92,6 +100,23 @@ class FrozenCLIP(nn.Module):
         ).to(self.model.device)
         out = self.model.get_text_features(input_ids=read.input_ids, attention_mask=read.attention_mask)
         return _unit(out)[[places[text] for text in texts]]
+
+
+@contextmanager
+def _layers_recomputed(tower: nn.Module) -> Iterator[None]:
+    """transformers' own switch acts on nets in training only; so each layer is told that it is, and none of its parts
+    (whose dropout stays off)."""
+    layers: list[Any] = [layer for layer in tower.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    before = [(layer.gradient_checkpointing, layer.training) for layer in layers]
+    try:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        yield
+    finally:
+        for layer, (switch, training) in zip(layers, before, strict=True):
+            layer.gradient_checkpointing, layer.training = switch, training
+            del layer._gradient_checkpointing_func
 
 
 def _unit(features: Any) -> Tensor:
@@ -163,8 +188,10 @@ class DSAlign:
         layouts: Sequence[Layout],
         captioned: Rows,
         boxed: Rows,
+        sparing: bool = False,
     ) -> Distances:
         """``captioned``, ``boxed``: of which pictures the caption (the boxes) may count. Others are not decoded.
+        ``sparing``: as of ``FrozenCLIP.images``.
 
         A picture without regions has no D_local: the paper's 1/B has no value.
         """
@@ -191,9 +218,8 @@ class DSAlign:
             shown.append(region_pictures(clip, pictures[row], regions, self.background))
             said += [region.phrase for region in regions]
             owners += [row] * len(regions)
-        distances = spherical_distance(clip.texts(said).to(zeros.device), clip.images(torch.cat(shown))).to(
-            zeros
-        )
+        seen_as = clip.images(torch.cat(shown), sparing)
+        distances = spherical_distance(clip.texts(said).to(zeros.device), seen_as).to(zeros)
         rows, first = torch.tensor(owners, device=zeros.device), len(wholes)
         count = torch.bincount(rows[first:], minlength=len(layouts)).clamp(min=1)
         return Distances(

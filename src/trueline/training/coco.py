@@ -39,6 +39,8 @@ class Picture:
 class COCOFolder:
     """All pictures that have a caption, in the order of their ids."""
 
+    pictured = True
+
     def __init__(self, pictures: list[Picture], folder: Path, rules: Rules, left_out: LeftOut, origin: str):
         self.pictures, self.folder, self.rules = pictures, folder, rules
         self.left_out, self._origin = left_out, origin

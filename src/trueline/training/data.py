@@ -9,19 +9,20 @@ box again in each epoch).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from trueline.benchmarks.coco import BoxFilter, Crop, keep
-from trueline.layout import Layout, Region
+from trueline.layout import MAX_LINE, Layout, Region
 from trueline.training.settings import Data
 
 
@@ -30,9 +31,11 @@ class BrokenPicture(ValueError):
 
 
 class Examples(Protocol):
-    """Numbered examples. ``fingerprint`` changes with anything that changes which picture has which number."""
+    """Numbered examples. ``fingerprint`` changes with anything that changes which picture has which number;
+    ``pictured`` is False for prompts alone."""
 
     left_out: LeftOut
+    pictured: bool
 
     @property
     def fingerprint(self) -> str: ...
@@ -143,6 +146,18 @@ def digest(*parts: str | bytes) -> str:
     return made.hexdigest()[:16]
 
 
+def of_prompts(path: Path) -> bool:
+    """Whether the file holds prompts without pictures: a .txt, or JSON Lines whose first object has no "image"."""
+    if path.suffix.lower() == ".txt":
+        return True
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            first = json.loads(next(line for line in lines if line.strip()))
+    except (OSError, StopIteration, ValueError, RecursionError):
+        return False  # which the reader of pictures says better
+    return isinstance(first, dict) and "prompt" in first and "image" not in first
+
+
 def bytes_of(tensor: torch.Tensor) -> bytes:
     """Its numbers as they lie in memory, wherever it is."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -151,6 +166,49 @@ def bytes_of(tensor: torch.Tensor) -> bytes:
 def draw(count: int, generator: torch.Generator) -> int:
     """A whole number below ``count``."""
     return int(torch.randint(count, (), generator=generator))
+
+
+BROKEN = "broken lines"
+Found = TypeVar("Found")
+
+
+def from_lines(
+    path: Path, data: Data, left_out: LeftOut, read: Callable[[str, int], Found | None]
+) -> tuple[list[Found], str]:
+    """What ``read(line, number)`` makes of a text file's lines, at most ``data.n`` of them; and the file's digest.
+
+    A line that is empty, or of which it makes None, is passed over; one that it refuses is left out and named.
+
+    Raises:
+        ValueError: the file cannot be read, or more than ``data.max_broken`` of its lines are refused.
+    """
+    try:
+        content = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise ValueError(f"data.source: cannot read {path} ({error.strerror})") from None
+    found: list[Found] = []
+    tried, refused = 0, list[str]()
+    for number, line in enumerate(content.split("\n"), start=1):  # a caption may hold other ends of lines
+        if len(found) == data.n:
+            break
+        if not line.strip():
+            continue
+        tried += 1
+        try:
+            if len(line) > MAX_LINE:
+                raise ValueError(f"a line has at most {MAX_LINE} characters (got {len(line)})")
+            if (made := read(line, number)) is not None:
+                found.append(made)
+        except (ValueError, RecursionError) as error:
+            where, why = f"{path}, line {number}", " ".join(str(error).split())
+            left_out.add(BROKEN, where, why)
+            refused.append(f"{where}, {why}")
+    if len(refused) > data.max_broken * tried:
+        raise ValueError(
+            f"data.max_broken: {len(refused)} of {tried} lines of {path} cannot be used, more than the "
+            f"{data.max_broken:g} of them that may be broken; the first: {refused[0]}; repair them, or raise it"
+        )
+    return found, digest(content.encode("utf-8", "replace"))
 
 
 def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Examples:
@@ -166,10 +224,11 @@ def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Exampl
     elif source.is_dir():
         reader = "coco"
     elif source.is_file():
-        reader = "records"
+        reader = "prompts" if of_prompts(source) else "records"
     else:
         raise ValueError(
-            f"data.source: {data.source!r} is neither world, nor a folder in COCO's format, nor a .jsonl of layouts"
+            f"data.source: {data.source!r} is neither world, nor a folder in COCO's format, nor a .jsonl of "
+            "layouts, nor a .txt of prompts"
         )
     _refuse_idle(data, reader)
     examples: Examples = import_module(f"trueline.training.{reader}").open_examples(data, rules)
@@ -181,7 +240,10 @@ def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Exampl
 
 def _refuse_idle(data: Data, reader: str) -> None:
     """A setting that would have no effect is an error."""
-    idle = {"world": ("share", "crowd", "min_boxes"), "records": ("share", "crowd", "split"), "coco": ()}
+    idle = {
+        "world": ("share", "crowd", "min_boxes"), "records": ("share", "crowd", "split"), "coco": (),
+        "prompts": ("share", "crowd", "split", "min_area", "min_boxes"),
+    }  # fmt: skip
     for name in idle[reader]:
         if getattr(data, name) != Data.model_fields[name].default:
             raise ValueError(f"data.{name}: has no effect on {data.source}; leave it out")

@@ -60,6 +60,23 @@ class Latents:
         return self._parts[part][row].float()
 
 
+class Unseen:
+    """In place of the latents of ``count`` examples whose pictures nobody looks at: zeros of their shape."""
+
+    def __init__(self, count: int, shape: tuple[int, int, int]):
+        self.examples, self.broken, self.shape = list(range(count)), list[tuple[int, str]](), shape
+
+    @property
+    def order(self) -> str:
+        return f"{len(self)} examples, unseen"
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: int) -> Float[Tensor, "c h w"]:
+        return torch.zeros(self.shape)
+
+
 def fingerprint(backbone: Backbone, examples: Examples, size: tuple[int, int]) -> str:
     """Of the VAE, the size and the examples."""
     state = backbone.vae.state_dict()

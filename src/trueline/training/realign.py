@@ -64,7 +64,8 @@ class Objective(Frozen):
         draft: DRaFT-K: all steps, the last K with gradient, in place of the late step; None = ReFL.
         backprop, detach: more calls with gradient, and none through their inputs.
         scheduler, eta, guidance_scale, boxes: how pictures are drawn; guidance_scale None = without.
-        preserve, weight: the pre-training term: "prior", "pictures" (the data's) or "none".
+        preserve, weight: the pre-training term: "prior", "pictures" (the data's) or "none". The data may be prompts
+            alone (``data.source`` a .txt) unless it is "pictures".
     """
 
     rewards: dict[str, float] = Field(default_factory=lambda: {"caption": 1.0})
@@ -193,6 +194,7 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
         facts=facts,
         look=look,
         best="held_out" if held_out else None,
+        pictures=wish.preserve == "pictures" and wish.weight > 0,
     )
 
 

@@ -39,6 +39,7 @@ class Task:
         look: (the pictures drawn on the way, their layouts) -> scores by name, for the log; the nets stay as they
             were.
         fits: refuses, with a ValueError, a layout whose picture ``view`` or ``look`` cannot take.
+        pictures: whether it trains on the data's pictures; if not, they are neither read nor encoded.
         best: the score, larger is better, whose best step is kept and that ends the run when it no longer rises.
     """
 
@@ -53,6 +54,7 @@ class Task:
     look: Callable[[Sequence[Image], Sequence[Layout]], Mapping[str, float]] | None = None
     fits: Callable[[Layout], None] = lambda layout: None
     best: str | None = None
+    pictures: bool = True
 
 
 def recipe(name: str) -> ModuleType:

@@ -15,11 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trueline.layout import MAX_LINE, Layout, LayoutError, Region
-from trueline.training.data import BrokenPicture, LeftOut, Rules, digest
+from trueline.layout import Layout, Region
+from trueline.training.data import BrokenPicture, LeftOut, Rules, digest, from_lines
 from trueline.training.settings import Data
-
-BROKEN = "broken lines"
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class Record:
 
 class LayoutFile:
     """The lines that hold a layout and an image. Boxes are in fractions of the whole picture, before the crop."""
+
+    pictured = True
 
     def __init__(self, path: Path, records: list[Record], rules: Rules, left_out: LeftOut, content: str):
         self.path, self.records, self.rules, self.left_out = path, records, rules, left_out
@@ -93,28 +93,16 @@ def open_examples(data: Data, rules: Rules) -> LayoutFile:
     """The file ``data.source``. A broken line is left out and named.
 
     Raises:
-        ValueError: it cannot be read, or more than ``data.max_broken`` of its lines are broken.
+        ValueError: ``from_lines``'s.
     """
-    path, left_out, records, tried = Path(data.source), LeftOut(), list[Record](), 0
-    try:
-        content = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise ValueError(f"data.source: cannot read {path} ({error.strerror})") from None
-    for number, line in enumerate(content.splitlines(), start=1):
-        if len(records) == data.n:
-            break
-        if not line.strip():
-            continue
-        tried += 1
-        try:
-            record = _record(line, number, path.parent)
-        except (LayoutError, ValueError, RecursionError) as error:
-            left_out.add(BROKEN, f"{path}, line {number}", " ".join(str(error).split()))
-            continue
-        if _used(record, path, rules, left_out):
-            records.append(record)
-    _check(left_out, tried, path, data.max_broken)
-    return LayoutFile(path, records, rules, left_out, digest(content.encode("utf-8", "replace")))
+    path, left_out = Path(data.source), LeftOut()
+
+    def read(line: str, number: int) -> Record | None:
+        record = _record(line, number, path.parent)
+        return record if _used(record, path, rules, left_out) else None
+
+    records, content = from_lines(path, data, left_out, read)
+    return LayoutFile(path, records, rules, left_out, content)
 
 
 def _used(record: Record, path: Path, rules: Rules, left_out: LeftOut) -> bool:
@@ -133,19 +121,7 @@ def _used(record: Record, path: Path, rules: Rules, left_out: LeftOut) -> bool:
     return True
 
 
-def _check(left_out: LeftOut, tried: int, path: Path, max_broken: float) -> None:
-    broken = left_out.reasons[BROKEN]
-    if broken > max_broken * tried:
-        first = next(f"{what}, {why}" for what, why in left_out.items if why.startswith(BROKEN))
-        raise ValueError(
-            f"data.max_broken: {broken} of {tried} lines of {path} cannot be used, more than the {max_broken:g} of "
-            f"them that may be broken; the first: {first}; repair them, or raise it"
-        )
-
-
 def _record(line: str, number: int, folder: Path) -> Record:
-    if len(line) > MAX_LINE:
-        raise ValueError(f"a record has at most {MAX_LINE} characters (got {len(line)})")
     content = json.loads(line)
     if not isinstance(content, dict) or not isinstance(content.get("image"), str) or not content["image"]:
         raise ValueError('image: is missing; give the path of the picture as "image"')

@@ -24,7 +24,7 @@ from trueline.layout import Layout, read_layouts
 from trueline.records import versions
 from trueline.train import NOTHING, Fit, Nets, make_accelerator
 from trueline.training.data import Examples, digest, open_examples
-from trueline.training.latents import Latents, encoded, fingerprint
+from trueline.training.latents import Latents, Unseen, encoded, fingerprint
 from trueline.training.log import LOG
 from trueline.training.looks import BEST, Looks, Pictures, put
 from trueline.training.parts import Parameters, open_part
@@ -101,11 +101,21 @@ class Run:
         # All that can be wrong is said before pictures are encoded, which may take hours.
         examples = open_examples(self.settings.data, backbone.picture_size(None, None), backbone.max_regions)
         task = recipe(self.name).prepare(self.settings, backbone, self.home.path)
+        if task.pictures and not examples.pictured:
+            raise ValueError(
+                f"data.source: {self.settings.data.source} holds prompts, and this recipe trains on pictures; give "
+                'layouts with "image"'
+            )
         bound = self._bound(backbone, examples, nets, task)
         self._check_bound(bound)
         looks = self._looks(task, backbone, examples)
         trained = self._trained(task, backbone)
-        latents, mark = self._encoded(backbone, examples)
+        latents: Latents | Unseen
+        if task.pictures:
+            latents, mark = self._encoded(backbone, examples)
+        else:
+            latents, mark = Unseen(len(examples), backbone.latent_size()), examples.fingerprint
+            self._tell_left_out(examples, len(latents))
         bound |= {"order": latents.order}
         facts = self._facts(backbone, examples, latents, mark) | {BOUND_TO: bound} | dict(task.facts)
         with Interrupt() as interrupt:
@@ -251,7 +261,7 @@ class Run:
             raise ValueError(NOTHING)
         return trained
 
-    def _stream(self, examples: Examples, latents: Latents) -> Shuffled:
+    def _stream(self, examples: Examples, latents: Latents | Unseen) -> Shuffled:
         settings, data = self.settings, self.settings.data
         times = settings.t_low, settings.t_high
         return Shuffled(examples, latents, settings.seed, data.drop_captions, data.drop_boxes, times)
@@ -322,7 +332,9 @@ class Run:
             f"{fit.step} steps in {fit.seconds:.0f} s ({fit.skipped} skipped): {self.home.path / RESULT}"
         )
 
-    def _facts(self, backbone: Backbone, examples: Examples, latents: Latents, mark: str) -> dict[str, Any]:
+    def _facts(
+        self, backbone: Backbone, examples: Examples, latents: Latents | Unseen, mark: str
+    ) -> dict[str, Any]:
         return {
             "recipe": self.name,
             "settings": self.settings.model_dump(mode="json"),

@@ -60,7 +60,8 @@ class Data(Frozen):
     """Which pictures, which of their boxes, and what of it is left unsaid.
 
     Args:
-        source: "world", a folder with annotations in COCO's format, or a ``.jsonl`` of layouts with "image".
+        source: "world", a folder with annotations in COCO's format, a ``.jsonl`` of layouts with "image", or, for
+            ``realign``, whose pictures are its own, a ``.txt`` of prompts or a ``.jsonl`` of layouts.
         n: the first so many pictures; None = all (of the world's endless series: 30,000).
         split: of the world (default "train"), or of COCO: the X of ``instances_X.json`` (default: the only one).
         share: "train" or "validation": 80 % or 20 % of COCO's pictures, drawn with seed 0 (HCMA's split of

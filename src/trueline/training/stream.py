@@ -15,7 +15,7 @@ from trueline.layout import Layout
 from trueline.train import Batch
 from trueline.training.data import Examples
 from trueline.training.draws import generator_of
-from trueline.training.latents import Latents
+from trueline.training.latents import Latents, Unseen
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Shuffled:
     """Each epoch in an order of its own. A place is a number from 0 on, in every epoch and process."""
 
     examples: Examples
-    latents: Latents
+    latents: Latents | Unseen
     seed: int
     drop_captions: float = 0.0
     drop_boxes: float = 0.0

@@ -20,6 +20,8 @@ SPLITS = ("train", "tune")  #: "held-out" is for measuring only
 class WorldScenes:
     """The first ``count`` scenes of a split. Phrases are the things' own: "a red striped apple"."""
 
+    pictured = True
+
     def __init__(self, split: str, count: int, rules: Rules):
         self.split, self.count, self.rules, self.left_out = split, count, rules, LeftOut()
 
