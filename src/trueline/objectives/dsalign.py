@@ -85,8 +85,8 @@ class FrozenCLIP(nn.Module):
     def images(
         self, fitted: Float[Tensor, "pictures 3 side side"], sparing: bool = False
     ) -> Float[Tensor, "pictures d"]:
-        """Unit vectors of pictures that are ``fitted``. ``sparing``: only the inputs of the layers are kept, which run
-        again for the gradient: less memory for each picture, the same numbers."""
+        """Unit vectors of pictures that are ``fitted``. ``sparing``: only the inputs of the layers are kept, and the
+        layers run again for the gradient: less memory for each picture, the same numbers."""
         pixels = self.fitting.normalised(fitted).to(self.model.dtype)
         with _layers_recomputed(self.model.vision_model) if sparing else nullcontext():
             return _unit(self.model.get_image_features(pixel_values=pixels))

@@ -52,8 +52,8 @@ class GoalObjective:
         bins: the terms are also logged for so many equal spans of the timesteps; 0 = not.
 
     Nets: ``nets["clip"]``, a ``FrozenCLIP``, unless ``dsa`` is 0. VAE and CLIP do not learn. With
-    ``backbone.checkpointing`` the blocks of the U-Net and of the VAE's decoder, and CLIP's layers, run twice, for less
-    memory.
+    ``backbone.checkpointing`` the blocks of the U-Net and of the VAE's decoder, and CLIP's layers, run twice, for
+    less memory.
 
     Logged: "noise" (L_LDM), "dsa_local", "dsa_global", "maa_in", "maa_out" (unweighted means over the pictures that
     have them), "unboxed" (share of pictures without a box), "unphrased" (share of the regions that L_MAA leaves out),
