@@ -30,9 +30,7 @@ READS_SEEDS = (
 READS_ONE = (
     f"{READS} Trained rows have one training seed: the spread between trainings is not in the interval."
 )
-IN_SAMPLE = (
-    "HCMA's net and the CLIP reward were trained into this CLIP's text space: for them it is in-sample"
-)
+IN_SAMPLE = "HCMA's net, GOAL's DSAlign and the CLIP reward learn from this CLIP: for them it is in-sample"
 
 
 @dataclass(frozen=True)
