@@ -371,6 +371,8 @@ def test_where_a_phrase_looks_is_bright(gated):
         "some places are brighter"
     )
     assert attention_view(gated, MAAlign(), image, Layout("a cat", [Region("clock", (0, 0, 1, 1))])) is image
+    other = Layout("a blue car and a red apple", [Region("a red car", (0, 0, 1, 1))])
+    assert attention_view(gated, MAAlign(), image, other) is image
 
 
 # What ships

@@ -27,7 +27,7 @@ from trueline.layout import Layout
 from trueline.objectives.denoising import ground, noised, signal_of
 from trueline.objectives.dsalign import DSAlign, FrozenCLIP
 from trueline.objectives.goal import GoalObjective
-from trueline.objectives.maalign import MAAlign
+from trueline.objectives.maalign import MAAlign, counted
 from trueline.perception._pretrained import Checkpoint
 from trueline.phrases import locate
 from trueline.train import Batch
@@ -176,12 +176,12 @@ def load_clip(settings: Settings) -> FrozenCLIP:
 
 @torch.no_grad()
 def attention_view(backbone: Backbone, maalign: MAAlign, image: Image.Image, layout: Layout) -> Image.Image:
-    """The picture, dimmed, bright where its regions' phrases look; as it is where the prompt holds none of them.
+    """The picture, dimmed, bright where its regions' phrases look; as it is where none of them counts.
 
     The maps are those of MAAlign's layers (the mean over them, their heads, and a phrase's tokens; each phrase's
     greatest value is full light) at half of the timesteps, on the picture's own latents and the same noise each time.
     """
-    phrases = [found.tokens for found in locate(backbone.tokenizer, layout) if found.tokens]
+    phrases = [found.tokens for found in locate(backbone.tokenizer, layout) if counted(found)]
     if not phrases:
         return image
     pixels = np.array(image.convert("RGB"))
