@@ -1,6 +1,7 @@
 """Examples: where they come from (the world, COCO's format, layouts with pictures), their cache, order and draws."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -284,20 +285,22 @@ def test_the_boxes_that_are_kept_decide_which_lines_have_enough(records):
     assert examples.left_out.counts == {"pictures with fewer than 2 boxes": 1}
 
 
-def test_another_choice_folder_or_picture_is_another_fingerprint(tmp_path):
-    """Latents of one choice must not be paired with the captions of another."""
+def test_another_choice_or_picture_is_another_fingerprint(tmp_path):
+    """Latents of one choice must not be paired with the captions of another; a copy of all of it is the same."""
 
-    def folder(name: str):
+    def folder(name: str, side: int):
         (tmp_path / name).mkdir()
         boxes = [[], [{"phrase": "a cat", "box": [0, 0, 1, 1]}], [{"phrase": "a cat", "box": [0, 0, 1, 1]}]]
         rows = [{"prompt": f"{i}", "image": f"{i}.png", "regions": boxes[i]} for i in range(3)]
         for i in range(3):
-            columns(64, 64).save(tmp_path / name / f"{i}.png")
+            columns(side, side).save(tmp_path / name / f"{i}.png")
         path = tmp_path / name / "layouts.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)))
         return path
 
-    one, two = folder("one"), folder("two")
+    one, two = folder("one", 64), folder("two", 48)
+    copied = shutil.copytree(one.parent, tmp_path / "copy") / one.name
+    assert opened(copied, n=2).fingerprint == opened(one, n=2).fingerprint
     marks = [
         opened(one, n=2).fingerprint,
         opened(one, n=2, min_boxes=1).fingerprint,

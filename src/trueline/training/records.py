@@ -19,17 +19,19 @@ from trueline.layout import Layout, Region
 from trueline.training.data import BrokenPicture, LeftOut, Rules, digest, from_lines
 from trueline.training.settings import Data
 
+ENDS = 4096  #: bytes at each end of a picture's file that tell it from others, with its length
+
 
 @dataclass(frozen=True)
 class Record:
     """A line with its picture. ``size``: width and height in pixels, None where the file is no picture; ``stamp``:
-    its bytes and when it was changed last (ns), None where there is no file."""
+    what tells its content from another, None where there is no file."""
 
     line: int
     image: Path
     layout: Layout
     size: tuple[int, int] | None
-    stamp: tuple[int, int] | None
+    stamp: str | None
 
 
 class LayoutFile:
@@ -43,10 +45,10 @@ class LayoutFile:
 
     @property
     def fingerprint(self) -> str:
-        """Of the file, where it lies, the lines that were chosen, the files of their pictures, and the crop."""
+        """Of the file, the lines that were chosen, the content of their pictures, and the crop; not of where they
+        lie, so that a copy on another disk or machine will do."""
         chosen = json.dumps([(record.line, record.stamp) for record in self.records])
-        where = str(self.path.parent.resolve())
-        return digest("records", self._content, str(self.rules.size), where, chosen)
+        return digest("records", self._content, str(self.rules.size), chosen)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -132,11 +134,13 @@ def _record(line: str, number: int, folder: Path) -> Record:
     return Record(number, image, layout, *_about(image))
 
 
-def _about(image: Path) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Size and stamp of a picture's file; reads its header only."""
+def _about(image: Path) -> tuple[tuple[int, int] | None, str | None]:
+    """Size and stamp of a picture's file, of which only the beginning and the end are read."""
     try:
-        found = image.stat()
-        stamp = found.st_size, found.st_mtime_ns
+        with image.open("rb") as file:
+            head, length = file.read(ENDS), image.stat().st_size
+            file.seek(max(length - ENDS, 0))
+            stamp = digest(str(length), head, file.read(ENDS))
     except OSError:
         return None, None
     try:
