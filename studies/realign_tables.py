@@ -1,11 +1,11 @@
 """RealignDiff's Tables 1, 2 and 3 on the embedded world: base, coarse (reward), fine (second look), both.
 
     python studies/realign_tables.py --dry-run
-    python studies/realign_tables.py --captioner DIR --itm DIR --held-out clip=DIR --results results/realign.json
+    python studies/realign_tables.py --results results/realign.json
 
 Table 1: the base, methods that train nothing, RealignDiff. Table 2: the two stages. Table 3: the coarse stage by
-other rewards, for as many steps each. No row is given the true boxes but DenseDiffusion, which needs them. A reward
-or metric whose model is not given is left out, and said.
+other rewards, for as many steps each. No row is given the true boxes but DenseDiffusion, which needs them. Captioner
+and matcher are the world's own, unless others are given.
 
 Steps: train (LoRAs), draw, fine (the second look, from the same noise), judge, tables.
 """
@@ -45,13 +45,11 @@ if TYPE_CHECKING:
 
     Drawn = tuple[Image, dict[str, Any]]
 
-HELD_OUT = Column("held_out_clip", "clip_score[*", about="cosine, a CLIP that no reward was made of")
-ITM = Column("itm", "blip-itm*", about="probability that picture and caption belong together")
-COLUMNS = (FID, CLIP, HELD_OUT, ITM, *ORACLE, WHOLE, DIVERSITY)
+BY_MATCHER = "the ITM reward learns from the same net: for it it is in-sample"
 #: Prompts of others that the world's words cover; they have no true pictures. --data.
 OTHERS = {"CC-500": "cc-500"}
 FREE = ("dense-diffusion", "structured", "attend-and-excite@refinements=5")
-#: Reward -> what it needs, and what it sets over configs/realign_world.yaml, with the model's folder for {}.
+#: Reward -> whose model it takes, and what it sets over configs/realign_world.yaml, with the model's folder for {}.
 REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "clip": ("", ()),
     "itm": ("itm", ("objective.rewards.clip=0", "objective.rewards.blip-itm=1", "objective.models.blip-itm={}")),
@@ -61,13 +59,12 @@ REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "caption": (
         "captioner",
-        (
-            "objective.rewards.clip=0", "objective.rewards.caption=1", "objective.models.captioner={}",
-            "objective.longest=32",  # of the world's captions
-        ),
+        ("objective.rewards.clip=0", "objective.rewards.caption=1", "objective.models.captioner={}"),
     ),
 }  # fmt: skip
 BASE, FINE = "base", "fine"
+ITC = "world-itc"
+EMBEDDERS = ("clip", "negclip")  #: judges that tell a cosine as clip_score
 STEP_OF_8 = 7.0  #: CPU seconds of a step of eight pictures, each drawn to a late step, estimated
 LOOK_SECONDS = 1.0  #: of the second look at a picture, guessed
 
@@ -75,13 +72,23 @@ LOOK_SECONDS = 1.0  #: of the second look at a picture, guessed
 def parser() -> argparse.ArgumentParser:
     top = base_parser("realign_tables.py", __doc__ or "", seeds=1, images=2)
     ours = top.add_argument_group("RealignDiff")
-    ours.add_argument("--captioner", metavar="DIR", help="of the caption reward and of prompt likelihood")
-    ours.add_argument("--itm", metavar="DIR", help="of the ITM reward and of the column itm")
     ours.add_argument(
-        "--held-out", metavar="KIND=DIR", help="judge of the column held_out_clip, such as clip=DIR"
-    )
+        "--captioner", metavar="DIR", default=WORLD,
+        help="of the caption reward and of prompt likelihood (default: the world's)",
+    )  # fmt: skip
     ours.add_argument(
-        "--coarse", choices=tuple(REWARDS), help="the coarse stage's reward (default: caption, or else clip)"
+        "--itm", metavar="DIR", default=WORLD,
+        help="BLIP of the ITM reward and of the column itm (default: the world's)",
+    )  # fmt: skip
+    ours.add_argument(
+        "--held-out", metavar="KIND=DIR", default=ITC,
+        help="judge of the column held_out_clip, such as clip=DIR (default: the cosine of the world's matcher)",
+    )  # fmt: skip
+    ours.add_argument(
+        "--coarse",
+        choices=tuple(REWARDS),
+        default="caption",
+        help="the coarse stage's reward (default: %(default)s)",
     )
     ours.add_argument("--lora", type=int, default=16, metavar="RANK", help="default %(default)s")
     ours.add_argument(
@@ -94,56 +101,46 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def given(options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """The rewards whose models are there, and a sentence for each that is not."""
-    there = [name for name, (needs, _) in REWARDS.items() if not needs or getattr(options, needs)]
-    notes = [
-        f"reward {name}, for no --{needs} was given"
-        for name, (needs, _) in REWARDS.items()
-        if name not in there
-    ]
-    notes += [] if options.held_out else ["held_out_clip, for no --held-out was given"]
-    notes += [] if options.itm else ["itm, for no --itm was given"]
-    if not options.data:
-        notes.append(f"{', '.join(OTHERS)}, for no --data was given")
-    return there, [*notes, "ABC-6K, of whose sentences the world can draw none"]
+def columns_of(options: argparse.Namespace) -> tuple[Column, ...]:
+    """Columns are named after what they measure, whoever measures it."""
+    judge, _, _ = options.held_out.partition("=")
+    held_out = Column(
+        "held_out_clip", "clip_score[*" if judge in EMBEDDERS else judge,
+        about=f"cosine, {options.held_out}; {BY_MATCHER if judge == ITC else 'a CLIP that no reward was made of'}",
+    )  # fmt: skip
+    itm = Column("itm", itm_judge(options).partition("=")[0], about=f"probability of a match; {BY_MATCHER}")
+    return (FID, CLIP, held_out, itm, *ORACLE, WHOLE, DIVERSITY)
 
 
-def coarse_of(options: argparse.Namespace, there: Sequence[str]) -> str:
-    """
-    Raises:
-        ValueError: a reward that was asked for, without its model.
-    """
-    if options.coarse and options.coarse not in there:
-        raise ValueError(f"--coarse: {options.coarse} needs --{REWARDS[options.coarse][0]}")
-    return options.coarse or ("caption" if "caption" in there else "clip")
+def itm_judge(options: argparse.Namespace) -> str:
+    return "world-itm" if options.itm == WORLD else f"blip-itm={options.itm}"
 
 
-def rows_of(options: argparse.Namespace, there: Sequence[str], coarse: str) -> list[Row]:
+def rows_of(options: argparse.Namespace) -> list[Row]:
     cache = f"data.cache={Path(options.out) / 'cache'}"
     rows = [Row(BASE, "plain"), *(Row(name, name) for name in FREE)]
-    for name in there:
-        needs, settings = REWARDS[name]
-        model = getattr(options, needs) if needs else ""
+    for name, (taken, settings) in REWARDS.items():
+        model = getattr(options, taken) if taken else ""
         own = (f"lora={options.lora}", cache, *(setting.replace("{}", str(model)) for setting in settings))
         training = Training(
             name, "realign", "realign_world.yaml", own, lora=True, steps=500, seconds=STEP_OF_8
         )
         rows.append(Row(f"coarse, {name} reward", "{lora}", training))
-    trained = next(row.training for row in rows if row.name == f"coarse, {coarse} reward")
+    trained = next(row.training for row in rows if row.name == f"coarse, {options.coarse} reward")
     rows.append(Row(FINE, "plain", folder="fine/base"))
     rows.append(Row("coarse + fine", "{lora}", trained, folder="fine/coarse-{seed}"))
     return rows
 
 
-def tables_of(there: Sequence[str], coarse: str) -> list[Table]:
-    rewards = [f"coarse, {name} reward" for name in there]
-    best, both = f"coarse, {coarse} reward", "coarse + fine"
+def tables_of(options: argparse.Namespace) -> list[Table]:
+    columns = columns_of(options)
+    rewards = [f"coarse, {name} reward" for name in REWARDS]
+    best, both = f"coarse, {options.coarse} reward", "coarse + fine"
     return [
-        Table("RealignDiff, Table 1: methods", (BASE, *FREE, both), COLUMNS),
-        Table("RealignDiff, Table 2: stages", (BASE, best, FINE, both), COLUMNS),
-        Table("RealignDiff, both against each", (both, best, FINE), COLUMNS),
-        Table("RealignDiff, Table 3: rewards", (BASE, *rewards), COLUMNS),
+        Table("RealignDiff, Table 1: methods", (BASE, *FREE, both), columns),
+        Table("RealignDiff, Table 2: stages", (BASE, best, FINE, both), columns),
+        Table("RealignDiff, both against each", (both, best, FINE), columns),
+        Table("RealignDiff, Table 3: rewards", (BASE, *rewards), columns),
     ]
 
 
@@ -300,18 +297,15 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(
             "--eyes: the oracle judges these tables, so it must not help to draw them; give others"
         )
-    there, notes = given(options)
-    coarse = coarse_of(options, there)
-    judges = [
-        *([options.held_out] if options.held_out else []),
-        *([f"blip-itm={options.itm}"] if options.itm else []),
-    ]
-    study = Study("realign", options, rows_of(options, there, coarse), judges=judges, data=options.data)
+    notes = [] if options.data else [f"{', '.join(OTHERS)}, for no --data was given"]
+    notes.append("ABC-6K, of whose sentences the world can draw none")
+    judges = [options.held_out, itm_judge(options)]
+    study = Study("realign", options, rows_of(options), judges=judges, data=options.data)
     for note in notes:
         print(f"left out: {note}", file=sys.stderr)
     steps = {
         "train": study.train, "draw": study.draw, "fine": lambda: fine(study), "judge": study.judge,
-        "tables": lambda: tables(study, tables_of(there, coarse), command, notes),
+        "tables": lambda: tables(study, tables_of(options), command, notes),
     }  # fmt: skip
     return run(options, steps)
 

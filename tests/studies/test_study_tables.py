@@ -135,10 +135,7 @@ def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):
     options = goal.parser().parse_args(["--out", str(tmp_path)])
     b = study["_common"].Study("goal", options, goal.rows_of(options))
     options = realign.parser().parse_args(["--out", str(tmp_path), "--captioner", "C", "--itm", "I"])
-    there, _ = realign.given(options)
-    c = study["_common"].Study(
-        "realign", options, realign.rows_of(options, there, "caption"), judges=["clip=H"]
-    )
+    c = study["_common"].Study("realign", options, realign.rows_of(options), judges=["clip=H"])
     jobs = [
         job
         for one in (a, b, c)
@@ -225,11 +222,11 @@ def test_the_tables_name_rows_that_are_there(study, tmp_path):
     hcma, goal, realign = study["hcma_tables"], study["goal_tables"], study["realign_tables"]
     options = hcma.parser().parse_args(["--joint", "train"])
     rows = hcma.rows_of(options, "NET")
-    there = list(realign.REWARDS)
+    coarse = realign.parser().parse_args(["--coarse", "itm"])
     every = (
         (rows, hcma.tables_of(rows)),
         (goal.rows_of(goal.parser().parse_args([])), goal.tables_of()),
-        (realign.rows_of(realign.parser().parse_args([]), there, "itm"), realign.tables_of(there, "itm")),
+        (realign.rows_of(coarse), realign.tables_of(coarse)),
     )
     for some, tables in every:
         names = {row.name for row in some}
@@ -252,7 +249,6 @@ def test_the_tables_name_rows_that_are_there(study, tmp_path):
         ("goal_tables", ["--trainings", "nothing"], "--trainings: there is no 'nothing'"),
         ("goal_tables", ["--train-set", "lr"], "--train-set: write KEY=VALUE"),
         ("goal_tables", ["--seeds", "0"], "--seeds: must be 1 or more"),
-        ("realign_tables", ["--coarse", "itm"], "--coarse: itm needs --itm"),
         ("realign_tables", ["--eyes", "noun-phrases", "oracle", "none"], "--eyes: the oracle judges"),
     ],
 )

@@ -29,7 +29,18 @@ def built(tmp_path_factory):
 def test_every_stage_is_done_and_says_how_it_went(built):
     for name in building.STAGES:
         assert json.loads((built / name / "done.json").read_text())["seconds"] >= 0
-    trained = ("text", "vae_crops", "vae", "unet", "grounding", "decoder", "clip", "captioner", "seer")
+    trained = (
+        "text",
+        "vae_crops",
+        "vae",
+        "unet",
+        "grounding",
+        "decoder",
+        "clip",
+        "captioner",
+        "matcher",
+        "seer",
+    )
     for name in trained:
         lines = [json.loads(line) for line in (built / name / "log.jsonl").read_text().splitlines()]
         assert lines[-1]["step"] == building.Build(built, torch.device("cpu"), smoke=True).plan(name).steps
@@ -60,7 +71,18 @@ def test_grounding_leaves_the_plain_unet_as_it_was(built):
 def test_a_build_can_begin_with_the_nets_that_were_packed(built, tmp_path):
     """Every net comes back (rounded to float16) as a stage that is done; training one further starts from it."""
     build = building.Build(tmp_path, torch.device("cpu"), smoke=True)
-    named = ["tokenizer", "text", "vae", "decoder", "unet", "grounding", "clip", "captioner", "seer"]
+    named = [
+        "tokenizer",
+        "text",
+        "vae",
+        "decoder",
+        "unet",
+        "grounding",
+        "clip",
+        "captioner",
+        "matcher",
+        "seer",
+    ]
     assert restore(build, built / "pack") == named
     assert restore(build, built / "pack") == []
     for stage in ("unet", "grounding"):
@@ -75,7 +97,11 @@ def test_a_build_can_begin_with_the_nets_that_were_packed(built, tmp_path):
     assert building.main([*arguments, "unet", "--again", "--steps", "1"]) == 0
     moved = [(value - before[name]).abs().max() for name, value in build.unet("unet").state_dict().items()]
     assert 0 < max(moved) < 0.01
-    for stage in ("captioner", "seer"):  # they go on from what was restored, and are measured again
+    for stage in (
+        "captioner",
+        "matcher",
+        "seer",
+    ):  # they go on from what was restored, and are measured again
         before = _weights(tmp_path / stage / "final")
         assert building.main([*arguments, stage, "--again", "--steps", "1"]) == 0
         after = _weights(tmp_path / stage / "final")
@@ -90,16 +116,20 @@ def _weights(folder):
     return {n: w for n, w in load_file(file).items() if "running" not in n and "batches" not in n}
 
 
-def test_a_world_without_captioner_and_seer_is_restored_without_them(built, tmp_path):
+def test_a_world_without_nets_that_look_is_restored_without_them(built, tmp_path):
     shipped = tmp_path / "shipped"
-    shutil.copytree(built / "pack", shipped, ignore=shutil.ignore_patterns("captioner", "seer"))
+    shutil.copytree(built / "pack", shipped, ignore=shutil.ignore_patterns("captioner", "matcher", "seer"))
     build = building.Build(tmp_path / "build", torch.device("cpu"), smoke=True)
-    assert not {"captioner", "seer"} & set(restore(build, shipped))
+    assert not {"captioner", "matcher", "seer"} & set(restore(build, shipped))
     assert not (build.stage("seer") / "done.json").exists()
 
 
 def test_the_nets_that_look_are_packed_and_measured(built):
-    for stage, wanted in (("captioner", "named_and_coloured"), ("seer", "mask_iou")):
+    for stage, wanted in (
+        ("captioner", "named_and_coloured"),
+        ("matcher", "itm_right"),
+        ("seer", "mask_iou"),
+    ):
         figures = json.loads((built / stage / "done.json").read_text())
         assert 0 <= figures[wanted] <= 1 and 0 <= figures[f"vae_{wanted}"] <= 1
         assert (built / "pack" / stage / "config.json").exists()

@@ -50,7 +50,7 @@ judges, as kind=checkpoint (a folder, a Hub id, or a file of weights); what they
   clip, negclip, world-clip                        CLIP score of pictures and regions, CMMD
   blip-vqa                                         B-VQA
   inception-tf, clean                              FID, KID, region FID, where there are real pictures
-  pickscore, blip-itm, blip-itc, blip2-itm, blip2-itc, NAME=package.module:function
+  pickscore, blip-itm, blip-itc, blip2-itm, blip2-itc, world-itm, world-itc, NAME=package.module:function
 With --model world the judges are oracle and world-clip. "none" draws only.
 
 A run that was stopped goes on when the same command is given again. Exit code 1: the world's judge was not sure

@@ -153,10 +153,12 @@ KINDS = {
     "oracle": "world:Oracle",
     "world-clip": "world:world_clip",
     "world-captioner": "world:world_captioner",
+    "world-itm": "world:world_itm",
+    "world-itc": "world:world_itc",
     "world-seer": "world:world_seer",
 }
 #: These come with the package and need no checkpoint.
-EMBEDDED = ("noun-phrases", "oracle", "world-clip", "world-captioner", "world-seer")
+EMBEDDED = ("noun-phrases", "oracle", "world-clip", "world-captioner", "world-itm", "world-itc", "world-seer")
 
 
 def load(name: str, device: str = "cpu", dtype: str = "float32", **files: Any) -> Any:

@@ -1,7 +1,8 @@
-"""The embedded world's own models behind the protocols: its oracle, its CLIP, its captioner and its seer.
+"""The embedded world's own models behind the protocols: its oracle, CLIP, captioner, matcher and seer.
 
 The oracle judges the tables, so nothing that is judged may look with it: for RealignDiff, captions come from the
-captioner, and names, boxes and masks from the seer. Both were trained on the scenes' truth.
+captioner, and names, boxes and masks from the seer. Both were trained on the scenes' truth; so was the matcher, which
+shares weights with none of them.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ from trueline.world.vocabulary import OBJECTS, plural
 
 from . import Corners, Detection
 from ._pretrained import precision, same_length
+from .blip2 import Blip, Head
 from .captioner import GreedyCaptioner, blip
 from .clip import Clip
 
 _WEIGHTS = Path(str(files("trueline"))) / "world" / "weights"
-#: Where ``trueline world build`` packs the world's CLIP, its captioner and its seer.
-CLIP_FOLDER, CAPTIONER_FOLDER, SEER_FOLDER = (_WEIGHTS / name for name in ("clip", "captioner", "seer"))
+#: Where ``trueline world build`` packs the world's CLIP, its captioner, its matcher and its seer.
+CLIP_FOLDER, CAPTIONER_FOLDER, MATCHER_FOLDER, SEER_FOLDER = (
+    _WEIGHTS / name for name in ("clip", "captioner", "matcher", "seer")
+)
 
 
 class Oracle:
@@ -106,6 +110,24 @@ def world_captioner(
     captioner = blip(str(checkpoint), *settings, **{"longest": LENGTH, **more})
     captioner.name = "world-captioner"
     return captioner
+
+
+def world_itm(checkpoint: str | Path = MATCHER_FOLDER, *settings: Any, **more: Any) -> Blip:
+    """The matching head of the world's matcher as packed, or of another build's: a probability in 0..1."""
+    return _matcher(checkpoint, "itm", *settings, **more)
+
+
+def world_itc(checkpoint: str | Path = MATCHER_FOLDER, *settings: Any, **more: Any) -> Blip:
+    """The cosine of the world's matcher in -1..1: a CLIP score by a net that shares nothing with the world's CLIP."""
+    return _matcher(checkpoint, "itc", *settings, **more)
+
+
+def _matcher(checkpoint: str | Path, head: Head, *settings: Any, **more: Any) -> Blip:
+    if not (Path(checkpoint) / "config.json").is_file():
+        raise ValueError(f"{checkpoint} holds no matcher of the world; run `trueline world build` to make it")
+    matcher = Blip(str(checkpoint), *settings, head=head, **more)
+    matcher.name = f"world-{head}"
+    return matcher
 
 
 class Seer:

@@ -42,6 +42,8 @@ from trueline.training.settings import Count, Frozen, Part, Training
 
 WORLD = "world"
 MATCHERS = ("blip-itm", "blip-itc", "blip2-itm", "blip2-itc")
+#: What the world has of its own, and where it is packed: what ``objective.models`` calls "world".
+PACKED = {"clip": "clip", "captioner": "captioner", "blip-itm": "matcher", "blip-itc": "matcher"}
 KNOWN = ("caption", "prompt_likelihood", "clip", *MATCHERS)
 STATISTICS = "reward_statistics"  #: under this name the U-Net holds them while it is trained
 
@@ -53,8 +55,9 @@ class Objective(Frozen):
         rewards: weight by name: caption, prompt_likelihood, clip, blip-itm, blip-itc, blip2-itm, blip2-itc, or a name
             of one's own that ``models`` explains. Weight 0: logged, not trained on.
         models: which model is meant, by name: "captioner" (BLIP or BLIP-2), "text_encoder" (of eq. 4: BLIP-2's
-            retrieval model, or "clip"), "clip" (or "world"), each matcher by its own name: folders or Hub ids. A name
-            of one's own: package.module:function.
+            retrieval model, or "clip"), "clip", each matcher by its own name: folders or Hub ids; "world" for the
+            world's own captioner, clip, blip-itm and blip-itc, which a model of the world also takes where none is
+            given. A name of one's own: package.module:function.
         held_out: a reward by name that is not trained on and is logged as held_out; of the pictures drawn on the way
             too, where it says which step was best and when to stop (``validation.patience``).
         dtype: of the rewards' nets.
@@ -330,12 +333,14 @@ class Models:
 
     def _checkpoint(self, part: str) -> str:
         name = self._name(part)
-        return self._checkpoint("clip") if (part, name) == ("text_encoder", "clip") else name
+        if (part, name) == ("text_encoder", "clip"):
+            return self._checkpoint("clip")
+        return f"the world's {PACKED[part]}" if name == WORLD and part in PACKED else name
 
     def _name(self, part: str) -> str:
         given = self.wish.models.get(part)
-        if given is None and self.world and part in ("clip", "text_encoder"):
-            return WORLD if part == "clip" else "clip"
+        if given is None and self.world and (part in PACKED or part == "text_encoder"):
+            return WORLD if part in PACKED else "clip"
         if given is None:
             raise ValueError(
                 f"objective.models.{part}: give the model that shall look: a folder or a Hub id, such as "
@@ -354,6 +359,8 @@ class Models:
 
     def _load(self, part: str, name: str) -> Any:
         wish = self.wish
+        if name == WORLD and part in PACKED:
+            name = f"{files('trueline')}/world/weights/{PACKED[part]}"
         if part == "captioner":
             return load_captioner(
                 name, self.device, wish.dtype, longest=wish.longest, temperature=wish.temperature,
@@ -364,8 +371,7 @@ class Models:
                 return self._model("clip")
             return load_blip2_text(name, self.device, wish.dtype)
         if part == "clip":
-            where = str(files("trueline")) + "/world/weights/clip" if name == WORLD else name
-            source = Checkpoint(where)
+            source = Checkpoint(name)
             model = source.model(CLIPModel, self.device, wish.dtype)
             return FrozenCLIP(model, source.tokenizer(), source.image_processor("CLIPImageProcessor")).to(
                 self.device

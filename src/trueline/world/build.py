@@ -21,9 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import BlipForConditionalGeneration, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
-from . import captioner, clip, denoiser, language, seer, vae
+from . import captioner, clip, denoiser, language, matcher, seer, vae
 from .captions import caption
 from .fitting import Fit, Plan
 from .pictures import Trips, round_trips
@@ -46,10 +51,11 @@ PLANS: dict[str, Plan] = {
     "decoder": Plan(steps=1500, batch=8, lr=1e-3, warmup=20, ema=0.995, decay=0.5),
     "clip": Plan(steps=1500, batch=96, lr=1e-3, decay=0.5, weight_decay=0.05),
     "captioner": Plan(steps=2000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
+    "matcher": Plan(steps=3000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
     "seer": Plan(steps=2400, batch=12, lr=2e-3, decay=0.6),
 }
 SCENES = 30_000  #: scenes whose latents are cached
-TRIPS = 768  #: pictures through the VAE from which captioner and seer learn
+TRIPS = 768  #: pictures through the VAE from which captioner, matcher and seer learn
 
 
 @dataclass(frozen=True)
@@ -273,6 +279,17 @@ def captioner_stage(build: Build) -> Metrics:
     return looked_at(build, look)
 
 
+def matcher_stage(build: Build) -> Metrics:
+    folder, plan = build.stage("matcher"), build.plan("matcher")
+    final, start = folder / "final", None
+    if final.exists():
+        start = BlipForImageTextRetrieval.from_pretrained(final).float()
+    fit = matcher.train_matcher(folder, build.tokenizer, build.trips, plan, build.device, start)
+    net = run(fit).matcher
+    net.save_pretrained(final)
+    return looked_at(build, lambda pixels, scenes: matcher.measure(net, build.tokenizer, pixels, scenes))
+
+
 def seer_stage(build: Build) -> Metrics:
     folder, plan = build.stage("seer"), build.plan("seer")
     final = folder / "final"
@@ -314,6 +331,7 @@ STAGES: dict[str, Callable[[Build], Metrics]] = {
     "decoder": decoder,
     "clip": clip_stage,
     "captioner": captioner_stage,
+    "matcher": matcher_stage,
     "seer": seer_stage,
     "pack": pack,
 }

@@ -35,11 +35,8 @@ PATCHES = 0.5  #: weight of the loss that asks what is in each patch
 Pair = tuple[str, str | None]  #: a name, and its colour or None where none is said
 
 
-def make_captioner(tokenizer: CLIPTokenizer) -> BlipForConditionalGeneration:
-    """An untrained BLIP of the world's size (about 1.8 M parameters), whose words are ``tokenizer``'s.
-
-    It says ``<|endoftext|>`` where BERT's BLIP says [SEP].
-    """
+def blip_config(tokenizer: CLIPTokenizer) -> BlipConfig:
+    """The size of the world's BLIPs, whose words are ``tokenizer``'s; ``<|endoftext|>`` is what BERT's call [SEP]."""
     shape = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
     end = tokenizer.eos_token_id
     text = {
@@ -51,9 +48,14 @@ def make_captioner(tokenizer: CLIPTokenizer) -> BlipForConditionalGeneration:
     vision = {
         **shape, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": PATCH, "initializer_range": 0.02,
     }  # fmt: skip
-    return BlipForConditionalGeneration(
-        BlipConfig(text_config=text, vision_config=vision, projection_dim=WIDTH, image_text_hidden_size=WIDTH)
+    return BlipConfig(
+        text_config=text, vision_config=vision, projection_dim=WIDTH, image_text_hidden_size=WIDTH
     )
+
+
+def make_captioner(tokenizer: CLIPTokenizer) -> BlipForConditionalGeneration:
+    """An untrained BLIP of the world's size (about 1.8 M parameters)."""
+    return BlipForConditionalGeneration(blip_config(tokenizer))
 
 
 class Learner(nn.Module):

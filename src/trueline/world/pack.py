@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import BlipForConditionalGeneration, CLIPModel
+from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, CLIPModel
 
 from trueline.backbone import Backbone
 
@@ -31,11 +31,11 @@ PICTURES = {
     "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
 }  # fmt: skip
 CLIP_PICTURES = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": False, **PICTURES}
-CAPTIONER_PICTURES = {"image_processor_type": "BlipImageProcessor", **PICTURES}
+BLIP_PICTURES = {"image_processor_type": "BlipImageProcessor", **PICTURES}
 
 
 def pack_world(build: Build, target: Path) -> int:
-    """Write ``target``/pipeline and, of clip, captioner and seer, those that are trained, in float16.
+    """Write ``target``/pipeline and, of clip, captioner, matcher and seer, those that are trained, in float16.
 
     Returns the bytes of all files in ``target``.
     """
@@ -56,7 +56,7 @@ def pack_world(build: Build, target: Path) -> int:
 
 
 def pack_lookers(build: Build, target: Path) -> list[str]:
-    """Write those of ``target``/clip, /captioner and /seer that are trained; returns their names."""
+    """Write those of ``target``/clip, /captioner, /matcher and /seer that are trained; returns their names."""
     packed = []
     for name, save in LOOKERS.items():
         trained = build.stage(name) / "final"
@@ -75,7 +75,12 @@ def _save_clip(trained: Path, build: Build, folder: Path) -> None:
 
 def _save_captioner(trained: Path, build: Build, folder: Path) -> None:
     BlipForConditionalGeneration.from_pretrained(trained).half().save_pretrained(folder)
-    _save_inputs(build, folder, CAPTIONER_PICTURES)
+    _save_inputs(build, folder, BLIP_PICTURES)
+
+
+def _save_matcher(trained: Path, build: Build, folder: Path) -> None:
+    BlipForImageTextRetrieval.from_pretrained(trained).half().save_pretrained(folder)
+    _save_inputs(build, folder, BLIP_PICTURES)
 
 
 def _save_seer(trained: Path, build: Build, folder: Path) -> None:
@@ -91,7 +96,7 @@ def _save_inputs(build: Build, folder: Path, pictures: dict) -> None:
 
 
 #: Stages whose nets ship beside the pipeline -> what writes them.
-LOOKERS = {"clip": _save_clip, "captioner": _save_captioner, "seer": _save_seer}
+LOOKERS = {"clip": _save_clip, "captioner": _save_captioner, "matcher": _save_matcher, "seer": _save_seer}
 
 
 def _replace(folder: Path, write) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import BlipForConditionalGeneration, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
 from trueline.training.grounding_layers import is_grounding
 
@@ -21,9 +27,9 @@ if TYPE_CHECKING:
 def restore(build: Build, weights: Path) -> list[str]:
     """Fill the folders of the stages that ``weights`` (as :mod:`.pack` writes them) hold; returns their names.
 
-    A stage that has begun is left alone, and so are captioner and seer where ``weights`` lacks them. The restored
-    nets are float16 rounded and averaged ones, without the optimiser's state: training further warms up again and
-    is not the run that would have gone on.
+    A stage that has begun is left alone, and so are captioner, matcher and seer where ``weights`` lacks them. The
+    restored nets are float16 rounded and averaged ones, without the optimiser's state: training further warms up
+    again and is not the run that would have gone on.
     """
     pipeline = weights / "pipeline"
     gated = UNet2DConditionModel.from_pretrained(pipeline / "unet")
@@ -41,6 +47,8 @@ def restore(build: Build, weights: Path) -> list[str]:
     }
     if (weights / "captioner").exists():
         nets["captioner"] = BlipForConditionalGeneration.from_pretrained(weights / "captioner").float()
+    if (weights / "matcher").exists():
+        nets["matcher"] = BlipForImageTextRetrieval.from_pretrained(weights / "matcher").float()
     if (weights / "seer").exists():
         nets["seer"] = load_seer(weights / "seer")
     restored = []
