@@ -81,13 +81,13 @@ def move(
 ) -> Float[Tensor, "batch c h w"]:
     """``z`` less strength x step size x gradient, in the ``active`` rows whose loss and gradient are finite.
 
-    A row of which one is not is left as it is; the picture's record counts that, in a sentence that says "loss" of
-    both. With the rule ``norm`` a step is strength x ||z|| long, whatever the loss's scale (per picture, norms over
-    all of its latents; the form of sketch-guided diffusion, with the latents' norm for that of the last step).
+    A row of which one is not is left as it is, and the picture's record counts that. With the rule ``norm`` a step is
+    strength x ||z|| long, whatever the loss's scale (per picture, norms over all of its latents; the form of
+    sketch-guided diffusion, with the latents' norm for that of the last step).
     """
     active = torch.ones_like(seen.loss, dtype=torch.bool) if active is None else active
     for row in torch.nonzero(active & ~seen.finite).flatten().tolist():
-        ctx.note(row, f"{name}: a step was left out, for its loss was not finite")
+        ctx.note(row, f"{name}: a step was left out, for its loss or its gradient was not finite")
     gradient, unit = seen.gradient, _unit(ctx, z)
     if rule == "norm":
         length = gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)

@@ -190,6 +190,25 @@ def test_an_unknown_metric_is_refused_and_nothing_written(shots, tmp_path):
     assert not (tmp_path / "b.html").exists()
 
 
+@pytest.mark.parametrize(("base", "options"), [("plain", ["hcma"]), ("hcma", ["plain"]), (None, ["hcma"])])
+def test_cases_are_sorted_against_the_row_that_the_tables_compare_with(shots, tmp_path, base, options):
+    other = {"plain": "hcma", "hcma": "plain"}.get(base)
+    rows = (
+        [row(), row("hcma")]
+        if base is None
+        else [row(base), row(other, difference=(0.1, 0, 0.2)) | {"against": base}]
+    )
+    write_report(tmp_path / "report.html", "t", rows, shots)
+    text = (tmp_path / "report.html").read_text()
+    place = {"plain": 0, "hcma": 1}
+    base = base or "plain"
+    for name in options:
+        assert f'<option value="{place[name]}-{place[base]}">{name} against {base}</option>' in text
+    assert text.count(" against ") - text.count(f"against {base}</option>") == text.count(" against ") - len(
+        options
+    )
+
+
 def test_a_report_without_pictures_or_rows_still_opens(tmp_path):
     write_report(tmp_path / "b.html", "t", [], [])
     assert "No pictures were handed to this report" in Page((tmp_path / "b.html").read_text()).text

@@ -483,10 +483,10 @@ def test_a_loss_that_is_not_finite_leaves_the_picture_and_its_mates_alone(gated,
                 logits = torch.cat([logits[:1], logits[1:] * torch.nan])
             return logits
 
-    with pytest.warns(UserWarning, match="its loss was not finite"):
+    with pytest.warns(UserWarning, match="its loss or its gradient was not finite"):
         steps = run(gated, [TWO, CAR], ONCE, Poison())
     assert steps[-1].notes == {
-        (1, "attention-refocusing: a step was left out, for its loss was not finite"): 2
+        (1, "attention-refocusing: a step was left out, for its loss or its gradient was not finite"): 2
     }
     assert torch.allclose(steps[-1].z[1], last(gated, [TWO, CAR])[1], atol=1e-5)
     assert torch.allclose(steps[-1].z[0], last(gated, [TWO], ONCE)[0], atol=1e-5)

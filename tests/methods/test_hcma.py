@@ -295,9 +295,13 @@ def test_a_gradient_that_is_not_finite_is_left_out_for_that_picture_and_counted(
                 z[1] = kept[ctx.index]
             return z
 
-    with pytest.warns(UserWarning, match="hcma: a step was left out, for its loss was not finite"):
+    with pytest.warns(
+        UserWarning, match="hcma: a step was left out, for its loss or its gradient was not finite"
+    ):
         steps = run(gated, [TWO, CAR], Spoil(), HCMA(weights=net), Repair())
-    assert dict(steps[-1].notes) == {(1, "hcma: a step was left out, for its loss was not finite"): 2}
+    assert dict(steps[-1].notes) == {
+        (1, "hcma: a step was left out, for its loss or its gradient was not finite"): 2
+    }
     assert torch.allclose(steps[-1].z[0], last(gated, [TWO], HCMA(weights=net))[0], atol=1e-4)
     outer = last(gated, [CAR], HCMA(weights=net, every=3))  # steps 0 and 3
     assert torch.allclose(steps[-1].z[1], outer[0], atol=1e-4)

@@ -17,7 +17,7 @@ from trueline.objectives.hcma import load_net
 from trueline.training import run as running
 from trueline.training.hcma import Objective, Settings, text_projection
 from trueline.training.run import Run
-from trueline.training.settings import Training, make
+from trueline.training.settings import Training, make, read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NET = ["objective.patch=2", "objective.width=16", "objective.depth=1", "objective.heads=2"]
@@ -257,3 +257,15 @@ def test_the_worlds_clip_gives_the_text_space(gated):
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Training().steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["hcma_world", "hcma_world.yaml", "configs/hcma_world.yaml"])
+def test_a_config_of_the_package_is_found_by_name_everywhere(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    own = read_yaml(CONFIGS / "hcma_world.yaml")
+    assert read_yaml(name) == own
+    (tmp_path / "configs").mkdir()
+    (tmp_path / name).write_text("steps: 3")
+    assert read_yaml(name) == {"steps": 3}, "a file of the user's comes first"
+    with pytest.raises(ValueError, match="cannot read other/hcma_world"):
+        read_yaml("other/hcma_world.yaml")

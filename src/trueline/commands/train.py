@@ -37,7 +37,10 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("recipe", metavar="RECIPE", help=", ".join(RECIPES))
     top.add_argument(
-        "--config", metavar="FILE", help="YAML of settings; those under stages.NAME for that stage only"
+        "--config",
+        metavar="FILE",
+        help="YAML of settings; those under stages.NAME for that stage only. A file, or the name of one that comes "
+        "with the package, such as goal_world",
     )
     top.add_argument("--stage", metavar="NAME", help="of hcma: align, joint or control")
     top.add_argument(

@@ -146,6 +146,9 @@ def write_report(
         cases=shown,
         total=len(cases),
         methods=methods,
+        base=next(
+            (row["against"] for row in rows if row.get("against") in methods), methods[0] if methods else ""
+        ),
         metrics=metrics,
         places={name: _places(shots, name) for name in metrics},
         categories=dict.fromkeys(case.first.category for case in shown),

@@ -6,6 +6,7 @@ Numbers without a source are judgement.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -168,16 +169,26 @@ FORMER = {"data"}  #: what stood for "pictures" then, made by another rule
 _Settings = TypeVar("_Settings", bound=Frozen)
 
 
+def config_file(name: str | Path) -> Path:
+    """The file of that name, or the package's own: "goal_world", "goal_world.yaml" or "configs/goal_world.yaml"."""
+    path, package = Path(name), Path(str(files("trueline")))
+    if path.is_file() or path.parent not in (Path("."), Path("configs")) or path.suffix not in ("", ".yaml"):
+        return path
+    beside = (package / "configs", package.parents[1] / "configs")  # of a wheel, of a checkout
+    return next((file for where in beside if (file := where / f"{path.stem}.yaml").is_file()), path)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """The mapping that a YAML file holds; of one that is not there see ``config_file``.
 
     Raises:
         ValueError: the file is missing, not YAML, or holds something else.
     """
     import yaml
 
+    path = config_file(path)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         wrong = _no_text(content)
     except OSError as error:
         raise ValueError(f"--config: cannot read {path} ({error.strerror})") from None
