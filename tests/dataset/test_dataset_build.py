@@ -18,6 +18,7 @@ from trueline.benchmarks.world import WORDS
 from trueline.cli import main
 from trueline.dataset import Want, Wish
 from trueline.dataset.agreement import agree, apart, holds
+from trueline.dataset.build import digest_of
 from trueline.dataset.captions import natural_wishes
 from trueline.dataset.card import line
 from trueline.dataset.review import FORMAT
@@ -332,6 +333,21 @@ def test_a_model_draws_until_a_prompt_agrees(tmp_path, capsys):
     (tmp_path / "out" / "items.jsonl").unlink()
     main(arguments)
     assert files(tmp_path / "out") == whole
+    fewer = [
+        "1" if value == "2" and arguments[place - 1] == "--tries" else value
+        for place, value in enumerate(arguments)
+    ]
+    made = (tmp_path / "out" / "pictures").stat().st_mtime_ns
+    digest = digest_of(json.loads(whole["build.json"]))
+    assert main(fewer) in (0, 1), "tries may become fewer,"
+    assert json.loads((tmp_path / "out" / "build.json").read_text())["settings"]["tries"] == 1
+    assert all(each["tries"] == 1 for each in lines(tmp_path / "out" / "rejected.jsonl"))
+    assert digest_of(json.loads((tmp_path / "out" / "build.json").read_text())) == digest, (
+        "decisions stay good,"
+    )
+    main(arguments)
+    assert files(tmp_path / "out") == whole, "and more again,"
+    assert (tmp_path / "out" / "pictures").stat().st_mtime_ns == made, "without a new picture"
 
 
 # The review and the set

@@ -77,7 +77,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--images", metavar="DIR", help="pictures that are there, named by the ids of the prompts"
     )
     how.add_argument(
-        "--tries", type=int, default=1, metavar="N", help="seeds a prompt, until it agrees (default 1)"
+        "--tries",
+        type=int,
+        default=1,
+        metavar="N",
+        help="seeds a prompt, until it agrees (default 1); may become more or fewer in the same folder",
     )
     how.add_argument("--steps", type=int, default=50)
     how.add_argument(

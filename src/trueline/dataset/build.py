@@ -38,7 +38,8 @@ BROKEN = "broken"  #: the reason of a picture that is missing or cannot be read
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides what comes out; a folder belongs to one of these. None: not used, or the model's own.
+    """All that decides what comes out; a folder belongs to one of these, but ``tries`` may become more or fewer: what
+    was seen stays what it is. None: not used, or the model's own.
 
     ``ask``: what a detector is asked for, "phrases" ("red car") or "nouns"; ``min_score``, ``min_clip``: below it a
     box (an item) does not count. ``images``: the folder of pictures that are there, instead of a model's.
@@ -126,10 +127,9 @@ class Build:
         path, now = self.folder.path / MANIFEST, self._manifest()
         if path.exists():
             before = read_manifest(path)
-            check_same(before["settings"], now["settings"], self.folder.path)
+            check_same(_lasting(before)["settings"], _lasting(now)["settings"], self.folder.path)
             check_same({"prompts": before["prompts"]}, {"prompts": now["prompts"]}, self.folder.path)
-        else:
-            self.folder.write_json(MANIFEST, now)
+        self.folder.write_json(MANIFEST, now)
         self.folder.write(PROMPTS, lambda f: f.write(json_lines([wish.to_json() for wish in self.wishes])))
 
     # The rounds
@@ -243,12 +243,21 @@ def json_lines(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(_lasting(manifest))
+
+
+def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in manifest["settings"].items() if name != "tries"}
+    return {**manifest, "settings": settings}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def seen_of(sha256: str, regions: Sequence[Mapping[str, Any]]) -> str:
     """The hash of a picture's file and its boxes."""
-    return digest_of({"picture": sha256, "regions": [[each["phrase"], *each["box"]] for each in regions]})
+    return _digest({"picture": sha256, "regions": [[each["phrase"], *each["box"]] for each in regions]})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
