@@ -15,16 +15,6 @@ from trueline.world.scenes import make_scene, render
 from trueline.world.vae import to_tensor
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return language.train_tokenizer(language.sample_captions(300))
-
-
-@pytest.fixture(scope="module")
-def trips():
-    return Trips(np.stack([render(make_scene("train", FIRST + i)) for i in range(3)]))
-
-
 @pytest.mark.parametrize(
     ("text", "things"),
     [

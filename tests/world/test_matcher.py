@@ -9,23 +9,12 @@ import torch
 from PIL import Image
 
 from trueline.perception import load
-from trueline.world import language, matcher, pack
+from trueline.world import matcher, pack
 from trueline.world.build import Build
 from trueline.world.captions import caption
 from trueline.world.fitting import Plan
-from trueline.world.pictures import FIRST, Trips
 from trueline.world.scenes import SIZE, make_scene, render
 from trueline.world.vae import to_tensor
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return language.train_tokenizer(language.sample_captions(300))
-
-
-@pytest.fixture(scope="module")
-def trips():
-    return Trips(np.stack([render(make_scene("train", FIRST + i)) for i in range(3)]))
 
 
 def test_a_scenes_own_captions_are_true_of_it():

@@ -265,13 +265,7 @@ def retrieval(build: Build, net: Any) -> Metrics:
 
 
 def captioner_stage(build: Build) -> Metrics:
-    folder, plan = build.stage("captioner"), build.plan("captioner")
-    final, start = folder / "final", None
-    if final.exists():
-        start = BlipForConditionalGeneration.from_pretrained(final).float()
-    fit = captioner.train_captioner(folder, build.tokenizer, build.trips, plan, build.device, start)
-    net = run(fit).captioner
-    net.save_pretrained(final)
+    net = _blip(build, "captioner", BlipForConditionalGeneration, captioner.train_captioner)
 
     def look(pixels: torch.Tensor, scenes: list[Scene]) -> Metrics:
         return captioner.heard(captioner.captions_of(net, build.tokenizer, pixels), scenes)
@@ -280,14 +274,18 @@ def captioner_stage(build: Build) -> Metrics:
 
 
 def matcher_stage(build: Build) -> Metrics:
-    folder, plan = build.stage("matcher"), build.plan("matcher")
-    final, start = folder / "final", None
-    if final.exists():
-        start = BlipForImageTextRetrieval.from_pretrained(final).float()
-    fit = matcher.train_matcher(folder, build.tokenizer, build.trips, plan, build.device, start)
-    net = run(fit).matcher
-    net.save_pretrained(final)
+    net = _blip(build, "matcher", BlipForImageTextRetrieval, matcher.train_matcher)
     return looked_at(build, lambda pixels, scenes: matcher.measure(net, build.tokenizer, pixels, scenes))
+
+
+def _blip(build: Build, stage: str, kind: Any, train: Callable[..., Fit]) -> Any:
+    """The net of that stage, trained on from where it is, and saved; what learns holds it by the stage's name."""
+    folder = build.stage(stage)
+    start = kind.from_pretrained(folder / "final").float() if (folder / "final").exists() else None
+    learner = run(train(folder, build.tokenizer, build.trips, build.plan(stage), build.device, start))
+    net = getattr(learner, stage)
+    net.save_pretrained(folder / "final")
+    return net
 
 
 def seer_stage(build: Build) -> Metrics:

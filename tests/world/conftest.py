@@ -1,0 +1,18 @@
+"""What the tests of the nets that look share."""
+
+import numpy as np
+import pytest
+
+from trueline.world import language
+from trueline.world.pictures import FIRST, Trips
+from trueline.world.scenes import make_scene, render
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return language.train_tokenizer(language.sample_captions(300))
+
+
+@pytest.fixture(scope="module")
+def trips():
+    return Trips(np.stack([render(make_scene("train", FIRST + i)) for i in range(3)]))
