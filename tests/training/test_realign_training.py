@@ -201,3 +201,30 @@ def test_the_published_settings_are_valid(name):
     options = parser().parse_args(["realign", "--config", str(CONFIGS / f"{name}.yaml"), "--out", "x"])
     made = make(Settings, gathered(options))
     assert made.objective.scale == 1e-3 and made.lora
+
+
+@pytest.mark.parametrize("part", ["captioner", "blip-itm"])
+def test_a_net_of_the_worlds_that_did_not_come_is_said_with_the_cure(plain, tmp_path, monkeypatch, part):
+    from trueline.training import realign
+
+    monkeypatch.setitem(realign.PACKED, part, tmp_path / "net")
+    settings = Settings(
+        model="world", objective=realign.Objective(rewards={"clip": 1}, models={part: "world"})
+    )
+    with pytest.raises(
+        ValueError, match=f"objective.models.{part}: this version comes without the world's net; make it"
+    ):
+        realign.Models(settings, plain)._model(part)
+
+
+def test_the_worlds_own_nets_are_told_apart(plain):
+    from trueline.training import realign
+
+    models = realign.Models(
+        Settings(model="world", objective=realign.Objective(rewards={"caption": 1})), plain
+    )
+    assert models.shared("blip-itc", ["blip-itm"]) == "the world's matcher"
+    assert not models.shared("blip-itm", ["caption", "clip"]), (
+        "nothing in common, though all are called world"
+    )
+    assert models.shared("clip", ["caption"]) == "the world's clip", "its texts are read by the CLIP"

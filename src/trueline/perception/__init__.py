@@ -157,7 +157,7 @@ KINDS = {
     "world-itc": "world:world_itc",
     "world-seer": "world:world_seer",
 }
-#: These come with the package and need no checkpoint.
+#: These need no checkpoint: they come with the package, or say that `trueline world build` makes them.
 EMBEDDED = ("noun-phrases", "oracle", "world-clip", "world-captioner", "world-itm", "world-itc", "world-seer")
 
 

@@ -11,7 +11,6 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +32,7 @@ from trueline.objectives.watch import diversity, drift
 from trueline.perception import load
 from trueline.perception._pretrained import Checkpoint
 from trueline.perception.plugins import TARGET
+from trueline.perception.world import CAPTIONER_FOLDER, CLIP_FOLDER, MATCHER_FOLDER
 from trueline.schedulers import SCHEDULERS
 from trueline.train import Batch, Nets
 from trueline.training.draws import generator_of
@@ -43,7 +43,9 @@ from trueline.training.settings import Count, Frozen, Part, Training
 WORLD = "world"
 MATCHERS = ("blip-itm", "blip-itc", "blip2-itm", "blip2-itc")
 #: What the world has of its own, and where it is packed: what ``objective.models`` calls "world".
-PACKED = {"clip": "clip", "captioner": "captioner", "blip-itm": "matcher", "blip-itc": "matcher"}
+PACKED = {
+    "clip": CLIP_FOLDER, "captioner": CAPTIONER_FOLDER, "blip-itm": MATCHER_FOLDER, "blip-itc": MATCHER_FOLDER,
+}  # fmt: skip
 KNOWN = ("caption", "prompt_likelihood", "clip", *MATCHERS)
 STATISTICS = "reward_statistics"  #: under this name the U-Net holds them while it is trained
 
@@ -335,7 +337,7 @@ class Models:
         name = self._name(part)
         if (part, name) == ("text_encoder", "clip"):
             return self._checkpoint("clip")
-        return f"the world's {PACKED[part]}" if name == WORLD and part in PACKED else name
+        return f"the world's {PACKED[part].name}" if name == WORLD and part in PACKED else name
 
     def _name(self, part: str) -> str:
         given = self.wish.models.get(part)
@@ -360,7 +362,7 @@ class Models:
     def _load(self, part: str, name: str) -> Any:
         wish = self.wish
         if name == WORLD and part in PACKED:
-            name = f"{files('trueline')}/world/weights/{PACKED[part]}"
+            name = _packed(PACKED[part])
         if part == "captioner":
             return load_captioner(
                 name, self.device, wish.dtype, longest=wish.longest, temperature=wish.temperature,
@@ -377,6 +379,19 @@ class Models:
                 self.device
             )
         return load(f"{part}={name}", self.device, wish.dtype)
+
+
+def _packed(folder: Path) -> str:
+    """
+    Raises:
+        ValueError: this version comes without that net.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"this version comes without the world's {folder.name}; make it with `trueline world build`, or give a "
+            "folder"
+        )
+    return str(folder)
 
 
 def _parts(reward: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -206,12 +206,9 @@ def measure(
     rng = np.random.default_rng(33)
     right = [caption(scene).text for scene in scenes]
     pairs = [wrong_caption(scene, 0, rng) for scene in scenes]
-    true, false = (
-        _scores(net, tokenizer, pixels, right),
-        _scores(net, tokenizer, pixels, [t for t, _ in pairs]),
-    )
-    image, text = cast(Tensor, true["image"]), cast(Tensor, true["text"])
-    nearest = (F.normalize(image, dim=1) @ F.normalize(text, dim=1).T).argmax(1)
+    true = _scores(net, tokenizer, pixels, right)
+    false = _scores(net, tokenizer, pixels, [text for text, _ in pairs])
+    nearest = (F.normalize(true["image"], dim=1) @ F.normalize(true["text"], dim=1).T).argmax(1)
     found = [right[int(n)] == said for n, said in zip(nearest, right, strict=True)]
     figures = {
         "itm_right": float(0.5 * ((true["itm"] > 0.5).float() + (false["itm"] <= 0.5).float()).mean()),
