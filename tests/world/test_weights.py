@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from trueline.layout import Layout, Region
 from trueline.methods.hcma import HCMA
 from trueline.objectives.denoising import noised, signal_of
 from trueline.objectives.hcma import load_net, targets
+from trueline.perception import load
 from trueline.pipeline import Pipeline
 from trueline.training.latents import encode_pictures
+from trueline.world.captioner import heard
 from trueline.world.captions import caption
 from trueline.world.oracle import detect
 from trueline.world.pictures import round_trips
@@ -61,6 +64,13 @@ def test_the_seer_finds_things_in_decoded_pictures(world):
     pictures = to_tensor(round_trips(world.backbone.vae, scenes))
     found = measure(look(load_seer(WEIGHTS / "seer"), pictures), scenes)
     assert found["colour_recall"] > 0.9 and found["colour_precision"] > 0.9 and found["mask_iou"] > 0.85
+
+
+def test_the_captioner_says_what_is_there(world):
+    scenes = [make_scene("held-out", i) for i in range(16)]
+    pictures = [Image.fromarray(picture) for picture in round_trips(world.backbone.vae, scenes)]
+    said = heard(load("world-captioner").caption(pictures), scenes)
+    assert said["named_and_coloured"] > 0.8 and said["wrong"] < 0.2
 
 
 def test_unknown_words_are_said(world):

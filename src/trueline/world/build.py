@@ -50,7 +50,7 @@ PLANS: dict[str, Plan] = {
     "grounding": Plan(steps=7500, batch=32, lr=1e-3, warmup=100, ema=0.998, decay=0.3, weight_decay=0.0),
     "decoder": Plan(steps=1500, batch=8, lr=1e-3, warmup=20, ema=0.995, decay=0.5),
     "clip": Plan(steps=1500, batch=96, lr=1e-3, decay=0.5, weight_decay=0.05),
-    "captioner": Plan(steps=2000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
+    "captioner": Plan(steps=6000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
     "matcher": Plan(steps=9000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
     "seer": Plan(steps=2400, batch=12, lr=2e-3, decay=0.6),
 }
