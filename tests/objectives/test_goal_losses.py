@@ -189,6 +189,26 @@ def test_what_is_off_is_neither_counted_nor_decoded(clip, pictures):
     assert torch.allclose(alone.local, whole.local[1:2]) and torch.allclose(alone.globe, whole.globe[1:2])
 
 
+def test_only_what_is_above_the_true_pictures_distance_counts(clip, pictures):
+    clean, truth = torch.from_numpy(pictures).requires_grad_(), torch.from_numpy(pictures[::-1].copy())
+
+    def identity(z):
+        return z
+
+    own, true = (DSAlign()(clip, identity, latents, LAYOUTS, yes(), yes()) for latents in (clean, truth))
+    found = DSAlign(floor=True)(clip, identity, clean, LAYOUTS, yes(), yes(), truth=truth)
+    above = (own.globe - true.globe).clamp(min=0)
+    assert 0 < int((above > 0).sum()) < len(above), "pictures on either side"
+    assert torch.allclose(found.globe, above, atol=1e-7)
+    assert float(found.local[1].detach()) == pytest.approx(0.0, abs=1e-7), "it is its own truth"
+    (gradient,) = torch.autograd.grad(found.globe.sum(), clean)
+    assert torch.equal(gradient.flatten(1).any(1), above > 0)
+    same = DSAlign(floor=True)(clip, identity, truth, LAYOUTS, yes(), yes(), truth=truth)
+    assert not same.globe.any() and not same.local.any() and same.has_globe.all()
+    with pytest.raises(ValueError, match="with a floor it needs the training pictures' latents"):
+        DSAlign(floor=True)(clip, identity, clean, LAYOUTS, yes(), yes())
+
+
 def test_what_surrounds_a_region(clip, pictures):
     picture = torch.from_numpy(pictures[0])
     region = Region("a red apple", (0.25, 0.5, 0.75, 1.0))
@@ -640,6 +660,18 @@ def test_late_timesteps_can_be_spared(gated, clip):
     assert {f"dsa/{low}" for low in (0, 250, 750)} <= set(terms[0])
     assert "dsa/750" not in terms[1] and torch.allclose(terms[1]["dsa/250"], terms[0]["dsa/250"])
     assert not [name for name in terms[2] if name.startswith("dsa")]
+
+
+def test_the_floor_is_the_batch_s_own_picture(gated, clip):
+    batch, nets = batch_of(gated), Nets(gated, {"clip": clip})
+    with torch.no_grad():
+        free, floored = (
+            objective_of(dsalign=DSAlign(floor=floor))(batch, nets)["dsa_global"] for floor in (False, True)
+        )
+        alone = GoalObjective(maa=0, dsalign=DSAlign(floor=True))
+        right, _ = alone.alignment(batch, nets, batch.latents, {})
+    assert 0 <= float(floored) < float(free)
+    assert not right.globe.any() and not right.local.any(), "the truth itself is as near as it shall be"
 
 
 def test_terms_are_logged_by_timestep(gated, clip):

@@ -172,6 +172,9 @@ class DSAlign:
         background: what surrounds a region (``region_pictures``); the paper does not say.
         t_max: only pictures at timesteps below it; None = all (the paper). The one-step picture is noise at high t.
         snr_gamma: weight of each picture by min(SNR, gamma) / gamma; None = 1 (the paper).
+        floor: a distance counts only as far as it is above that of the training picture itself, which is decoded and
+            looked at too: max(0, D_sp(p, xhat_0) - D_sp(p, x_0)). Not in the paper. A text is nearest to a picture
+            that exaggerates it, so (7) alone pulls a right picture away from what is true.
     """
 
     local: bool = True
@@ -179,6 +182,7 @@ class DSAlign:
     background: Background = "black"
     t_max: int | None = None
     snr_gamma: float | None = None
+    floor: bool = False
 
     def __call__(
         self,
@@ -189,11 +193,15 @@ class DSAlign:
         captioned: Rows,
         boxed: Rows,
         sparing: bool = False,
+        truth: Float[Tensor, "batch c h w"] | None = None,
     ) -> Distances:
         """``captioned``, ``boxed``: of which pictures the caption (the boxes) may count. Others are not decoded.
-        ``sparing``: as of ``FrozenCLIP.images``.
+        ``sparing``: as of ``FrozenCLIP.images``. ``truth``: the training pictures' latents, for ``floor``.
 
         A picture without regions has no D_local: the paper's 1/B has no value.
+
+        Raises:
+            ValueError: a floor without truth.
         """
         with_regions = torch.tensor([bool(layout.regions) for layout in layouts], device=clean.device)
         has_local = boxed & with_regions if self.local else torch.zeros_like(boxed)
@@ -204,22 +212,29 @@ class DSAlign:
         )
         if not seen:
             return Distances(zeros, zeros, has_local, has_globe)
-        shown: list[Tensor] = []
-        said: list[str] = []
-        owners: list[int] = []  # of the wholes first, then of the regions
-        pictures = dict(zip(seen, decode(clean[seen]), strict=True))
         wholes, parts = ([row for row in seen if has[row]] for has in (has_globe, has_local))
-        if wholes:
-            shown.append(clip.fitted(torch.stack([pictures[row] for row in wholes])))
-            said += [layouts[row].prompt for row in wholes]
-            owners += wholes
+        said = [layouts[row].prompt for row in wholes]
+        owners = list(wholes)
         for row in parts:
-            regions = layouts[row].regions
-            shown.append(region_pictures(clip, pictures[row], regions, self.background))
-            said += [region.phrase for region in regions]
-            owners += [row] * len(regions)
-        seen_as = clip.images(torch.cat(shown), sparing)
-        distances = spherical_distance(clip.texts(said).to(zeros.device), seen_as).to(zeros)
+            said += [region.phrase for region in layouts[row].regions]
+            owners += [row] * len(layouts[row].regions)
+
+        def seen_as(latents: Float[Tensor, "batch c h w"]) -> Float[Tensor, "shown d"]:
+            pictures = dict(zip(seen, decode(latents[seen]), strict=True))
+            shown = [clip.fitted(torch.stack([pictures[row] for row in wholes]))] if wholes else []
+            shown += [
+                region_pictures(clip, pictures[row], layouts[row].regions, self.background) for row in parts
+            ]
+            return clip.images(torch.cat(shown), sparing)
+
+        texts = clip.texts(said).to(zeros.device)
+        distances = spherical_distance(texts, seen_as(clean)).to(zeros)
+        if self.floor:
+            if truth is None:
+                raise ValueError("DSAlign: with a floor it needs the training pictures' latents (truth)")
+            with torch.no_grad():
+                least = spherical_distance(texts, seen_as(truth)).to(zeros)
+            distances = F.relu(distances - least)  # clamp has a slope at 0
         rows, first = torch.tensor(owners, device=zeros.device), len(wholes)
         count = torch.bincount(rows[first:], minlength=len(layouts)).clamp(min=1)
         return Distances(

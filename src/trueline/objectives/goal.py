@@ -125,8 +125,9 @@ class GoalObjective:
                 early = batch.t.to(clean.device) < self.dsalign.t_max
             decode = partial(decoded, backbone.vae, sparing=backbone.checkpointing)
             distances = self.dsalign(
-                clip, decode, clean, batch.layouts, captioned & early, boxed & early, backbone.checkpointing
-            )
+                clip, decode, clean, batch.layouts, captioned & early, boxed & early, backbone.checkpointing,
+                batch.latents.to(clean),
+            )  # fmt: skip
         if self.maa:
             grid = (clean.shape[-2], clean.shape[-1])
             attention = self.maalign(maps, grid, batch.layouts, backbone.tokenizer, captioned & boxed)

@@ -52,6 +52,7 @@ class Objective(Frozen):
         background: around a region, what CLIP sees: black, grey, the picture's mean, or the box alone (crop).
         dsa_t_max: DSAlign only below this timestep; None = at all (the paper).
         dsa_snr_gamma: its weight by min(SNR, gamma) / gamma; None = 1 (the paper).
+        dsa_floor: only what a distance is above the training picture's own counts; False = all of it (the paper).
         maa_in, maa_out: whether attention in the box, and outside of it, counts.
         place, cells, fraction: which maps MAAlign looks at (Table 7).
         heads, tokens, softmax, rounding, union, top: how it looks at them.
@@ -66,6 +67,7 @@ class Objective(Frozen):
     background: Literal["black", "grey", "mean", "crop"] = "black"
     dsa_t_max: Count | None = None
     dsa_snr_gamma: Annotated[float, Field(gt=0)] | None = None
+    dsa_floor: bool = False
     maa_in: bool = True
     maa_out: bool = True
     place: Literal["up", "mid", "down"] = "up"
@@ -113,7 +115,9 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
     objective = GoalObjective(
         wish.dsa,
         wish.maa,
-        DSAlign(wish.dsa_local, wish.dsa_global, wish.background, wish.dsa_t_max, wish.dsa_snr_gamma),
+        DSAlign(
+            wish.dsa_local, wish.dsa_global, wish.background, wish.dsa_t_max, wish.dsa_snr_gamma, wish.dsa_floor
+        ),
         MAAlign(
             wish.maa_in, wish.maa_out, wish.place, wish.cells, wish.fraction, wish.heads, wish.tokens,
             wish.softmax, wish.rounding, wish.union, wish.top,
