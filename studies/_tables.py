@@ -72,6 +72,10 @@ ORACLE = (
     Column("object", "object_accuracy"), Column("colour", "color_accuracy"), Column("texture", "texture_accuracy"),
     Column("relation", "relation_accuracy"), Column("count", "count_accuracy"),
 )  # fmt: skip
+SHAPE, OFF = (
+    Column("shape score", "shape_score"),
+    Column("colour error", "color_error"),
+)  #: of what is in place
 IOU, BOX, WHOLE = (
     Column("mean_iou", "mean_iou"), Column("box_accuracy", "box_accuracy"), Column("prompt", "prompt_accuracy")
 )  # fmt: skip

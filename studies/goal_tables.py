@@ -30,9 +30,11 @@ from _tables import (
     CLIP,
     FID,
     IOU,
+    OFF,
     ORACLE,
     REGION_CLIP,
     REGION_FID,
+    SHAPE,
     WHOLE,
     Column,
     Pictures,
@@ -49,8 +51,8 @@ ABOUT = (
     Column("count", "count_accuracy", categories=("counting",)),
     Column("complex", "prompt_accuracy", categories=("complex",)),
 )  # fmt: skip
-COLUMNS = (*ABOUT, WHOLE, IOU, FID, REGION_FID, CLIP, REGION_CLIP)
-SWEPT = (*ORACLE, WHOLE, IOU, FID, REGION_FID, CLIP, REGION_CLIP)
+COLUMNS = (*ABOUT, WHOLE, SHAPE, OFF, IOU, FID, REGION_FID, CLIP, REGION_CLIP)
+SWEPT = (*ORACLE, WHOLE, SHAPE, OFF, IOU, FID, REGION_FID, CLIP, REGION_CLIP)
 #: Training -> its row, and what it sets over configs/goal_world.yaml.
 TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ldm": ("L_LDM (control)", ("objective.dsa=0", "objective.maa=0")),

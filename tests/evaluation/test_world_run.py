@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from trueline.benchmarks.world import CATEGORIES, EACH, SPLITS, World
 from trueline.cli import main
 from trueline.evaluation.run import REFERENCE, ROUND_TRIP
+from trueline.evaluation.tables import lower_is_better
 from trueline.evaluation.world_judge import WorldJudge
 from trueline.world.scenes import make_scene
 
@@ -67,6 +68,30 @@ def test_the_judge_gives_renders_full_marks():
         right, asked = np.sum([each[f"ratio/{metric}"] for each in seen], axis=0)
         assert asked > 0
         assert right == pytest.approx(asked), metric
+
+
+def test_surfaces_are_judged_where_things_stand():
+    world = World()
+    examples = world.examples[::48]
+    pictures = [world.reference(e) for e in examples]
+    reddish = [Image.fromarray(np.array(p) // np.array([1, 2, 2], np.uint8)) for p in pictures]
+
+    def figures(images):
+        seen = WorldJudge(world).look(examples, images)
+        return {
+            m: np.divide(*np.sum([each[f"ratio/{m}"] for each in seen], axis=0))
+            for m in ("shape_score", "color_error")
+        }
+
+    true, tinted, soft = (
+        figures(images)
+        for images in (pictures, reddish, [p.filter(ImageFilter.GaussianBlur(3)) for p in pictures])
+    )
+    assert true["shape_score"] > 0.97 and true["color_error"] < 0.5
+    assert tinted["color_error"] > 10 and soft["shape_score"] < true["shape_score"] - 0.05
+    assert lower_is_better("color_error") and not lower_is_better("shape_score")
+    nothing = WorldJudge(world).look(examples[:1], [Image.new("RGB", pictures[0].size, "grey")])[0]
+    assert nothing["ratio/shape_score"].tolist() == [0, 0] == nothing["ratio/color_error"].tolist()
 
 
 def test_the_judge_gives_the_pictures_of_other_prompts_hardly_any():

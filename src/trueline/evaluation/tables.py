@@ -29,7 +29,9 @@ OPTIONAL_TEXTS = ("goal", "reads")
 READS = "Intervals are 95%, bootstrap clustered by prompt; n counts pictures."
 FIGURE = ("name", "mean", "low", "high", "n")  #: keys of a figure of ``trueline world report``
 #: Words of a metric's name: region_fid, counting_mae.
-LOWER_IS_BETTER = frozenset({"fid", "kid", "cmmd", "mae", "extra", "unmatched", "cost", "seconds", "memory"})
+LOWER_IS_BETTER = frozenset(
+    {"fid", "kid", "cmmd", "mae", "error", "extra", "unmatched", "cost", "seconds", "memory"}
+)
 FEWEST = 10  #: pictures of which a difference is called better or worse
 MANY = 6  #: methods: of more, each has a row, and the page shows the lines over all categories only
 NOTHING = "-"  #: stands where there is no number

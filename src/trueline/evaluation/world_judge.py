@@ -6,6 +6,9 @@ Ratios (numerator and denominator per picture, summed over pictures):
   the caption says of its groups of things, the share that the picture keeps (``world.judge.tally``);
   ``prompt_accuracy``: the share of pictures in which all of it holds and nothing else is there.
 - ``mean_iou``: of each true box with the thing of its name; ``box_accuracy``: right name and colour at IoU >= 0.5.
+- ``shape_score`` and ``color_error``: of what is found in a true box (IoU >= 0.5, whatever its name and score):
+  the oracle's score of its shape, 0..1, and how far it is from the colour that belongs there, 0..60 in Lab. They tell
+  methods apart that right and wrong cannot; a thing that is not there has neither.
 - ``clip_score``: cosine of picture and caption; ``region_clip_score``: of the picture's part in each box and its
   phrase (crop rule of ``world.clip.crop_box``: the box, 8% wider on each side, scaled to the whole). Not multiplied.
 
@@ -32,7 +35,7 @@ from trueline.benchmarks.world import World
 from trueline.evaluation.seen import FEATURES, RATIO, Distance, Seen, detected, true_boxes
 from trueline.world.clip import crop_box, embed_pictures, embed_texts
 from trueline.world.judge import match, overlap, tally
-from trueline.world.oracle import SURE, Detection, detect
+from trueline.world.oracle import SURE, Detection, colour_error, detect
 from trueline.world.scenes import SIZE
 
 WEIGHTS = Path(str(files("trueline"))) / "world" / "weights" / "clip"
@@ -47,7 +50,7 @@ class WorldJudge:
     """``benchmark`` knows the truth of its examples."""
 
     name = "world"
-    protocol = f"oracle[sure={SURE}], crop 8% wider, features world-clip, rules 2"
+    protocol = f"oracle[sure={SURE}], crop 8% wider, features world-clip, rules 3"
     distances = (Distance("fid", "frechet", "picture"), Distance("region_fid", "frechet", "regions"))
     precision = "ap"
 
@@ -68,10 +71,14 @@ class WorldJudge:
         for example, picture, feature, fit in zip(examples, pictures, whole, fits, strict=True):
             detections = detect(picture)
             regions, cosines = self._regions(example, picture)
-            ratios = self._ratios(example, detections) | {
-                "clip_score": (float(fit), 1.0),
-                "region_clip_score": (float(cosines.sum()), float(len(cosines))),
-            }
+            ratios = (
+                self._ratios(example, detections)
+                | self._surfaces(example, picture, detections)
+                | {
+                    "clip_score": (float(fit), 1.0),
+                    "region_clip_score": (float(cosines.sum()), float(len(cosines))),
+                }
+            )
             arrays = {f"{RATIO}{name}": np.array(pair) for name, pair in ratios.items()}
             features = {f"{FEATURES}picture": feature[None].numpy(), f"{FEATURES}regions": regions.numpy()}
             things = self.benchmark.things(example)
@@ -86,6 +93,17 @@ class WorldJudge:
         return {name: kept[attribute] for name, attribute in RATIOS.items()} | {
             "mean_iou": (sum(overlap(detections, things)), float(len(things))),
             "box_accuracy": (float(sum(m.name and m.colour for m in matched)), float(len(things))),
+        }
+
+    def _surfaces(
+        self, example: Example, picture: np.ndarray, detections: list[Detection]
+    ) -> dict[str, tuple[float, float]]:
+        things = self.benchmark.things(example)
+        pairs = zip(match(detections, things, sure=0), things, strict=True)
+        found = [(one.detection, thing.colour) for one, thing in pairs if one.detection is not None]
+        return {
+            "shape_score": (sum(d.score for d, _ in found), float(len(found))),
+            "color_error": (sum(colour_error(picture, d, colour) for d, colour in found), float(len(found))),
         }
 
     def _regions(self, example: Example, picture: np.ndarray) -> tuple[Tensor, Tensor]:
