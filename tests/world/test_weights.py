@@ -17,6 +17,7 @@ from trueline.pipeline import Pipeline
 from trueline.training.latents import encode_pictures
 from trueline.world.captioner import heard
 from trueline.world.captions import caption
+from trueline.world.matcher import wrong_caption
 from trueline.world.oracle import detect
 from trueline.world.pictures import round_trips
 from trueline.world.scenes import make_scene, render
@@ -71,6 +72,17 @@ def test_the_captioner_says_what_is_there(world):
     pictures = [Image.fromarray(picture) for picture in round_trips(world.backbone.vae, scenes)]
     said = heard(load("world-captioner").caption(pictures), scenes)
     assert said["named_and_coloured"] > 0.8 and said["wrong"] < 0.2
+
+
+def test_the_matcher_tells_true_sentences_from_wrong_ones(world):
+    scenes = [make_scene("held-out", i) for i in range(24)]
+    pictures = [Image.fromarray(picture) for picture in round_trips(world.backbone.vae, scenes)]
+    rng = np.random.default_rng(0)
+    right, wrong = [caption(s).text for s in scenes], [wrong_caption(s, 0, rng)[0] for s in scenes]
+    for name in ("world-itm", "world-itc"):
+        matcher = load(name)
+        better = matcher.match(pictures, right) > matcher.match(pictures, wrong)
+        assert better.float().mean() > 0.7, name
 
 
 def test_unknown_words_are_said(world):

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).with_name("weights")  #: what the package ships
 
-#: Two CPU cores: about five hours in all.
+#: Two CPU cores: about six hours in all.
 PLANS: dict[str, Plan] = {
     "text": Plan(steps=1400, batch=96, lr=1e-3, decay=0.4),
     "vae_crops": Plan(steps=2000, batch=24, lr=2e-3, ema=0.995),
