@@ -129,6 +129,7 @@ class Study:
         name: of the LoRAs: NAME-TRAINING-SEED.
         settings: flags of ``trueline evaluate`` for a method, by its name: ("--hcma.weights", DIR).
         judges: further judges. data: folder of benchmark files.
+        benchmark: options of the benchmark, KEY=VALUE.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Study:
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     judges: Sequence[str] = ()
     data: str | None = None
+    benchmark: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()  #: by --rows
 
     def __post_init__(self) -> None:
@@ -284,6 +286,7 @@ class Study:
                 arguments += flags
         arguments += ["--n", str(options.n)] if options.n else []
         arguments += ["--data", self.data] if self.data else []
+        arguments += ["--option", *self.benchmark] if self.benchmark else []
         for flag in ("images_per_prompt", "steps", "guidance_scale", "batch_size", "dtype", "device"):
             if getattr(options, flag) is not None:
                 arguments += [f"--{flag.replace('_', '-')}", str(getattr(options, flag))]

@@ -17,7 +17,7 @@ def sweep_of(study: Study, name: str, rows: Sequence[Row], prompts: int) -> Stud
     """The rows of a sweep, drawn as the study's are: one training seed, one picture of each of the ``prompts``."""
     options = argparse.Namespace(**vars(study.options))
     options.n, options.images_per_prompt, options.seeds, options.rows = prompts, 1, 1, None
-    return Study(name, options, rows, study.settings)
+    return Study(name, options, rows, study.settings, benchmark=(*study.benchmark, "split=tune"))
 
 
 def sweep_steps(
@@ -33,7 +33,7 @@ def sweep_steps(
 
 def sweep(own: Study) -> list[Job]:
     """Its trainings, and one drawing that also judges."""
-    arguments = [*own.evaluate(own.out / "sweep", own.runs()), "--option", "split=tune"]
+    arguments = own.evaluate(own.out / "sweep", own.runs())
     each = own.options.steps * STEP_SECONDS
     seconds = own.asked() * sum(each * cost(row.draws) + JUDGE_SECONDS for row in own.rows)
     return [*own.train(), Job("sweep", arguments, minutes=seconds / 60)]

@@ -196,6 +196,10 @@ class Box(_Frozen):
 class Region(_Frozen):
     """One thing of the picture: what and where.
 
+    ``phrase`` is how the prompt names it, the words that attention is steered by and pictures are judged by.
+    ``label`` is what a layout-conditioned net is told of the box, where that is something else: "dog", as
+    detectors and class lists name it, for "a small brown dog". None = the phrase.
+
     ``mask`` is a run-length string (``encode_mask``) so that a region stays hashable and goes through JSON
     unchanged; a boolean H x W array is accepted and encoded, ``mask_array()`` gives it back.
     """
@@ -204,10 +208,18 @@ class Region(_Frozen):
     box: Box
     mask: str | None = None
     negative: Annotated[str | None, _text(1, MAX_PHRASE, optional=True)] = None
+    label: Annotated[str | None, _text(1, MAX_PHRASE, optional=True)] = None
 
     if TYPE_CHECKING:
 
-        def __init__(self, phrase: str, box: Any, mask: Any = None, negative: str | None = None) -> None: ...
+        def __init__(
+            self,
+            phrase: str,
+            box: Any,
+            mask: Any = None,
+            negative: str | None = None,
+            label: str | None = None,
+        ) -> None: ...
 
     @field_validator("box", mode="before")
     @classmethod
@@ -235,6 +247,11 @@ class Region(_Frozen):
     @field_serializer("box")
     def _corners(self, box: Box) -> list[float]:
         return list(box.xyxy)
+
+    @property
+    def told(self) -> str:
+        """What a layout-conditioned net is told of the box: the label, or the phrase."""
+        return self.label or self.phrase
 
     def mask_array(self) -> "np.ndarray | None":
         """The mask as a boolean H x W array; None when the region has only its box."""

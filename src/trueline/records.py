@@ -73,7 +73,11 @@ def unknown_words(layout: Layout, vocabulary: frozenset[str] | None) -> list[str
     """Words that the model was not trained on, in order; none for an open vocabulary (None)."""
     if vocabulary is None:
         return []
-    texts = (layout.prompt, layout.negative_prompt, *(region.phrase for region in layout.regions))
+    texts = (
+        layout.prompt,
+        layout.negative_prompt,
+        *(text for region in layout.regions for text in (region.phrase, region.told)),
+    )
     words = dict.fromkeys(word for text in texts for word in _WORD.findall(text.lower()))
     return [word for word in words if word not in vocabulary]
 

@@ -178,8 +178,8 @@ def centre_square(width: int, height: int) -> Crop:
 def keep(
     things: Sequence[Mapping[str, Any]], crop: Crop, boxes: BoxFilter, dropped: Counter[str] | None = None
 ) -> list[Region]:
-    """Regions of COCO's annotations (``name``, ``bbox`` xywh in pixels, ``iscrowd``), largest first: moved and
-    clamped to ``crop``, then filtered. ``dropped`` counts the others by reason."""
+    """Regions of COCO's annotations (``name``, ``bbox`` xywh in pixels, ``iscrowd``, perhaps ``label``), largest
+    first: moved and clamped to ``crop``, then filtered. ``dropped`` counts the others by reason."""
     left, top, right, bottom = crop
     width, height = right - left, bottom - top
     kept, others = [], Counter[str]()
@@ -199,12 +199,12 @@ def keep(
         elif area < max(boxes.min_area, MIN_AREA):
             others[SMALL] += 1
         else:
-            kept.append((area, thing["name"], box))
+            kept.append((area, Region(thing["name"], box, label=thing.get("label"))))
     kept.sort(key=lambda item: -item[0])  # stable: equal areas stay in the file's order
     others[MANY] += max(len(kept) - boxes.max_boxes, 0)
     if dropped is not None:
         dropped.update(+others)
-    return [Region(name, box) for _, name, box in kept[: boxes.max_boxes]]
+    return [region for _, region in kept[: boxes.max_boxes]]
 
 
 def _number(salt: str, seed: int, id: int) -> int:

@@ -21,6 +21,7 @@ from trueline.world.scenes import SIZE, Scene, Thing, make_scene, render
 from trueline.world.vocabulary import COLOURS, NEARNESS, NUMBERS, OBJECTS, RELATIONS, TEXTURES, plural
 
 SPLITS = ("held-out", "tune")
+LABELS = ("phrase", "name")
 EACH = 100  #: prompts of a category
 _VARIANTS = 6  #: captions of one scene
 
@@ -76,18 +77,24 @@ class World:
     ``data``: with the user's folder of benchmark files, also the prompts of ``OFFICIAL`` that the world can draw, as
     categories of those names. They have no reference picture, and boxes only where their benchmark has them;
     ``covered`` says how many of how many they are.
+
+    ``labels``: what a layout model is told of the boxes: "phrase", all that is known of the thing, or "name", without
+    its colour and texture, as a list of classes has it; then they are for the caption alone to say.
     """
 
     name = "world"
 
-    def __init__(self, data: str | Path | None = None, split: str = SPLITS[0]):
-        if split not in SPLITS:
-            raise ValueError(f"--option: split must be one of {', '.join(SPLITS)} (got {split!r})")
+    def __init__(self, data: str | Path | None = None, split: str = SPLITS[0], labels: str = LABELS[0]):
+        for name, given, known in (("split", split, SPLITS), ("labels", labels, LABELS)):
+            if given not in known:
+                raise ValueError(f"--option: {name} must be one of {', '.join(known)} (got {given!r})")
         self.covered: dict[str, tuple[int, int]] = {}
         official = _official(data, self.covered) if data is not None else []
-        self.examples = [*_own(split), *official]
+        self.examples = [*_own(split, labels == "name"), *official]
         counts = ", ".join(f"{name} {known} of {of}" for name, (known, of) in self.covered.items())
-        self.source = f"embedded scenes, split {split}" + (f"; official prompts: {counts}" if counts else "")
+        self.source = f"embedded scenes, split {split}"
+        self.source += ", boxes called by name" if labels == "name" else ""
+        self.source += f"; official prompts: {counts}" if counts else ""
 
     def things(self, example: Example) -> tuple[Thing, ...]:
         """What the true picture shows, with its boxes; nothing for official prompts, which have none."""
@@ -114,9 +121,9 @@ def _scene(example: Example) -> Scene:
     return make_scene(example.truth["split"], example.truth["index"])
 
 
-def _own(split: str) -> list[Example]:
+def _own(split: str, bare: bool) -> list[Example]:
     return [
-        Example(f"{category}-{place:04d}", _layout(scene, variant), category, _truth(scene, variant))
+        Example(f"{category}-{place:04d}", _layout(scene, variant, bare), category, _truth(scene, variant))
         for category, found in _find(split).items()
         for place, (scene, variant) in enumerate(found)
     ]
@@ -158,8 +165,8 @@ def _find(split: str) -> dict[str, list[tuple[Scene, int]]]:
     raise AssertionError("scenes never end")
 
 
-def _layout(scene: Scene, variant: int) -> Layout:
-    regions = [Region(thing.phrase, thing.box) for thing in scene.things]
+def _layout(scene: Scene, variant: int, bare: bool) -> Layout:
+    regions = [Region(thing.phrase, thing.box, label=thing.label if bare else None) for thing in scene.things]
     return Layout(caption(scene, variant).text, regions=regions, width=SIZE, height=SIZE)
 
 

@@ -29,6 +29,7 @@ EXTRAS = {
     "id": "ids",
     "mask": "masks",
     "negative": "negatives of regions",
+    "label": "labels of regions",
 }
 _ALL = tuple(EXTRAS)
 
@@ -241,7 +242,7 @@ def _count_lacking(layouts: Sequence[Layout], format: str, kind: Format, tally: 
             if there and name not in kind.holds:
                 tally.lose(EXTRAS[name], where)
         for place, region in enumerate(layout.regions):
-            for name in ("mask", "negative"):
+            for name in ("mask", "negative", "label"):
                 if getattr(region, name) is not None and name not in kind.holds:
                     tally.lose(EXTRAS[name], f"{where}, regions[{place}]")
         own = (PICTURE, format.removesuffix("-cache"))

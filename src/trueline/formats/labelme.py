@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORM = "an object with shapes, imageWidth and imageHeight"
+TOLD = "grounding_label"  #: of a shape, Trueline's own: ``label`` is LabelMe's name for what is our phrase
 VERSION = "5.5.0"  #: of LabelMe, whose keys these are
 POINTS = {"rectangle": (2, 4), "circle": (2,), "mask": (2,), "oriented_rectangle": (4,)}
 CORNERS = 64  #: of the polygon that stands for a circle
@@ -87,7 +88,7 @@ def _region(shape: dict[str, Any], size: tuple[int, int], where: str, tally: Tal
         tally.lose(EMPTY, where)
     region = make_region(shape.get("label"), box, f"{where}, label", tally, mask)
     try:
-        return Region(region.phrase, region.box, region.mask, shape.get("negative"))
+        return Region(region.phrase, region.box, region.mask, shape.get("negative"), shape.get(TOLD))
     except LayoutError as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -158,7 +159,8 @@ def _shape(region: Region, size: tuple[int, int], where: str, tally: Tally) -> d
         if mask.shape != (size[1], size[0]):
             tally.note("masks resampled to the size of their picture", where)
         shape |= _mask_shape(_masks.resampled(mask, size), region, size, where, tally)
-    return shape if region.negative is None else shape | {"negative": region.negative}
+    own = {"negative": region.negative, TOLD: region.label}
+    return shape | {name: value for name, value in own.items() if value is not None}
 
 
 def _mask_shape(

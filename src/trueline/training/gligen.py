@@ -128,7 +128,7 @@ def add_layers(settings: Settings, backbone: Backbone, examples: Examples) -> No
     backbone.unet = with_grounding(backbone.unet, settings.seed)
     if start == "prepared":
         layouts = examples.samples(PHRASED)
-        phrases = list(dict.fromkeys(region.phrase for layout in layouts for region in layout.regions))
+        phrases = list(dict.fromkeys(region.told for layout in layouts for region in layout.regions))
         if len(phrases) < 2:
             raise ValueError(
                 "objective.start: prepared needs at least two different phrases in the data "

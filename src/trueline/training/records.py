@@ -80,6 +80,7 @@ def regions(record: Record, rules: Rules, dropped: Counter[str] | None = None) -
     things = [
         {
             "name": region.phrase,
+            "label": region.label,
             "bbox": (
                 *(region.box.x0 * width, region.box.y0 * height),
                 *(region.box.width * width, region.box.height * height),

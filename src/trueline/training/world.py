@@ -18,12 +18,13 @@ SPLITS = ("train", "tune")  #: "held-out" is for measuring only
 
 
 class WorldScenes:
-    """The first ``count`` scenes of a split. Phrases are the things' own: "a red striped apple"."""
+    """The first ``count`` scenes of a split. Phrases are the things' own: "a red striped apple"; with ``bare`` the
+    labels are without colour and texture: "an apple"."""
 
     pictured = True
 
-    def __init__(self, split: str, count: int, rules: Rules):
-        self.split, self.count, self.rules, self.left_out = split, count, rules, LeftOut()
+    def __init__(self, split: str, count: int, rules: Rules, bare: bool = False):
+        self.split, self.count, self.rules, self.bare, self.left_out = split, count, rules, bare, LeftOut()
 
     @property
     def fingerprint(self) -> str:
@@ -46,7 +47,12 @@ class WorldScenes:
     def _layout(self, split: str, index: int, variant: int) -> Layout:
         scene = make_scene(split, index)
         things = [
-            {"name": thing.phrase, "bbox": (thing.x, thing.y, thing.w, thing.h), "iscrowd": False}
+            {
+                "name": thing.phrase,
+                "bbox": (thing.x, thing.y, thing.w, thing.h),
+                "iscrowd": False,
+                "label": thing.label if self.bare else None,
+            }
             for thing in scene.things
         ]
         return Layout(caption(scene, variant).text, self.rules.regions(things, SIZE, SIZE))
@@ -61,4 +67,4 @@ def open_examples(data: Data, rules: Rules) -> WorldScenes:
     split = data.split or SPLITS[0]
     if split not in SPLITS:
         raise ValueError(f"data.split: the world trains on {' or '.join(SPLITS)} (got {split!r})")
-    return WorldScenes(split, data.n or SCENES, rules)
+    return WorldScenes(split, data.n or SCENES, rules, data.labels == "name")

@@ -63,6 +63,11 @@ class Thing:
         """The region phrase: "a red striped apple"."""
         return article(self.noun)
 
+    @property
+    def label(self) -> str:
+        """The phrase as a class list has it, without colour and texture: "an apple"."""
+        return article(self.name)
+
 
 @dataclass(frozen=True)
 class Background:
