@@ -39,6 +39,14 @@ def test_pack_different_region_counts():
     assert not grounding.boxes[1, 1:].any() and not grounding.embeddings[2].any()
 
 
+def test_a_label_is_told_in_place_of_the_phrase():
+    calls = []
+    dog, cat = Region("a small dog", (0, 0, 1, 1), label="dog"), Region("a cat", (0, 0, 1, 1))
+    grounding = pack([Layout("p", [dog, cat])], lambda p: calls.append(p) or lengths(p), slots=2, width=4)
+    assert calls == [["dog", "a cat"]] == [[dog.told, cat.told]]
+    assert grounding.embeddings[0, :, 0].tolist() == [3, 5]
+
+
 def test_pack_without_any_region_encodes_nothing():
     grounding = pack([NONE], lambda p: pytest.fail("encoded nothing"), slots=3, width=4)
     assert not grounding.masks.any() and grounding.embeddings.shape == (1, 3, 4)

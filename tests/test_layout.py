@@ -102,6 +102,7 @@ BAD = [
     (lambda: Region("x" * 300, (0, 0, 1, 1)), "phrase: must have at most 256 characters (got 300)"),
     (lambda: Region("", (0, 0, 1, 1)), "phrase: is empty"),
     (lambda: Region("a", (0, 0, 1, 1), negative="x" * 257), "negative: must have at most 256"),
+    (lambda: Region("a", (0, 0, 1, 1), label=" "), "label: is empty; write at least one word"),
     (lambda: Layout("p", width=100), "width: must be a multiple of 8 from 64 to 2048 (got 100)"),
     (lambda: Layout("p", height=4096), "height: must be a multiple of 8"),
     (lambda: Layout("p", width=64.0), "width: must be a whole number (got 64.0)"),
@@ -147,7 +148,10 @@ def test_files(tmp_path):
     path = tmp_path / "layouts.jsonl"
     layouts = [
         Layout(
-            "ein Äpfel \u2028 und", regions=[APPLE, Region("b", (0, 0, 1, 1), negative="c")], seed=3, id="a-1"
+            "ein Äpfel \u2028 und",
+            regions=[APPLE, Region("b", (0, 0, 1, 1), negative="c", label="d")],
+            seed=3,
+            id="a-1",
         ),
         Layout("q", negative_prompt="n", width=64, height=128, meta={"k": {"v": [None, 1.5]}}),
     ]
@@ -199,7 +203,7 @@ box = st.one_of(
     st.sampled_from([[0.1, 0.1, 0.9, 0.9], [0.9, 0, 0.1, 1], [0, 0, 1], {"x0": 0.5}, "box"]),
     st.tuples(number, number, number, number),
 )
-REGION = {"phrase": text, "box": box, "mask": text, "negative": text, "extra": text}
+REGION = {"phrase": text, "box": box, "mask": text, "negative": text, "label": text, "extra": text}
 RECORD = {
     "regions": st.one_of(text, st.just([{"phrase": "a", "box": [0, 0, 1, 1]}] * 31)),
     "negative_prompt": text,
@@ -221,7 +225,11 @@ def records(draw):
     record["regions"] = [
         {
             key: draw(REGION[key])
-            for key in ("phrase", "box", *draw(st.sampled_from([(), ("mask",), ("negative",), ("extra",)])))
+            for key in (
+                "phrase",
+                "box",
+                *draw(st.sampled_from([(), ("mask",), ("negative",), ("label",), ("extra",)])),
+            )
         }
         for _ in range(count)
     ]

@@ -35,6 +35,21 @@ def test_how_many_prompts_the_world_can_draw():
         assert world.reference(example) is None and world.things(example) == ()
 
 
+def test_boxes_can_be_called_by_name(monkeypatch):
+    monkeypatch.setenv("TRUELINE_DATA", "/nowhere")
+    world, named = World(), World(labels="name")
+    assert "boxes called by name" in named.source
+    for plain, bare in zip(world.examples, named.examples, strict=True):
+        assert (plain.id, plain.prompt) == (bare.id, bare.prompt)
+        things = named.things(bare)
+        for thing, told, before in zip(things, bare.layout.regions, plain.layout.regions, strict=True):
+            assert before.told == before.phrase == told.phrase == thing.phrase
+            article, name = told.told.split()
+            assert name == thing.name and article == ("an" if name[0] in "aeiou" else "a")
+    with pytest.raises(ValueError, match="--option: labels must be one of phrase, name"):
+        World(labels="none")
+
+
 def test_without_files_there_are_only_scenes(monkeypatch):
     monkeypatch.setenv("TRUELINE_DATA", "/nowhere")
     assert World().covered == {} and len(World().examples) == 600

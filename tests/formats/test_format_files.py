@@ -285,7 +285,7 @@ def test_labelme_shapes(tmp_path):
 
 
 def test_labelme_carries_a_whole_layout(tmp_path):
-    regions = [Region("a cat", (0.1, 0.2, 0.5, 0.6), negative="dog")]
+    regions = [Region("a cat", (0.1, 0.2, 0.5, 0.6), negative="dog", label="cat")]
     made = Layout("a cat", regions, "blurry", seed=3, id="one", width=640, height=480)
     write([made], tmp_path / "one.json", "labelme", strict=True)
     (back,) = read(tmp_path / "one.json", "labelme")

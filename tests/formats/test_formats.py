@@ -178,7 +178,7 @@ def test_other_text_of_a_language_model_is_refused(text):
         pairs(text)
 
 
-CAT = Region("a cat", (0.1, 0.1, 0.9, 0.9), np.ones((8, 8), dtype=bool), "a dog")
+CAT = Region("a cat", (0.1, 0.1, 0.9, 0.9), np.ones((8, 8), dtype=bool), "a dog", "cat")
 FULL = Layout("a cat", [CAT], "blurry", 512, 512, 7, "one")
 
 
@@ -192,6 +192,7 @@ def test_what_a_format_cannot_hold_is_counted_and_gone(tmp_path, name):
     has = {
         "negative_prompt": back.negative_prompt == "blurry", "seed": back.seed == 7,
         "mask": back.regions[0].mask is not None, "negative": back.regions[0].negative == "a dog",
+        "label": back.regions[0].label == "cat",
     }  # fmt: skip
     assert {key for key, there in has.items() if there} == set(has) & set(FORMATS[name].holds)
 

@@ -278,6 +278,17 @@ def test_a_shard_draws_and_judges_and_does_nothing_else(study, tmp_path, capsys)
     assert said.count("trueline evaluate") == said.count("--shard 2/2") == 2, "drawn, then judged"
 
 
+def test_boxes_are_called_alike_in_training_and_in_pictures(study, tmp_path, capsys):
+    arguments = ["--dry-run", "--labels", "name", "--only", "train", "draw", "judge", "sweep", "--out"]
+    assert study["goal_tables"].main([*arguments, str(tmp_path / "out")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trueline")]
+    assert len(lines) > 30
+    for line in lines:
+        wanted = "--set data.labels=name" if "trueline train" in line else "--option labels=name"
+        assert line.count(wanted) == 1
+    assert sum("--option labels=name split=tune" in line for line in lines) == 1
+
+
 def test_some_rows_only(study, tmp_path, capsys):
     out = ["--dry-run", "--out", str(tmp_path / "out")]
     assert study["goal_tables"].main([*out, "--rows", "gligen", "GOAL", "--seeds", "1"]) == 0

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,7 +227,7 @@ def test_hcmas_share_of_train2014(coco):
 @pytest.fixture
 def records(tmp_path):
     regions = [
-        {"phrase": "a cat", "box": [0.25, 0.0, 0.5, 1.0]},
+        {"phrase": "a cat", "box": [0.25, 0.0, 0.5, 1.0], "label": "pet"},
         {"phrase": "a car", "box": [0.0, 0.0, 0.1, 1.0]},
     ]
     rows = [{"prompt": "a cat", "regions": regions, "image": "pictures/wide.png", "width": 512, "seed": 3}]
@@ -243,7 +244,9 @@ def test_layouts_with_pictures(records):
     assert len(examples) == 2
     layout = examples.layout(0, torch.Generator())
     # 0.25 .. 0.5 of 200 pixels is 50 .. 100, of which the crop begins at 50; the car is beside it.
-    assert [(r.phrase, r.box.xyxy) for r in layout.regions] == [("a cat", (0.0, 0.0, 0.5, 1.0))]
+    assert [(r.phrase, r.told, r.box.xyxy) for r in layout.regions] == [
+        ("a cat", "pet", (0.0, 0.0, 0.5, 1.0))
+    ]
     assert (layout.prompt, layout.width, layout.seed) == ("a cat", None, None)
     assert abs(int(examples.picture(0)[32, 0, 0]) - 50) <= 2
     with pytest.raises(BrokenPicture, match=r"layouts\.jsonl, line 2: .*none\.png: no such file"):
@@ -331,6 +334,7 @@ def test_a_picture_that_goes_away_after_encoding_is_not_missed(records, tmp_path
     [
         ("nowhere", {}, "data.source: 'nowhere' is neither world"),
         ("world", {"share": "train"}, "data.share: has no effect on world"),
+        (Path(__file__).parent, {"labels": "name"}, "data.labels: has no effect on"),
         ("world", {"split": "held-out"}, "data.split: the world trains on train or tune"),
     ],
 )
@@ -358,6 +362,15 @@ def test_scenes_of_the_world():
     assert examples.samples(2)[0].prompt == caption(make_scene("tune", 0), 0).text
     assert opened("world", n=3).picture(0).shape == (64, 64, 3), "at the model's own size"
     assert open_examples(Data(n=3), SIZE, 1).layout(1, generator_of(0, 0)).regions == layout.regions[:1]
+
+
+def test_scenes_called_by_name():
+    named, said = (open_examples(Data(n=3, labels=labels), SIZE, 8) for labels in ("name", "phrase"))
+    assert named.fingerprint == said.fingerprint, "the pictures are the same, so their latents are, too"
+    for bare, whole in zip(named.samples(3), said.samples(3), strict=True):
+        assert [r.phrase for r in bare.regions] == [r.told for r in whole.regions]
+        for region in bare.regions:
+            assert len(region.told.split()) == 2 and region.told.split()[1] == region.phrase.split()[-1]
 
 
 # The cache

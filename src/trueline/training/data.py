@@ -241,8 +241,8 @@ def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Exampl
 def _refuse_idle(data: Data, reader: str) -> None:
     """A setting that would have no effect is an error."""
     idle = {
-        "world": ("share", "crowd", "min_boxes"), "records": ("share", "crowd", "split"), "coco": (),
-        "prompts": ("share", "crowd", "split", "min_area", "min_boxes"),
+        "world": ("share", "crowd", "min_boxes"), "records": ("share", "crowd", "split", "labels"),
+        "coco": ("labels",), "prompts": ("share", "crowd", "split", "labels", "min_area", "min_boxes"),
     }  # fmt: skip
     for name in idle[reader]:
         if getattr(data, name) != Data.model_fields[name].default:
