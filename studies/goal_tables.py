@@ -121,9 +121,9 @@ def training_of(options: argparse.Namespace, name: str, settings: Sequence[str])
     weights = (f"{key}={value}" for key, value in given.items() if value is not None)
     own = (*weights, *settings)  # the later one counts
     labels = (f"data.labels={options.labels}",) if options.labels != "phrase" else ()
-    given = (*labels, f"lora={options.lora}", f"data.cache={Path(options.out) / 'cache'}", *own)
+    chosen = (*labels, f"lora={options.lora}", f"data.cache={Path(options.out) / 'cache'}", *own)
     return Training(
-        name, "goal", "goal_world.yaml", given,
+        name, "goal", "goal_world.yaml", chosen,
         data=data, lora=True, steps=1750, seconds=STEP_BLIND if "objective.dsa=0" in own else STEP_OF_8,
     )  # fmt: skip
 

@@ -112,26 +112,6 @@ def columns_of(options: argparse.Namespace) -> tuple[Column, ...]:
     return (FID, CLIP, held_out, itm, *ORACLE, WHOLE, DIVERSITY)
 
 
-def there(options: argparse.Namespace) -> None:
-    """
-    Raises:
-        ValueError: a net of the world's is wanted that this version comes without: said before hours of training.
-    """
-    from trueline.perception.world import CAPTIONER_FOLDER, MATCHER_FOLDER
-
-    wanted = {
-        "--captioner": (options.captioner == WORLD, CAPTIONER_FOLDER),
-        "--itm": (options.itm == WORLD, MATCHER_FOLDER),
-        "--held-out": (options.held_out == ITC, MATCHER_FOLDER),
-    }
-    for flag, (of_the_world, folder) in wanted.items():
-        if of_the_world and not (folder / "config.json").is_file():
-            raise ValueError(
-                f"{flag}: this version comes without the world's {folder.name}; make it with `trueline world build`, "
-                "or give another"
-            )
-
-
 def itm_judge(options: argparse.Namespace) -> str:
     return "world-itm" if options.itm == WORLD else f"blip-itm={options.itm}"
 
@@ -317,8 +297,6 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(
             "--eyes: the oracle judges these tables, so it must not help to draw them; give others"
         )
-    if not options.dry_run:
-        there(options)
     notes = [] if options.data else [f"{', '.join(OTHERS)}, for no --data was given"]
     notes.append("ABC-6K, of whose sentences the world can draw none")
     judges = [options.held_out, itm_judge(options)]

@@ -258,18 +258,6 @@ def test_bad_options_are_one_sentence(study, script, arguments, said, tmp_path):
     assert str(raised.value).startswith(said)
 
 
-def test_realign_does_not_begin_without_the_nets_that_it_needs(study, tmp_path, monkeypatch):
-    from trueline.perception import world
-
-    monkeypatch.setattr(world, "CAPTIONER_FOLDER", tmp_path / "captioner")
-    out = ["--out", str(tmp_path / "out")]
-    with pytest.raises(
-        ValueError, match="--captioner: this version comes without the world's captioner; make it"
-    ):
-        study["realign_tables"].main(out)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_shard_draws_and_judges_and_does_nothing_else(study, tmp_path, capsys):
     assert study["goal_tables"].main(["--dry-run", "--shard", "2/2", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out

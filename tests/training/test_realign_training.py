@@ -204,7 +204,7 @@ def test_the_published_settings_are_valid(name):
 
 
 @pytest.mark.parametrize("part", ["captioner", "blip-itm"])
-def test_a_net_of_the_worlds_that_did_not_come_is_said_with_the_cure(plain, tmp_path, monkeypatch, part):
+def test_a_net_of_the_worlds_that_is_not_there_is_said_with_the_cure(plain, tmp_path, monkeypatch, part):
     from trueline.training import realign
 
     monkeypatch.setitem(realign.PACKED, part, tmp_path / "net")
@@ -212,7 +212,8 @@ def test_a_net_of_the_worlds_that_did_not_come_is_said_with_the_cure(plain, tmp_
         model="world", objective=realign.Objective(rewards={"clip": 1}, models={part: "world"})
     )
     with pytest.raises(
-        ValueError, match=f"objective.models.{part}: this version comes without the world's net; make it"
+        ValueError,
+        match=rf"objective\.models\.{part}: .*net holds no {part} of the world; run `trueline world build`",
     ):
         realign.Models(settings, plain)._model(part)
 

@@ -85,14 +85,23 @@ def scaled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR))
 
 
+def net_of_the_world(folder: str | Path, name: str) -> Path:
+    """The folder, which holds that net as ``save_pretrained`` writes it.
+
+    Raises:
+        ValueError: it does not, as in a build that has not come so far.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"{folder} holds no {name} of the world; run `trueline world build` to make it")
+    return Path(folder)
+
+
 def world_clip(checkpoint: str | Path = CLIP_FOLDER, *settings: Any, **more: Any) -> Clip:
     """The world's CLIP as packed, or that of another build's folder.
 
     Its preprocessor_config.json says how it was trained to see: 128 x 128, bicubic, values in -1..1.
     """
-    if not (Path(checkpoint) / "config.json").is_file():
-        raise ValueError(f"{checkpoint} holds no CLIP of the world; run `trueline world build` to make it")
-    return Clip(str(checkpoint), *settings, name="world", **more)
+    return Clip(str(net_of_the_world(checkpoint, "CLIP")), *settings, name="world", **more)
 
 
 def world_captioner(
@@ -103,11 +112,7 @@ def world_captioner(
     As a reward with a gradient, ``objectives.captioners.load_captioner`` reads the same folder; give it
     ``longest=LENGTH`` too, since captions of four things are longer than BLIP's default.
     """
-    if not (Path(checkpoint) / "config.json").is_file():
-        raise ValueError(
-            f"{checkpoint} holds no captioner of the world; run `trueline world build` to make it"
-        )
-    captioner = blip(str(checkpoint), *settings, **{"longest": LENGTH, **more})
+    captioner = blip(str(net_of_the_world(checkpoint, "captioner")), *settings, **{"longest": LENGTH, **more})
     captioner.name = "world-captioner"
     return captioner
 
@@ -123,9 +128,7 @@ def world_itc(checkpoint: str | Path = MATCHER_FOLDER, *settings: Any, **more: A
 
 
 def _matcher(checkpoint: str | Path, head: Head, *settings: Any, **more: Any) -> Blip:
-    if not (Path(checkpoint) / "config.json").is_file():
-        raise ValueError(f"{checkpoint} holds no matcher of the world; run `trueline world build` to make it")
-    matcher = Blip(str(checkpoint), *settings, head=head, **more)
+    matcher = Blip(str(net_of_the_world(checkpoint, "matcher")), *settings, head=head, **more)
     matcher.name = f"world-{head}"
     return matcher
 

@@ -32,7 +32,12 @@ from trueline.objectives.watch import diversity, drift
 from trueline.perception import load
 from trueline.perception._pretrained import Checkpoint
 from trueline.perception.plugins import TARGET
-from trueline.perception.world import CAPTIONER_FOLDER, CLIP_FOLDER, MATCHER_FOLDER
+from trueline.perception.world import (
+    CAPTIONER_FOLDER,
+    CLIP_FOLDER,
+    MATCHER_FOLDER,
+    net_of_the_world,
+)
 from trueline.schedulers import SCHEDULERS
 from trueline.train import Batch, Nets
 from trueline.training.draws import generator_of
@@ -362,7 +367,7 @@ class Models:
     def _load(self, part: str, name: str) -> Any:
         wish = self.wish
         if name == WORLD and part in PACKED:
-            name = _packed(PACKED[part])
+            name = str(net_of_the_world(PACKED[part], part))
         if part == "captioner":
             return load_captioner(
                 name, self.device, wish.dtype, longest=wish.longest, temperature=wish.temperature,
@@ -379,19 +384,6 @@ class Models:
                 self.device
             )
         return load(f"{part}={name}", self.device, wish.dtype)
-
-
-def _packed(folder: Path) -> str:
-    """
-    Raises:
-        ValueError: this version comes without that net.
-    """
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"this version comes without the world's {folder.name}; make it with `trueline world build`, or give a "
-            "folder"
-        )
-    return str(folder)
 
 
 def _parts(reward: str) -> tuple[str, ...]:
