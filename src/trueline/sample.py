@@ -403,6 +403,8 @@ def _remarks(
             if layout.regions and not backbone.grounded:
                 yield row, BOXES_IGNORED
             yield from ((row, f"no method uses the {_PARTS[part]} of the regions") for part in given)
+        elif any(region.label for region in layout.regions) and not backbone.grounded:
+            yield row, LABELS_IGNORED
         for method in methods:
             name = type(method).__name__
             if reason := method.idle(layout, backbone):
@@ -416,6 +418,8 @@ def _remarks(
 BOXES_IGNORED = (
     "this backbone has no grounding layers, so it ignores the boxes; use a GLIGEN checkpoint or a method"
 )
+
+LABELS_IGNORED = "this backbone has no grounding layers, which alone read the labels of the regions"
 
 
 def _note(notes: Counter[tuple[int, str]], row: int, sentence: str) -> None:

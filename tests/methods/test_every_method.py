@@ -456,3 +456,11 @@ def test_without_a_method_the_record_says_so_too(draw, plain):
     )
     record = Pipeline(plain)(TWO, steps=1, progress=False, methods=[small("boxdiff")]).records[0]
     assert record["notes"] == [], "a method uses its boxes"
+
+
+def test_labels_are_for_grounding_layers(draw):
+    named = TWO.model_copy(update={"regions": (APPLE.model_copy(update={"label": "a fruit"}), CAR)})
+    boxdiff, said = small("boxdiff"), "this backbone has no grounding layers, which alone read the labels of"
+    assert any(note.startswith(said) for note in notes_of(draw("plain", (named,), boxdiff)))
+    told, plain = draw("gated", (named,), boxdiff), draw("gated", (TWO,), boxdiff)
+    assert not notes_of(told) and (told.z - plain.z).abs().max() > 1e-4
