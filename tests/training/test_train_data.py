@@ -371,6 +371,13 @@ def test_scenes_called_by_name():
         assert [r.phrase for r in bare.regions] == [r.told for r in whole.regions]
         for region in bare.regions:
             assert len(region.told.split()) == 2 and region.told.split()[1] == region.phrase.split()[-1]
+    both = open_examples(Data(n=3, labels="both"), SIZE, 8)
+    drawn = {both.layout(1, generator_of(0, place)).regions for place in range(20)}
+    assert drawn == {examples.layout(1, generator_of(0, 0)).regions for examples in (named, said)}
+    assert [sample.regions for sample in both.samples(2)] == [
+        said.samples(1)[0].regions,
+        named.samples(2)[1].regions,
+    ]
 
 
 # The cache

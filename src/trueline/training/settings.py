@@ -73,8 +73,9 @@ class Data(Frozen):
         drop_captions, drop_boxes: shares of the examples that the U-Net sees without (GLIGEN: boxes 0.1, captions 0.5
             in its code, 0.1 in its paper).
         max_broken: share of pictures, and of the lines of a ``.jsonl``, that may be unreadable before the run stops.
-        labels: of the world: what the boxes are called: "phrase", as the caption has it ("a red striped apple"), or
-            "name", without what it says of them ("an apple"). The layouts of a ``.jsonl`` bring their own.
+        labels: of the world: what the boxes of a picture are called: "phrase", as the caption has it ("a red striped
+            apple"), "name", without colour and texture ("an apple"), or "both", one or the other each time. The
+            layouts of a ``.jsonl`` bring their own.
         cache: folder of the encoded pictures; None = in the run's own. Runs on the same data can share it.
     """
 
@@ -89,7 +90,7 @@ class Data(Frozen):
     drop_captions: Fraction = 0.1
     drop_boxes: Fraction = 0.1
     max_broken: Fraction = 0.05
-    labels: Literal["phrase", "name"] = "phrase"
+    labels: Literal["phrase", "name", "both"] = "phrase"
     cache: str | None = None
 
 

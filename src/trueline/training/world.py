@@ -18,13 +18,14 @@ SPLITS = ("train", "tune")  #: "held-out" is for measuring only
 
 
 class WorldScenes:
-    """The first ``count`` scenes of a split. Phrases are the things' own: "a red striped apple"; with ``bare`` the
-    labels are without colour and texture: "an apple"."""
+    """The first ``count`` scenes of a split. Phrases are the things' own: "a red striped apple"; ``labels`` say
+    whether the boxes are called so, or without colour and texture: "an apple" (``Data.labels``)."""
 
     pictured = True
 
-    def __init__(self, split: str, count: int, rules: Rules, bare: bool = False):
-        self.split, self.count, self.rules, self.bare, self.left_out = split, count, rules, bare, LeftOut()
+    def __init__(self, split: str, count: int, rules: Rules, labels: str = "phrase"):
+        self.split, self.count, self.rules, self.left_out = split, count, rules, LeftOut()
+        self.labels = labels
 
     @property
     def fingerprint(self) -> str:
@@ -39,19 +40,22 @@ class WorldScenes:
         return fitted(picture, self.rules.crop(SIZE, SIZE), self.rules.size)
 
     def layout(self, index: int, generator: torch.Generator) -> Layout:
-        return self._layout(self.split, index, draw(CAPTIONS, generator))
+        variant = draw(CAPTIONS, generator)
+        return self._layout(self.split, index, variant, self.labels == "both" and bool(draw(2, generator)))
 
     def samples(self, n: int) -> list[Layout]:
-        return [self._layout("tune", index, 0) for index in range(n)]
+        return [
+            self._layout("tune", index, 0, self.labels == "both" and bool(index % 2)) for index in range(n)
+        ]
 
-    def _layout(self, split: str, index: int, variant: int) -> Layout:
-        scene = make_scene(split, index)
+    def _layout(self, split: str, index: int, variant: int, bare: bool) -> Layout:
+        scene, bare = make_scene(split, index), bare or self.labels == "name"
         things = [
             {
                 "name": thing.phrase,
                 "bbox": (thing.x, thing.y, thing.w, thing.h),
                 "iscrowd": False,
-                "label": thing.label if self.bare else None,
+                "label": thing.label if bare else None,
             }
             for thing in scene.things
         ]
@@ -67,4 +71,4 @@ def open_examples(data: Data, rules: Rules) -> WorldScenes:
     split = data.split or SPLITS[0]
     if split not in SPLITS:
         raise ValueError(f"data.split: the world trains on {' or '.join(SPLITS)} (got {split!r})")
-    return WorldScenes(split, data.n or SCENES, rules, data.labels == "name")
+    return WorldScenes(split, data.n or SCENES, rules, data.labels)
