@@ -123,6 +123,29 @@ def test_the_base_is_known_in_every_precision_and_beneath_other_loras(world, dty
     assert set(world.adapters) == {"first", "second"}
 
 
+def test_what_ships_is_half_as_large_and_does_the_same(world, shelf, tmp_path):
+    lora.pack(shelf / "goal", tmp_path / "small" / "goal")
+    small, large = (
+        folder / "goal" / "pytorch_lora_weights.safetensors" for folder in (tmp_path / "small", shelf)
+    )
+    assert {value.dtype for value in load_file(small).values()} == {torch.float16}
+    numbers = sum(value.numel() for value in load_file(large).values())
+    assert large.stat().st_size - small.stat().st_size == pytest.approx(2 * numbers, rel=0.05)
+    assert lora.read(small).base == lora.read(large).base
+    before, found = predict(world), []
+    for path in (large, small):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            world.load_lora(path)
+        assert all(weight.dtype == torch.float32 for weight in world.unet.parameters())
+        found.append(predict(world) - before)
+        world.unload_lora()
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0.01 * found[0].abs().max().item())
+    save_file(load_file(large), tmp_path / "unsaid.safetensors")
+    with pytest.raises(CheckpointError, match="does not say of which base it was made; train it"):
+        lora.pack(tmp_path / "unsaid.safetensors", tmp_path / "packed")
+
+
 def test_a_file_whose_header_was_lost_reads_what_lies_beside_it(world, shelf, tmp_path):
     path = tmp_path / "pytorch_lora_weights.safetensors"
     state = load_file(shelf / "goal" / path.name)

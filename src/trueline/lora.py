@@ -8,6 +8,7 @@ of the safetensors file too, so that a file alone knows it.
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -172,8 +173,29 @@ def checksum(unet: nn.Module, dtype: torch.dtype) -> str:
 def stamp(folder: Path, base: dict[str, Any]) -> None:
     """Let the LoRA in ``folder`` say of which base it was made, in its header and in ``lora.json``."""
     path = weights_of(folder)
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    header, state = _whole(path)
     save_file(state, path, metadata=header | {KEY: json.dumps(base)})
     (folder / ABOUT).write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
+
+
+def pack(trained: Path, folder: Path) -> None:
+    """A trained LoRA, as ``stamp`` left it, in float16 and nothing else of its training: what ships.
+
+    Raises:
+        CheckpointError: no LoRA that says of which base it was made.
+    """
+    path = weights_of(trained)
+    header, state = _whole(path)
+    if KEY not in header:
+        raise CheckpointError(
+            f"{path} does not say of which base it was made; train it with `trueline train`"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.half() for name, value in state.items()}, folder / path.name, metadata=header)
+    shutil.copyfile(path.with_name(ABOUT), folder / ABOUT)
+
+
+def _whole(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Header and tensors of a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
