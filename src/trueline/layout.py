@@ -17,9 +17,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_serializer,
     field_validator,
+    model_serializer,
 )
 
 if TYPE_CHECKING:
@@ -247,6 +249,12 @@ class Region(_Frozen):
     @field_serializer("box")
     def _corners(self, box: Box) -> list[float]:
         return list(box.xyxy)
+
+    @model_serializer(mode="wrap")
+    def _without_an_absent_label(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Labels came later: without them, what is written, and what is compared by it, stays as it was."""
+        record: dict[str, Any] = dump(self)
+        return {key: value for key, value in record.items() if key != "label" or value is not None}
 
     @property
     def told(self) -> str:

@@ -8,6 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from trueline.benchmarks.world import World
+from trueline.evaluation.seen import RATIO
+from trueline.evaluation.world_judge import WorldJudge
 from trueline.layout import Layout, Region
 from trueline.methods.hcma import HCMA
 from trueline.objectives.denoising import noised, signal_of
@@ -83,6 +86,25 @@ def test_the_matcher_tells_true_sentences_from_wrong_ones(world):
         matcher = load(name)
         better = matcher.match(pictures, right) > matcher.match(pictures, wrong)
         assert better.float().mean() > 0.7, name
+
+
+def test_goal_reads_colours_from_the_caption():
+    """Boxes called by name: only the caption says colours, which the grounding layers alone often miss."""
+    benchmark = World(split="tune", labels="name")
+    examples = [example for example in benchmark.examples if example.category == "color"][:10]
+    judge, pipe, right = WorldJudge(benchmark), Pipeline.from_pretrained("world"), []
+    for lora in (None, "goal"):
+        if lora:
+            pipe.load_lora(lora)
+        images = pipe(
+            [example.layout for example in examples], seeds=[0] * len(examples), steps=12, guidance_scale=4.0,
+            progress=False,
+        ).images  # fmt: skip
+        seen = judge.look(examples, images)
+        right.append(sum(one[f"{RATIO}color_accuracy"][0] for one in seen))
+    assert right[1] >= right[0] + 4, (
+        f"of 20 things {right[0]} have their colours without it, {right[1]} with it"
+    )
 
 
 def test_unknown_words_are_said(world):
