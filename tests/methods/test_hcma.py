@@ -6,6 +6,7 @@ import json
 import shutil
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -457,7 +458,8 @@ def test_a_checkpoint_and_a_net_from_folders(gated_folder, net):
         in result.records[1]["notes"]
     )
     again = pipe.remake(record, [make("hcma", settings)])
-    assert again.image.tobytes() == result.images[0].tobytes()
+    off = np.abs(np.int16(again.image) - np.int16(result.images[0]))
+    assert off.max() <= 1, "alone, not beside another picture: the last bit may differ"
 
 
 def test_from_the_command_line(gated_folder, net, tmp_path, capsys):

@@ -246,7 +246,7 @@ def test_a_picture_does_not_depend_on_its_batch_mates(backbone, scheduler, reque
     together = run(backbone, [ONE, TWO, BARE], MultiDiffusion(), scheduler=scheduler, eta=0.5)
     alone = [run(backbone, [layout], MultiDiffusion(), scheduler=scheduler, eta=0.5) for layout in (ONE, TWO)]
     alone.append(run(backbone, [BARE], scheduler=scheduler, eta=0.5))
-    torch.testing.assert_close(torch.cat(alone), together, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat(alone), together, rtol=0, atol=5e-5)
 
 
 def test_strength_zero_and_pictures_without_regions_are_plain_bit_for_bit(gated):

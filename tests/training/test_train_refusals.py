@@ -113,7 +113,7 @@ def test_another_text_space_of_the_alignment_net(train, model, monkeypatch):
     refused(train("hcma", model, **given, steps=4), "nets.text_projection")
 
 
-@pytest.mark.parametrize(("name", "value"), [("processes", 2), ("mixed_precision", "bf16")])
+@pytest.mark.parametrize(("name", "value"), [("processes", 2), ("mixed_precision", "fp16")])
 def test_other_processes_or_another_resolved_precision(train, model, monkeypatch, name, value):
     """``precision: auto`` is bf16 on one machine and fp32 on another."""
     given = CONTROL | {"precision": None}
