@@ -6,7 +6,6 @@ import json
 import shutil
 import weakref
 
-import numpy as np
 import pytest
 import torch
 
@@ -445,7 +444,8 @@ def test_bad_settings_are_one_sentence(settings, said):
 
 def test_a_checkpoint_and_a_net_from_folders(gated_folder, net):
     pipe = Pipeline(Backbone.from_pretrained(gated_folder))
-    result = pipe([TWO, PLAIN], methods=[HCMA(weights=net)], steps=2)
+    # One at a time, as it is made again: beside others some processors round otherwise.
+    result = pipe([TWO, PLAIN], methods=[HCMA(weights=net)], steps=2, batch_size=1)
     plain = pipe([TWO, PLAIN], steps=2)
     assert all(
         one.tobytes() != other.tobytes() for one, other in zip(result.images, plain.images, strict=True)
@@ -458,8 +458,7 @@ def test_a_checkpoint_and_a_net_from_folders(gated_folder, net):
         in result.records[1]["notes"]
     )
     again = pipe.remake(record, [make("hcma", settings)])
-    off = np.abs(np.int16(again.image) - np.int16(result.images[0]))
-    assert off.max() <= 1, "alone, not beside another picture: the last bit may differ"
+    assert again.image.tobytes() == result.images[0].tobytes()
 
 
 def test_from_the_command_line(gated_folder, net, tmp_path, capsys):

@@ -529,10 +529,11 @@ def test_saved_and_loaded_it_is_the_same_net(tmp_path, settings):
     loaded = load_net(tmp_path / "net")
     before, after = net.state_dict(), loaded.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    net.requires_grad_(
+        False
+    )  # as the loaded one: weights that learn go through other kernels on some processors
     expected, found = net(z, T, BOXES, PRESENT), loaded(z, T, BOXES, PRESENT)
-    # Not bit for bit: with and without a gradient, processors may take different kernels.
-    torch.testing.assert_close(found.globe, expected.globe)
-    torch.testing.assert_close(found.local, expected.local)
+    assert torch.equal(found.globe, expected.globe) and torch.equal(found.local, expected.local)
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     assert {key: loaded.config[key] for key in settings} == {
         key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
