@@ -175,6 +175,36 @@ def test_more_phrases_than_boxes_and_more_boxes_than_phrases():
     assert things == [("a red cat", RIGHT), ("blue cats", LEFT), ("blue cats", box)]
 
 
+def test_what_is_too_many_may_be_what_nobody_saw():
+    two = [seen("book", LEFT, 0.9), seen("book", RIGHT, 0.6)]
+    things, notes = give("a book and an umbrella", two)
+    assert things == [("a book", LEFT), ("an umbrella", RIGHT)]
+    assert notes == [
+        "2 were seen of 'a book'; the surest 1 count",
+        "a 'book' too many may be 'an umbrella', which was not seen",
+    ]
+    objects = RulesReasoner().reason("a book and an umbrella", ["book"]).objects
+    stands = assigned(white(), "a book and an umbrella", objects, two, [])[1]
+    assert (stands.tag, stands.score) == ("book", 0.5), "possible, not certain"
+    assert checked("a book and an umbrella", Looked(things=(stands,))).shown == ()
+    # By colour, each phrase no more than it lacks, and nothing of what should not be there.
+    spots = [(0.0, 0.0, 0.2, 0.2), (0.3, 0.0, 0.5, 0.2), (0.6, 0.0, 0.8, 0.2), (0.0, 0.5, 0.2, 0.7)]
+    colours = ["red", "green", "blue", "red"]
+    books = [
+        seen("book", box, 0.9 - 0.1 * n, colour=colour)
+        for n, (box, colour) in enumerate(zip(spots, colours, strict=True))
+    ]
+    prompt = "a red book, a blue umbrella and a green hat without a cat"
+    assert give(prompt, books)[0] == [
+        ("a red book", spots[0]), ("a blue umbrella", spots[2]), ("a green hat", spots[1])
+    ]  # fmt: skip
+    things, _ = give("two chairs and a book", [seen("chair", spots[0]), *books[1:3]])
+    assert things == [("two chairs", spots[0]), ("a book", spots[1]), ("two chairs", spots[2])]
+    # A second box of the same thing is no thing too many.
+    things, _ = give("a book and an umbrella", [seen("book", LEFT), seen("book", LEFT, 0.5)])
+    assert things == [("a book", LEFT)]
+
+
 def test_a_tag_without_a_box_is_noted():
     notes = []
     objects = [

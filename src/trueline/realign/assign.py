@@ -9,7 +9,8 @@ from PIL.Image import Image
 from scipy.optimize import linear_sum_assignment
 
 from trueline.perception import Detection
-from trueline.perception.reason import Reasoned
+from trueline.perception.naming import nouns, same_words
+from trueline.perception.reason import POSSIBLE, Reasoned
 from trueline.rules.geometry import iou
 
 from .attributes import count_in, likeness
@@ -30,6 +31,10 @@ def assigned(
     as it speaks of, so that their colours and textures fit best together; where these say nothing, boxes go from left
     to right in the order of the phrases. Of a phrase that speaks of fewer things than there are boxes, the surest are
     taken; of boxes of several tags on one spot, the surest.
+
+    A box too many may be what the picture has in place of something that the prompt names and nobody saw (two books
+    for "a book and an umbrella"): it gets that phrase, as possible, which it is not in the paper. Else the
+    commonest of errors, one name drawn twice and another left out, could not be mended: it has no mask.
     """
     phrases: dict[str, list[Reasoned]] = {}
     for each in objects:
@@ -44,7 +49,36 @@ def assigned(
             things += [Thing(tag, str(wanted[0].phrase), wanted[0].score, seen) for seen in boxes]
         else:
             things += _shared_out(image, prompt, tag, wanted, boxes, notes)
-    return _at_most(prompt, things, [str(each.phrase) for each in objects if each.phrase is not None], notes)
+    kept = _at_most(prompt, things, [str(each.phrase) for each in objects if each.phrase is not None], notes)
+    spare = [
+        seen for seen in found
+        if seen.label in phrases and all(iou(seen.box, thing.seen.box) <= SAME for thing in kept)
+    ]  # fmt: skip
+    return kept + _stand_ins(image, prompt, kept, spare, notes)
+
+
+def _stand_ins(
+    image: Image, prompt: str, kept: Sequence[Thing], spare: Sequence[Detection], notes: list[str]
+) -> list[Thing]:
+    """Boxes too many, as what the prompt names and the picture lacks; each phrase gets at most what it lacks."""
+    lacking: list[str] = []
+    for noun in {noun.phrase.casefold(): noun for noun in nouns(prompt) if not noun.absent}.values():
+        own = sum(same_words(thing.phrase, noun.phrase) for thing in kept)
+        lacking += [noun.phrase] * ((count_in(prompt, noun.phrase) or 1) - own)
+    if not lacking or not spare:
+        return []
+    gain = np.array([[likeness(image, seen, phrase) for phrase in lacking] for seen in spare])
+    rows, columns = linear_sum_assignment(
+        gain + _SURE * np.array([seen.score for seen in spare])[:, None], maximize=True
+    )
+    made = [
+        Thing(spare[row].label, lacking[column], POSSIBLE, spare[row])
+        for column, row in sorted(zip(columns.tolist(), rows.tolist(), strict=True))
+    ]
+    notes += [
+        f"a {_shown(each.tag)} too many may be {_shown(each.phrase)}, which was not seen" for each in made
+    ]
+    return made
 
 
 def _shared_out(
