@@ -150,6 +150,48 @@ def test_one_call_has_a_gradient_and_the_steps_before_have_none(plain):
         assert (whole[a] - whole[b]).norm() > 0.01 * whole[0].norm()
 
 
+def test_a_bounded_gradient_is_no_longer_than_that_of_x0(plain, monkeypatch):
+    backbone, names = with_lora(plain)
+    found: list[Tensor] = []
+
+    def noted(method):
+        def call(self, *given):
+            made = method(self, *given)
+            if made.requires_grad:
+                made.retain_grad()
+                found.append(made)
+            return made
+
+        return call
+
+    monkeypatch.setattr(Stepper, "step", noted(Stepper.step))
+    monkeypatch.setattr(Stepper, "x0", noted(Stepper.x0))
+
+    def lengths(rows=(0, 1), **more) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The gradient of the weights; its length at x0; at the steps before."""
+        found.clear()
+        made = objective(**ReFL.draft(4, 4), guidance_scale=8.0, **more)
+        # As a training step: hooks act where gradients are accumulated, too.
+        for weight in names.values():
+            weight.grad = None
+        made(batch_of(rows), Nets(backbone))["total"].backward()
+        slopes = [torch.zeros_like(w) if w.grad is None else w.grad.clone() for w in names.values()]
+        assert len(found) == 4
+        *before, last = [z.grad.flatten(1).norm(dim=1) for z in found]
+        return slopes, last, torch.stack(before)
+
+    free, last, before = lengths()
+    assert (before > 1.05 * last).any(), "guided calls lengthen it"
+    bounded, same, kept = lengths(bounded=True)
+    torch.testing.assert_close(same, last)
+    assert (kept <= last * (1 + 1e-5)).all() and kept.max() > 0
+    whole = [torch.cat([slope.flatten() for slope in slopes]) for slopes in (free, bounded)]
+    assert (whole[0] - whole[1]).norm() > 0.01 * whole[0].norm()
+    apart = [lengths((row,), bounded=True)[0] for row in (0, 1)]
+    for together, one, other in zip(bounded, *apart, strict=True):
+        torch.testing.assert_close(together, (one + other) / 2, rtol=1e-3, atol=1e-6)
+
+
 def test_real_rewards_reach_the_lora(plain, tokenizer, tmp_path):
     """B of a fresh LoRA learns (A cannot yet: B is 0), from CLIP and from captions."""
     backbone, names = with_lora(plain, moved=False)

@@ -58,6 +58,20 @@ def drawn_step(seed: int, step: int, span: tuple[int, int]) -> int:
     return low + int(torch.randint(high - low + 1, (), generator=generator_of(seed, "late step", step)))
 
 
+class _Bound:
+    """Of one backward pass: the gradient of each picture's x0, and of what was before it, no longer than that."""
+
+    longest: Tensor
+
+    def see(self, gradient: Latents) -> None:
+        self.longest = gradient.flatten(1).norm(dim=1)
+
+    def keep(self, gradient: Latents) -> Latents:
+        length = gradient.flatten(1).norm(dim=1)
+        share = (self.longest / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1)
+        return gradient * share[:, None, None, None]
+
+
 @contextmanager
 def base_of(unet: nn.Module) -> Iterator[None]:
     """The U-Net without its LoRA; after it, also where something fails, with it and with what learns as before.
@@ -138,6 +152,8 @@ class ReFL:
         span: (first, last) late step, of 0..steps-1; the last has the least noise.
         backprop: calls of the U-Net with gradient, the late step the last of them. ``draft`` gives DRaFT-K.
         detach: no gradient through the input of the U-Net, only through its output (DRTune; for ``backprop`` > 1).
+        bounded: a picture's gradient at the steps before is no longer than at its x0. Through many guided calls it
+            may grow a hundredfold for one picture of a batch, whose step that picture then is (ours).
         guidance_scale: None, or at most 1 = without classifier-free guidance (ImageReward's code), as the picture is
             trained; else its strength, also in the calls with gradient, where the checkpoint wants guidance.
         boxes: draw with the layouts' boxes, for a grounded U-Net.
@@ -166,6 +182,7 @@ class ReFL:
     span: tuple[int, int] = (30, 49)
     backprop: int = 1
     detach: bool = False
+    bounded: bool = False
     guidance_scale: float | None = None
     boxes: bool = False
     preserve: Preserve = "prior"
@@ -247,12 +264,17 @@ class ReFL:
             calls.boxed = torch.tensor([float(bool(layout.regions)) for layout in batch.layouts])
         still = torch.zeros(len(z), dtype=torch.bool)
         noises = own_generators(batch.noise, "steps")
+        bound = _Bound() if self.bounded else None
         for index in range(late):
             with torch.set_grad_enabled(index > late - self.backprop):
                 prediction = calls.predict(z.detach() if self.detach else z)
                 z = stepper.step(prediction, z, still, noises, self.eta)
+                if bound and z.requires_grad:
+                    z.register_hook(bound.keep)
         prediction = calls.predict(z.detach() if self.detach else z)
         clean = stepper.x0(prediction, z)
+        if bound and clean.requires_grad:
+            clean.register_hook(bound.see)
         return Drawn(clean, decoded(backbone.vae, clean, backbone.checkpointing, through=True))
 
     # What is to stay

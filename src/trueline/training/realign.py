@@ -72,7 +72,7 @@ class Objective(Frozen):
         standardise: each reward by its running mean and spread.
         scale, margin, phi: lambda and the loss of a score. sampling_steps: T. first, last: the late step.
         draft: DRaFT-K: all steps, the last K with gradient, in place of the late step; None = ReFL.
-        backprop, detach: more calls with gradient, and none through their inputs.
+        backprop, detach, bounded: more calls with gradient; none through their inputs; its length limited.
         scheduler, eta, guidance_scale, boxes: how pictures are drawn; guidance_scale None = without.
         preserve, weight: the pre-training term: "prior", "pictures" (the data's) or "none". The data may be prompts
             alone (``data.source`` a .txt) unless it is "pictures".
@@ -97,6 +97,7 @@ class Objective(Frozen):
     draft: Count | None = None
     backprop: Count = 1
     detach: bool = False
+    bounded: bool = False
     scheduler: str | None = "ddim"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     guidance_scale: Annotated[float, Field(ge=0)] | None = None
@@ -173,8 +174,8 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
     try:
         objective = ReFL(
             rewards, settings.seed, wish.scale, wish.margin, wish.phi, scheduler=wish.scheduler, eta=wish.eta,
-            detach=wish.detach, guidance_scale=wish.guidance_scale, boxes=wish.boxes, preserve=wish.preserve,
-            weight=wish.weight, held_out=held_out, **late,
+            detach=wish.detach, bounded=wish.bounded, guidance_scale=wish.guidance_scale, boxes=wish.boxes,
+            preserve=wish.preserve, weight=wish.weight, held_out=held_out, **late,
         )  # fmt: skip
         width, height = backbone.picture_size(None, None)
         objective.check(backbone, (height, width))
