@@ -268,22 +268,22 @@ def redrawn(
 
 
 def best(pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], how: dict[str, Any]) -> list[Drawn]:
-    """Of as many pictures as the rounds may draw, each from noise of its own, the one that shows most of the prompt's
-    nouns by the check that ends the rounds, and the earliest of equals; the first is that of the plain row."""
+    """Of as many pictures as the rounds may draw, each from its own noise, the one with the most points by the check
+    that ends the rounds, and the earliest of equals; the first is that of the plain row."""
     from trueline.perception.reason import RulesReasoner
     from trueline.realign import checked, look
 
-    kept: list[tuple[int, Drawn]] = []
+    kept: list[tuple[tuple[int, int], Drawn]] = []
     for turn in range(ROUNDS + 1):
         asked = _asked(batch, how)
         asked["seeds"] = [(seed + turn * OTHER_NOISE, place) for seed, place in asked["seeds"]]
         for number, (one, drawn) in enumerate(zip(batch, pipe.stream(**asked), strict=True)):
             prompt = one.example.layout.prompt
-            shown = len(checked(prompt, look(drawn.image, prompt, eyes, RulesReasoner())).shown)
+            points = checked(prompt, look(drawn.image, prompt, eyes, RulesReasoner())).points
             if turn == 0:
-                kept.append((shown, (drawn.image, drawn.record)))
-            elif shown > kept[number][0]:
-                kept[number] = (shown, (drawn.image, drawn.record))
+                kept.append((points, (drawn.image, drawn.record)))
+            elif points > kept[number][0]:
+                kept[number] = (points, (drawn.image, drawn.record))
     return [drawn for _, drawn in kept]
 
 

@@ -339,6 +339,19 @@ def test_the_check_wants_every_noun_certain_with_its_attributes_and_number():
     assert checked("a cat without a hat", things(Thing("cat", "a cat", 2.0, seen("cat", LEFT)))).passed
 
 
+def test_too_many_do_not_pass():
+    found = [APPLE, seen("apple", RIGHT, 0.5, colour="red")]
+    looked = look(white(), "a red apple", Scripted(found).eyes(), RulesReasoner())
+    assert [thing.seen for thing in looked.things] == [APPLE] and looked.surplus == ("apple",)
+    check = checked("a red apple", looked)
+    assert check.shown == ("a red apple",) and check.surplus == ("apple",) and not check.passed
+    assert check.points < checked("a red apple", things(looked.things[0])).points
+    assert looked.record()["surplus"] == check.record()["surplus"] == ["apple"]
+    # What may belong to a thing that the prompt names is not too many.
+    both = [seen("tree", (0.0, 0.0, 1.0, 1.0)), *found]
+    assert look(white(), "an apple tree", Scripted(both).eyes(), RulesReasoner()).surplus == ()
+
+
 # The layout of the second picture
 
 

@@ -196,11 +196,13 @@ def test_a_held_out_score_that_looks_with_a_trained_net_is_said(plain, folders):
         prepare(settings(folders), twin(plain), Path())
 
 
-@pytest.mark.parametrize("name", ["realign_world", "realign_sd14"])
-def test_the_published_settings_are_valid(name):
+@pytest.mark.parametrize(
+    ("name", "scale", "draft"), [("realign_world", 0.1, 6), ("realign_sd14", 1e-3, None)]
+)
+def test_the_published_settings_are_valid(name, scale, draft):
     options = parser().parse_args(["realign", "--config", str(CONFIGS / f"{name}.yaml"), "--out", "x"])
     made = make(Settings, gathered(options))
-    assert made.objective.scale == 1e-3 and made.lora
+    assert made.objective.scale == scale and made.objective.draft == draft and made.lora
 
 
 @pytest.mark.parametrize("part", ["captioner", "blip-itm"])

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from trueline.perception import Detection
 from trueline.perception.naming import nouns, same_words
-from trueline.perception.reason import POSSIBLE, Reasoned
+from trueline.perception.reason import CERTAIN, POSSIBLE, Reasoned
 from trueline.rules.geometry import iou
 
 from .attributes import count_in, likeness
@@ -50,29 +50,37 @@ def assigned(
         else:
             things += _shared_out(image, prompt, tag, wanted, boxes, notes)
     kept = _at_most(prompt, things, [str(each.phrase) for each in objects if each.phrase is not None], notes)
-    spare = [
+    return kept + _stand_ins(image, prompt, kept, spare(objects, kept, found), notes)
+
+
+def spare(
+    objects: Sequence[Reasoned], things: Sequence[Thing], found: Sequence[Detection]
+) -> list[Detection]:
+    """Boxes of what the prompt certainly names that are none of the things, nor a second box of one. Not those of
+    what it may name: the apples of an apple tree are not too many."""
+    certain = {each.tag for each in objects if each.score == CERTAIN}
+    return [
         seen for seen in found
-        if seen.label in phrases and all(iou(seen.box, thing.seen.box) <= SAME for thing in kept)
+        if seen.label in certain and all(iou(seen.box, thing.seen.box) <= SAME for thing in things)
     ]  # fmt: skip
-    return kept + _stand_ins(image, prompt, kept, spare, notes)
 
 
 def _stand_ins(
-    image: Image, prompt: str, kept: Sequence[Thing], spare: Sequence[Detection], notes: list[str]
+    image: Image, prompt: str, kept: Sequence[Thing], surplus: Sequence[Detection], notes: list[str]
 ) -> list[Thing]:
     """Boxes too many, as what the prompt names and the picture lacks; each phrase gets at most what it lacks."""
     lacking: list[str] = []
     for noun in {noun.phrase.casefold(): noun for noun in nouns(prompt) if not noun.absent}.values():
         own = sum(same_words(thing.phrase, noun.phrase) for thing in kept)
         lacking += [noun.phrase] * ((count_in(prompt, noun.phrase) or 1) - own)
-    if not lacking or not spare:
+    if not lacking or not surplus:
         return []
-    gain = np.array([[likeness(image, seen, phrase) for phrase in lacking] for seen in spare])
+    gain = np.array([[likeness(image, seen, phrase) for phrase in lacking] for seen in surplus])
     rows, columns = linear_sum_assignment(
-        gain + _SURE * np.array([seen.score for seen in spare])[:, None], maximize=True
+        gain + _SURE * np.array([seen.score for seen in surplus])[:, None], maximize=True
     )
     made = [
-        Thing(spare[row].label, lacking[column], POSSIBLE, spare[row])
+        Thing(surplus[row].label, lacking[column], POSSIBLE, surplus[row])
         for column, row in sorted(zip(columns.tolist(), rows.tolist(), strict=True))
     ]
     notes += [

@@ -13,23 +13,30 @@ from .seen import Looked, Thing
 
 @dataclass(frozen=True)
 class Check:
-    """The prompt's noun phrases that a picture fulfils, and those that it lacks."""
+    """The prompt's noun phrases that a picture fulfils, those that it lacks, and tags of what is too much."""
 
     shown: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
+    surplus: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """True for a prompt without nouns."""
-        return not self.lacking
+        return not self.lacking and not self.surplus
+
+    @property
+    def points(self) -> tuple[int, int]:
+        """Greater is better: first what is shown, then what is not too much."""
+        return len(self.shown), -len(self.surplus)
 
     def record(self) -> dict[str, list[str]]:
-        return {"shown": list(self.shown), "lacking": list(self.lacking)}
+        return {"shown": list(self.shown), "lacking": list(self.lacking), "surplus": list(self.surplus)}
 
 
 def checked(prompt: str, looked: Looked) -> Check:
     """Each noun phrase against the things that were seen: as many as it speaks of, reasoned certain, and with its
-    colour and texture where the detector has read them. A thing whose phrase names several shows none of them."""
+    colour and texture where the detector has read them. A thing whose phrase names several shows none of them. More
+    than the prompt speaks of is not as the prompt says, either."""
     shown: list[str] = []
     lacking: list[str] = []
     clear = [thing for thing in looked.things if len(nouns(thing.phrase)) == 1]  # not the whole prompt
@@ -37,7 +44,7 @@ def checked(prompt: str, looked: Looked) -> Check:
         if not noun.absent:
             own = [thing for thing in clear if _is(thing, noun.phrase)]
             (shown if len(own) >= (count_in(prompt, noun.phrase) or 1) else lacking).append(noun.phrase)
-    return Check(tuple(shown), tuple(lacking))
+    return Check(tuple(shown), tuple(lacking), looked.surplus)
 
 
 def _is(thing: Thing, phrase: str) -> bool:

@@ -12,7 +12,7 @@ from PIL.Image import Image
 from trueline.perception import Detection, Detector, Segmenter, Tagger, load
 from trueline.perception.reason import Reasoner
 
-from .assign import assigned, distinct
+from .assign import assigned, distinct, spare
 from .seen import Looked
 
 MAX_BOXES = 60  #: of one picture that are segmented; the surest
@@ -71,16 +71,19 @@ def look(image: Image, prompt: str, eyes: Eyes, reasoner: Reasoner) -> Looked:
     notes = [*strange, *reasoning.notes]
     wanted = [each for each in reasoning.objects if each.phrase is not None]
     labels = list(dict.fromkeys(each.tag for each in wanted))
-    things = []
+    things, surplus = [], []
     if labels:
         found = distinct(_detected(image, labels, eyes.detector, notes))
         if len(found) > MAX_BOXES:
             notes.append(f"{len(found)} boxes are too many; the surest {MAX_BOXES} are used")
         masked = _segmented(image, found[:MAX_BOXES], eyes.segmenter, notes)
         things = assigned(image, prompt, wanted, masked, notes)
+        surplus = [seen.label for seen in spare(wanted, things, masked)]
     else:
         notes.append(f"none of the {len(tags)} tags of the picture is in the prompt")
-    return Looked(tuple(tags), reasoning.objects, tuple(things), tuple(notes), reasoning.reasoner)
+    return Looked(
+        tuple(tags), reasoning.objects, tuple(things), tuple(surplus), tuple(notes), reasoning.reasoner
+    )
 
 
 def _detected(image: Image, labels: list[str], detector: Detector, notes: list[str]) -> list[Detection]:

@@ -75,6 +75,8 @@ def _seen(image: Image.Image, round_: Round) -> Cell:
     caption = f"Tags: {', '.join(looked.tags[:8])}{', ...' if len(looked.tags) > 8 else ''}"
     if round_.check and round_.check.lacking:
         caption += f"; not as the prompt says: {', '.join(round_.check.lacking)}"
+    if round_.check and round_.check.surplus:
+        caption += f"; too many: {', '.join(dict.fromkeys(round_.check.surplus))}"
     if undrawn := len(looked.things) - len(regions):
         caption += f"; without a box here: {undrawn} things"
     return _sized(picture), Layout("-", regions), caption

@@ -48,11 +48,13 @@ def pixels_of(image: Image, seen: Detection) -> np.ndarray:
 @dataclass(frozen=True)
 class Looked:
     """A look at one picture. ``objects``: every tag with its score and phrase; ``things``: those that the prompt has
-    a phrase for and that were found as a box; ``notes``: what went wrong or was left out, one sentence each."""
+    a phrase for and that were found as a box; ``surplus``: the tags of boxes of what it certainly
+    names, but not so often; ``notes``: what went wrong or was left out, one sentence each."""
 
     tags: tuple[str, ...] = ()
     objects: tuple[Reasoned, ...] = ()
     things: tuple[Thing, ...] = ()
+    surplus: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reasoner: str = ""
 
@@ -64,5 +66,6 @@ class Looked:
                 {"tag": each.tag, "score": each.score, "phrase": each.phrase} for each in self.objects
             ],
             "things": [thing.record() for thing in self.things],
+            "surplus": list(self.surplus),
             "notes": list(self.notes),
         }

@@ -307,8 +307,8 @@ class _Job:
     def done(self, refining: bool) -> Realigned:
         kept = len(self.rounds) - 1
         if refining:  # max takes the first of equals
-            shown = [len(each.check.shown) if each.check else -1 for each in self.rounds]
-            kept = shown.index(max(shown))
+            points = [each.check.points if each.check else (-1, 0) for each in self.rounds]
+            kept = points.index(max(points))
         return Realigned(self.index, self.layout, tuple(self.rounds), kept, tuple(self.notes))
 
 
