@@ -32,7 +32,7 @@ from trueline.realign.assign import assigned, distinct
 from trueline.realign.attributes import colour_of, count_in, count_of, likeness
 from trueline.realign.maps import Watch
 from trueline.realign.panel import panel
-from trueline.realign.stage import UNGROUNDED, layout_of
+from trueline.realign.stage import OTHER_NOISE, UNGROUNDED, layout_of
 from trueline.rules.geometry import iou
 from trueline.sample import Method
 
@@ -645,10 +645,18 @@ def test_a_refinement_keeps_the_best_round_and_the_earliest_of_equals(gated):
     (done,) = realign(gated, eyes, rounds=3)(PROMPT, seeds=[7], **FAST)
     assert [len(each.check.shown) for each in done.rounds] == [1, 1, 1, 0] and done.kept == 0
     eyes = Scripted([BAD], [TOP], [BAD], [BAD])
-    (done,) = realign(gated, eyes, rounds=3)(PROMPT, seeds=[7], **FAST)
+    (done,) = realign(gated, eyes, rounds=3, maps=True)(PROMPT, seeds=[7], **FAST)
     assert [len(each.check.shown) for each in done.rounds] == [0, 1, 0, 0] and done.kept == 1
-    # Round 2 was led by what was seen in round 1.
-    assert [r.box.xyxy for r in done.rounds[2].layout.regions] == [TOP.box]
+    # Round 1 was led by what was seen in stage one; round 2 starts again, and what was seen in it led round 3.
+    led = [[r.box.xyxy for r in each.layout.regions] for each in done.rounds]
+    assert led == [[], [BAD.box], [], [BAD.box]] and [each.restart for each in done.rounds] == [0, 0, 1, 0]
+    afresh, again = done.rounds[2], done.rounds[3]
+    (alone,) = Pipeline(gated)(PROMPT, seeds=[7 + OTHER_NOISE], **FAST).images
+    assert afresh.image.tobytes() == alone.tobytes() and afresh.record["seed"] == 7 + OTHER_NOISE
+    assert again.record["seed"] == 7 + OTHER_NOISE and again.image.tobytes() != afresh.image.tobytes()
+    assert list(again.before) == list(again.after) == ["a blue car"] and not afresh.before
+    for name, found in again.before.items():
+        assert not torch.equal(found, done.rounds[1].before[name]), "the maps of the new stage one"
     eyes = Scripted([BAD], [TOP], [], [])
     (done,) = realign(gated, eyes, rounds=3)(PROMPT, seeds=[7], **FAST)
     assert len(done.rounds) == 3 and done.kept == 1 and "round 2 can be drawn again" in done.notes[0]

@@ -44,15 +44,17 @@ def _round(done: Realigned, number: int, earlier: Round, later: Round) -> list[C
     before = "Stage one" if number == 1 else f"Round {number - 1}"
     after = "Stage two" if len(done.rounds) == 2 else f"Round {number}"
     kept, kept_before = (" (kept)" if done.kept == place else "" for place in (number, number - 1))
+    noise = "other noise: stage one again" if later.restart else "the same noise"
     cells = [
         _cell(earlier.image, f"{before}{kept_before}: {done.layout.prompt}"),
         _seen(earlier.image, earlier),
-        _cell(later.image, f"{after}{kept}, from the same noise"),
+        _cell(later.image, f"{after}{kept}, from {noise}"),
     ]
+    origin = max(place for place in range(number) if place == 0 or done.rounds[place].restart)
     for phrase, shown in later.before.items():
         own = [thing for thing in looked.things if thing.phrase == phrase]
         if own:
-            cells += _phrase(done.rounds[0].image, later.image, own, shown, later.after[phrase])
+            cells += _phrase(done.rounds[origin].image, later.image, own, shown, later.after[phrase])
     return cells
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL.Image import Image
 from torch import Tensor
 
-from trueline.layout import MAX_REGIONS, Layout, Region
+from trueline.layout import MAX_REGIONS, MAX_SEED, Layout, Region
 from trueline.methods import make
 from trueline.methods.realign import LIKELIHOODS, Reweighting, check_likelihoods
 from trueline.perception.reason import Reasoner, RulesReasoner
@@ -24,6 +24,7 @@ from .maps import Watch, phrase_maps
 from .seen import Looked, Thing
 
 MAX_ROUNDS = 10
+OTHER_NOISE = 1_000_003  #: added to a picture's seed where a refinement starts again
 UNGROUNDED = (0, 0, 1)  #: a grounding schedule in which boxes that were only seen do not act by themselves
 #: Options that make no sense here: what they may be, and the cure.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -39,7 +40,8 @@ class Round:
     """One picture of a refinement; round 0 is stage one. ``record`` makes it again, as ``Pipeline.remake`` does.
 
     ``looked`` and ``check``: what was seen in it, None where nobody looked (the last round, where nothing depends on
-    it). ``before`` and ``after``: each phrase's attention map without and with the modulation, empty in round 0.
+    it). ``before`` and ``after``: each phrase's attention map without and with the modulation, empty where there was
+    none. ``restart``: not led by the picture before, but drawn from other noise, as stage one is.
     """
 
     image: Image
@@ -49,6 +51,7 @@ class Round:
     check: Check | None = None
     before: dict[str, Tensor] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
+    restart: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class Realign:
         method: the modulation, and how strong it is.
         rounds: 1 is the paper: the second picture is the result. More of them are a refinement: each picture is
             looked at and checked (``check.checked``), stage one too; the first that passes ends it, and the picture
-            that shows most of the prompt's nouns is the result, the earliest of equals.
+            that shows most of the prompt's nouns is the result; of equals the one with less that is too much, then
+            the earliest. Every second round starts again from other noise: a third picture from the same one is much
+            like the second.
         maps: keep attention maps of each phrase (``Round.before``, ``after``), at the cost of up to five passes of
             the net a picture.
 
@@ -165,13 +170,16 @@ class Realign:
         refining = self.rounds > 1
         for job in jobs:
             self._look(job)
-        for _round in range(self.rounds):
+        for turn in range(1, self.rounds + 1):
             going = [job for job in jobs if not job.over]
             if refining:
                 going = [job for job in going if not (job.last.check and job.last.check.passed)]
-            layouts = {job.index: self._redrawn(job) for job in going}
-            going = [job for job in going if layouts[job.index] is not None]
-            self._redraw(going, layouts, options)
+            if turn % 2 == 0:
+                self._restart(going, options)
+            else:
+                layouts = {job.index: self._redrawn(job) for job in going}
+                going = [job for job in going if layouts[job.index] is not None]
+                self._redraw(going, layouts, options)
             for job in going:
                 if not job.over and refining:
                     self._look(job)
@@ -219,16 +227,26 @@ class Realign:
         for own in (True, False):
             group = [job for job in jobs if bool(job.layout.regions) == own]
             changed = options if own else options | {"grounding_schedule": UNGROUNDED}
-            self._redraw_group(group, layouts, changed)
-            for job in group:
-                job.fresh = False
+            self._redraw_group(group, layouts, changed, (self.method,))
+
+    def _restart(self, jobs: list[_Job], options: dict[str, Any]) -> None:
+        """One picture of each job as in stage one, from noise that it has not had."""
+        for job in jobs:
+            job.seed = ((job.seed[0] + OTHER_NOISE) & MAX_SEED, job.seed[1])
+        self._redraw_group(jobs, {job.index: job.layout for job in jobs}, options, ())
 
     def _redraw_group(
-        self, group: list[_Job], layouts: dict[int, Layout | None], options: dict[str, Any]
+        self,
+        group: list[_Job],
+        layouts: Mapping[int, Layout | None],
+        options: dict[str, Any],
+        more: tuple[Method, ...],
     ) -> None:
+        for job in group:
+            job.fresh = False
         asked = [layout for job in group if (layout := layouts[job.index]) is not None]
         try:
-            for job, drawn in self._drawn(group, asked, options, (self.method,)):
+            for job, drawn in self._drawn(group, asked, options, more):
                 job.rounds.append(drawn)
                 job.fresh = True
         except Exception as error:  # whatever a method of the caller raises, stage one is there
@@ -238,7 +256,7 @@ class Realign:
                     job.stop(f"round {len(job.rounds)} could not be drawn: {_line(error)}")
                 return
             for job in left:  # it may be the fault of one of them
-                self._redraw_group([job], layouts, options)
+                self._redraw_group([job], layouts, options, more)
 
     def _drawn(
         self,
@@ -257,7 +275,9 @@ class Realign:
         for picture in self.pipe.stream(list(layouts), seeds=seeds, **settings):
             job, layout = jobs[picture.index], layouts[picture.index]
             record = self._record(job, picture, methods, layout)
-            drawn = Round(picture.image, record, layout)
+            drawn = Round(picture.image, record, layout, restart=bool(job.rounds) and not more)
+            if watch and not more:
+                job.seen.clear()
             if watch:
                 seen = watch[0].of(picture.record["batch"]["row"])
                 job.seen.append(seen)
@@ -290,7 +310,7 @@ class _Job:
     layout: Layout
     seed: tuple[int, int]
     rounds: list[Round] = field(default_factory=list)
-    seen: list[Tensor] = field(default_factory=list)  # attention of each round
+    seen: list[Tensor] = field(default_factory=list)  # attention, from the last picture on that nothing led
     notes: list[str] = field(default_factory=list)
     over: bool = False
     fresh: bool = False  # drawn in this round
