@@ -74,7 +74,7 @@ WAYS = {"fine": 1, "rounds": ROUNDS, "best": 0}
 ITC = "world-itc"
 EMBEDDERS = ("clip", "negclip")  #: judges that tell a cosine as clip_score
 STEP_OF_32 = 22.0  #: CPU seconds of a step of 32 pictures, each drawn with gradient
-LOOK_SECONDS = 1.0  #: of the second look at a picture, guessed
+LOOK_SECONDS = 0.1  #: of a look at a picture
 OTHER_NOISE = 1000  #: between the seeds of the pictures of which one is kept
 
 
