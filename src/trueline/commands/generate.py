@@ -139,8 +139,8 @@ def _realign(group: argparse._ArgumentGroup) -> None:
         "--realign-rounds",
         type=int,
         metavar="COUNT",
-        help="draw again at most so often, every second time from other noise; look each time, stop when all is there, "
-        "keep the best (default 1: once)",
+        help="draw again at most so often, every second time from other noise; look each time, stop when all is "
+        "there, keep the best (default 1: once)",
     )
     group.add_argument(
         "--tagger",
