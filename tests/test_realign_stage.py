@@ -200,6 +200,10 @@ def test_what_is_too_many_may_be_what_nobody_saw():
     ]  # fmt: skip
     things, _ = give("two chairs and a book", [seen("chair", spots[0]), *books[1:3]])
     assert things == [("two chairs", spots[0]), ("a book", spots[1]), ("two chairs", spots[2])]
+    # A place or a part is none that a box of something else may be.
+    dogs = [seen("dog", LEFT, 0.9), seen("dog", RIGHT, 0.6)]
+    for prompt in ("a dog on the grass", "a dog with a long tail", "a dog at the beach"):
+        assert [phrase for phrase, _ in give(prompt, dogs)[0]] == ["a dog"]
     # A second box of the same thing is no thing too many.
     things, _ = give("a book and an umbrella", [seen("book", LEFT), seen("book", LEFT, 0.5)])
     assert things == [("a book", LEFT)]

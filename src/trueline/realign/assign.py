@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from trueline.perception import Detection
 from trueline.perception.naming import nouns, same_words
 from trueline.perception.reason import CERTAIN, POSSIBLE, Reasoned
+from trueline.planner.words import PARTS, SURROUNDINGS
 from trueline.rules.geometry import iou
 
 from .attributes import count_in, likeness
@@ -68,9 +69,11 @@ def spare(
 def _stand_ins(
     image: Image, prompt: str, kept: Sequence[Thing], surplus: Sequence[Detection], notes: list[str]
 ) -> list[Thing]:
-    """Boxes too many, as what the prompt names and the picture lacks; each phrase gets at most what it lacks."""
+    """Boxes too many, as what the prompt names and the picture lacks; each phrase gets at most what it lacks, and no
+    second dog becomes the grass, or a tail."""
+    named = [noun for noun in nouns(prompt) if not noun.absent and noun.head not in SURROUNDINGS | PARTS]
     lacking: list[str] = []
-    for noun in {noun.phrase.casefold(): noun for noun in nouns(prompt) if not noun.absent}.values():
+    for noun in {noun.phrase.casefold(): noun for noun in named}.values():
         own = sum(same_words(thing.phrase, noun.phrase) for thing in kept)
         lacking += [noun.phrase] * ((count_in(prompt, noun.phrase) or 1) - own)
     if not lacking or not surplus:
