@@ -667,6 +667,15 @@ def test_a_refinement_keeps_the_best_round_and_the_earliest_of_equals(gated):
     assert panel(done).height > 800
 
 
+def test_a_refinement_goes_on_from_other_noise_where_nothing_was_seen(gated):
+    (done,) = realign(gated, Scripted([], [APPLE, CAR]), rounds=3)(PROMPT, seeds=[7], **FAST)
+    assert [each.restart for each in done.rounds] == [False, True] and done.kept == 1
+    assert done.rounds[1].check.passed
+    assert done.notes == ("nothing that was seen in round 0 can be drawn again",)
+    (done,) = realign(gated, Scripted([]), rounds=3)(PROMPT, seeds=[7], **FAST)
+    assert len(done.rounds) == 2 and done.kept == 0 and len(done.notes) == 2
+
+
 # Everything together, with real classes of transformers
 
 

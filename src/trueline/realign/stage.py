@@ -178,6 +178,9 @@ class Realign:
                 self._restart(going, options)
             else:
                 layouts = {job.index: self._redrawn(job) for job in going}
+                for job in going:
+                    if layouts[job.index] is None:  # other noise may show more
+                        job.over = turn == self.rounds
                 going = [job for job in going if layouts[job.index] is not None]
                 self._redraw(going, layouts, options)
             for job in going:
@@ -213,12 +216,12 @@ class Realign:
         layout = layout_of(job.layout, things, most, notes)
         job.notes += notes
         if layout.regions == job.layout.regions:
-            job.stop(
-                f"nothing that was seen in round {len(job.rounds) - 1} can be drawn again; its picture is kept"
-            )
+            kept = "; its picture is kept" if self.rounds == 1 else ""
+            job.stop(f"nothing that was seen in round {len(job.rounds) - 1} can be drawn again{kept}")
             return None
         if reason := self.method.idle(layout, backbone):
-            job.stop(f"{reason}; the picture of round {len(job.rounds) - 1} is kept")
+            kept = " is kept" if self.rounds == 1 else " is not drawn again"
+            job.stop(f"{reason}; the picture of round {len(job.rounds) - 1}{kept}")
             return None
         return layout
 
