@@ -23,7 +23,7 @@ from transformers import (
 from trueline.cli import main
 from trueline.layout import Layout, Region
 from trueline.methods import of_record
-from trueline.methods.realign import LIKELIHOODS, Reweighting
+from trueline.methods.realign import LIKELIHOODS, SURPLUS, Reweighting
 from trueline.perception import Detection, Detector, Segmenter, Tagger
 from trueline.perception.reason import LLMReasoner, Reasoned, RulesReasoner
 from trueline.pipeline import Pipeline
@@ -48,6 +48,7 @@ def seen(label, box, score=0.9, **more):
 
 
 APPLE, CAR = seen("apple", LEFT), seen("car", RIGHT, 0.8)
+SPECK = seen("apple", (0.492, 0.492, 0.501, 0.501))
 
 
 class Scripted:
@@ -346,11 +347,13 @@ def test_the_check_wants_every_noun_certain_with_its_attributes_and_number():
 def test_too_many_do_not_pass():
     found = [APPLE, seen("apple", RIGHT, 0.5, colour="red")]
     looked = look(white(), "a red apple", Scripted(found).eyes(), RulesReasoner())
-    assert [thing.seen for thing in looked.things] == [APPLE] and looked.surplus == ("apple",)
+    assert [thing.seen.box for thing in looked.things] == [LEFT]
+    assert [each.box for each in looked.surplus] == [RIGHT]
     check = checked("a red apple", looked)
     assert check.shown == ("a red apple",) and check.surplus == ("apple",) and not check.passed
     assert check.points < checked("a red apple", things(looked.things[0])).points
-    assert looked.record()["surplus"] == check.record()["surplus"] == ["apple"]
+    assert check.record()["surplus"] == ["apple"]
+    assert [(each["tag"], each["box"]) for each in looked.record()["surplus"]] == [("apple", list(RIGHT))]
     # What may belong to a thing that the prompt names is not too many.
     both = [seen("tree", (0.0, 0.0, 1.0, 1.0)), *found]
     assert look(white(), "an apple tree", Scripted(both).eyes(), RulesReasoner()).surplus == ()
@@ -369,7 +372,7 @@ def test_things_become_regions_with_scores():
     mask[16:48, :20] = 0.7
     apple = Thing("apple", "a red apple", 0.5, seen("apple", LEFT, mask=mask))
     car = Thing("car", "a blue car", 2.0, CAR)
-    made = layout_of(Layout(PROMPT, meta={"mine": 1}, seed=3), [apple, car])
+    made = layout_of(Layout(PROMPT, meta={"mine": 1}, seed=3), things(apple, car))
     assert [(r.phrase, r.box.xyxy) for r in made.regions] == [("a blue car", RIGHT), ("a red apple", LEFT)]
     assert np.array_equal(made.regions[1].mask_array(), mask > 0.5) and made.regions[0].mask is None
     assert made.meta == {"mine": 1, LIKELIHOODS: {"a blue car": 2.0, "a red apple": 0.5}}
@@ -378,19 +381,38 @@ def test_things_become_regions_with_scores():
 
 def test_boxes_of_the_caller_stay_and_have_their_phrase():
     own = Layout(PROMPT, [Region("A red apple", (0.6, 0.6, 0.9, 0.9))])
-    made = layout_of(own, [Thing("apple", "a red apple", 2.0, APPLE), Thing("car", "a blue car", 2.0, CAR)])
+    made = layout_of(
+        own, things(Thing("apple", "a red apple", 2.0, APPLE), Thing("car", "a blue car", 2.0, CAR))
+    )
     assert [(r.phrase, r.box.x0) for r in made.regions] == [("A red apple", 0.6), ("a blue car", 0.5)]
 
 
 def test_too_many_and_too_small_things_are_noted():
     notes = []
     many = [Thing("cat", "cats", 2.0, seen("cat", (i / 50, 0, i / 50 + 0.02, 1))) for i in range(40)]
-    assert len(layout_of(Layout("cats"), many, 30, notes).regions) == 30
+    assert len(layout_of(Layout("cats"), things(*many), 30, notes).regions) == 30
     assert notes == ["more than 30 things were seen; the likeliest 30 are drawn again"]
     notes.clear()
     speck = Thing("cat", "a cat", 2.0, seen("cat", (0.5, 0.5, 0.501, 0.501)))
-    assert layout_of(Layout("a cat"), [speck], 30, notes).regions == ()
+    assert layout_of(Layout("a cat"), things(speck), 30, notes).regions == ()
     assert "a 'cat' that was seen is left out: box: its area" in notes[0]
+
+
+def test_what_is_too_much_has_its_place_in_meta():
+    mask = np.zeros((64, 64), np.float32)
+    mask[16:48, 32:] = 1
+    looked = replace(
+        things(Thing("apple", "a red apple", 2.0, APPLE)),
+        surplus=(seen("apple", RIGHT, 0.5, mask=mask), SPECK),
+    )
+    notes = []
+    made = layout_of(Layout("a red apple"), looked, 30, notes)
+    assert [region.phrase for region in made.regions] == ["a red apple"]
+    assert made.meta[SURPLUS] == [Region("apple", RIGHT, mask > 0.5).model_dump(mode="json")]
+    assert len(notes) == 1 and "a 'apple' that was seen is left out" in notes[0]
+    again = layout_of(made, replace(looked, surplus=(CAR,) * 40), 30, notes)
+    assert len(again.meta[SURPLUS]) == 30 and again.meta[SURPLUS][0] == made.meta[SURPLUS][0]
+    assert notes[1:] == ["40 things are too many; the surest 29 are pushed away"]
 
 
 # Two stages
@@ -507,7 +529,6 @@ def test_stage_one_is_kept_and_the_record_says_why(gated, first, eyes, methods, 
 
 
 CROWD = [seen("apple", (i / 50, 0.25, i / 50 + 0.02, 0.75), 0.9 - i / 100) for i in range(40)]
-SPECK = seen("apple", (0.492, 0.492, 0.501, 0.501))
 
 
 @pytest.mark.parametrize("found", [[*CROWD, CAR], [SPECK, CAR]], ids=["a crowd", "a speck"])
@@ -549,6 +570,30 @@ def test_a_reasoner_that_says_nonsense_costs_the_second_stage_only(gated, first,
     (done,) = realign(gated, Scripted([APPLE]), reasoner=Wild())(PROMPT, seeds=[7], **FAST)
     assert done.kept == 0 and done.image.tobytes() == first
     assert "round 0" in done.notes[0]
+
+
+def test_a_second_apple_is_pushed_away(gated):
+    """From the same noise; the record tells its place, and the picture can be made again from it."""
+    found = [APPLE, seen("apple", RIGHT, 0.5)]
+    (done,) = realign(gated, Scripted(found), maps=True)("a red apple", seeds=[7], **FAST)
+    (other,) = realign(gated, Scripted([APPLE]))("a red apple", seeds=[7], **FAST)
+    assert done.rounds[0].image.tobytes() == other.rounds[0].image.tobytes()
+    assert done.image.tobytes() != other.image.tobytes()
+    layout = done.rounds[1].layout
+    assert [region["box"] for region in layout.meta[SURPLUS]] == [list(RIGHT)]
+    assert json.loads(json.dumps(done.record))["layout"]["meta"][SURPLUS] == layout.meta[SURPLUS]
+    again = Pipeline(gated).remake(done.rounds[1].record, [Reweighting()])
+    assert again.image.tobytes() == done.image.tobytes()
+    assert panel(done).size[0] > 300
+
+
+def test_where_the_caller_gave_all_boxes_what_is_too_much_is_still_pushed_away(gated):
+    own = Layout("a red apple", [Region("a red apple", LEFT)])
+    found = [APPLE, seen("apple", RIGHT, 0.5)]
+    (done,) = realign(gated, Scripted(found))(own, seeds=[7], **FAST)
+    assert done.kept == 1 and done.rounds[1].layout.meta[SURPLUS][0]["box"] == list(RIGHT)
+    (done,) = realign(gated, Scripted([APPLE]))(own, seeds=[7], **FAST)
+    assert done.kept == 0 and "nothing that was seen in round 0 can be drawn again" in done.notes[0]
 
 
 def test_one_that_cannot_be_drawn_again_does_not_stop_the_others(gated):
@@ -720,10 +765,8 @@ def test_the_whole_stage_with_real_classes(trueline, tmp_path, capsys):
     (thing,) = about["rounds"][0]["looked"]["things"]
     assert thing["phrase"] == "a red apple" and thing["confidence"] > 0.25 and 0 < thing["mask_area"] < 1
     assert record["methods"][-1]["name"] == "Reweighting" and record["methods"][-1]["settings"]["sreg"] == 0
-    assert (
-        record["layout"]["meta"] == {LIKELIHOODS: {"a red apple": 2.0}}
-        and record["layout"]["regions"][0]["mask"]
-    )
+    assert record["layout"]["meta"][LIKELIHOODS] == {"a red apple": 2.0}
+    assert record["layout"]["regions"][0]["mask"]
     folder = out / "0000-0-realign"
     assert {path.name for path in folder.iterdir()} == {
         *("round-0.png", "round-0.json", "round-1.png", "round-1.json", "looked.json", "panel.png"),

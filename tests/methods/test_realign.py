@@ -13,6 +13,7 @@ from trueline.layout import Layout, Region
 from trueline.methods.dense_diffusion import covered_area
 from trueline.methods.realign import (
     LIKELIHOODS,
+    SURPLUS,
     Reweighting,
     effective_strength,
     overlap,
@@ -183,18 +184,20 @@ def test_where_nothing_is_said_no_bit_changes():
 # In the nets
 
 
-def expected_logits(kind, logits, layout, scores, noise):
-    """From boxes, tokens and the equations, region by region, in float64."""
+def expected_logits(kind, logits, layout, scores, noise, surplus=()):
+    """From boxes, tokens and the equations, region by region, in float64. ``surplus``: regions of no phrase."""
     places, keys = logits.shape[-2:]
     side = int(places**0.5)
     rows, columns = (np.indices((side, side)) + 0.5) / side
-    boxes = [region.box.xyxy for region in layout.regions]
+    boxes = [region.box.xyxy for region in (*layout.regions, *surplus)]
     masks = [
         ((columns > x0) & (columns < x1) & (rows > y0) & (rows < y1)).ravel() for x0, y0, x1, y1 in boxes
     ]
     of_keys = masks if kind == "self" else [np.isin(range(keys), TOKENS_OF[r.phrase]) for r in layout.regions]
     direction, gain = np.zeros((places, keys)), np.zeros((places, keys))
-    for mask, own, score in zip(masks, of_keys, scores, strict=True):  # these two share no place and no token
+    for mask, own, score in zip(
+        masks, of_keys, scores, strict=False
+    ):  # these two share no place and no token
         direction[np.ix_(np.any(masks, axis=0), own)] = -1
         direction[np.ix_(mask, own)] = 1
         gain[:, own] = score
@@ -220,6 +223,50 @@ def test_every_layer_is_led_as_the_equations_say(kind, request):
             np.testing.assert_allclose(after[row].numpy(), wanted, rtol=0, atol=2e-5)
             assert (after[row] - before[row]).abs().max() > 1e-3
     assert all(torch.equal(before, after) for _, ctx, before, after in calls if ctx.index >= 3)
+
+
+def crowded(layout, *surplus):
+    return layout.model_copy(update={"meta": {SURPLUS: [each.model_dump(mode="json") for each in surplus]}})
+
+
+def test_what_is_too_much_is_no_phrases_place(plain):
+    """The words of the apple, and in self-attention its places, are pushed out of a second box, and of no other."""
+    one = Layout("a red apple", [APPLE])
+    second = Region("apple", CAR.box)
+    layouts = [crowded(one, second), Layout("a cat"), one]
+    for site, ctx, before, after in logits_of(plain, layouts, Reweighting(), steps=10):
+        if ctx.index > 0:
+            continue
+        noise = (1.0 if site.kind == "cross" else 0.3) * 0.901**5
+        assert torch.equal(after[1], before[1])
+        for row, surplus in ((0, (second,)), (2, ())):
+            wanted = expected_logits(site.kind, before[row].double().numpy(), one, (2.0,), noise, surplus)
+            np.testing.assert_allclose(after[row].numpy(), wanted, rtol=0, atol=2e-5)
+        side = int(before.shape[-2] ** 0.5)
+        pushed = (before - after)[0].amax(dim=0).view(side, side, -1)[side // 4 :, side // 2 :]
+        assert pushed.amax(dim=(0, 1)).nonzero().flatten().tolist() == (
+            TOKENS_OF["a red apple"] if site.kind == "cross" else [
+                row * side + column for row in range(side // 2) for column in range(side // 2)
+            ]
+        )  # fmt: skip
+
+
+def test_without_its_push_surplus_is_nothing(plain):
+    one = Layout("a red apple", [APPLE], seed=1)
+    crowd = crowded(one, Region("apple", CAR.box))
+    as_in_the_paper = run(plain, [crowd], Reweighting(surplus=False))[-1].z
+    assert torch.equal(as_in_the_paper, run(plain, [one], Reweighting())[-1].z)
+    assert not torch.equal(as_in_the_paper, run(plain, [crowd], Reweighting())[-1].z)
+
+
+def test_surplus_is_a_pictures_own(plain):
+    one = Layout("a red apple", [APPLE])
+    two = [crowded(one, Region("apple", CAR.box)), one]
+    together = run(plain, two, Reweighting(), seeds=[1, 1])[-1].z
+    assert (together[0] - together[1]).abs().max() > 1e-3
+    for row, layout in enumerate(two):
+        alone = run(plain, [layout], Reweighting(), seeds=[1])[-1].z
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-5)
 
 
 def test_tokens_of_no_phrase_and_places_in_no_mask_are_left_alone(plain):
@@ -323,4 +370,15 @@ def test_bad_input_is_one_sentence(plain):
     ):
         bad = BOTH.model_copy(update={"meta": {LIKELIHOODS: given}})
         with pytest.raises(ValueError, match=f"meta.likelihoods: .*{sentence}"):
+            next(sample(plain, [bad], [Reweighting()]))
+    apple = APPLE.model_dump(mode="json")
+    for given, sentence in (
+        ("a cat", "must be a list of at most 30 regions"),
+        ([apple] * 31, "must be a list of at most 30 regions"),
+        ([1], "give regions as a layout has them"),
+        ([{"phrase": "a cat"}], "box: is missing; give a value; give regions"),
+        ([apple | {"box": [0, 0, 2, 1]}], "box.*give regions"),
+    ):
+        bad = BOTH.model_copy(update={"meta": {SURPLUS: given}})
+        with pytest.raises(ValueError, match=f"meta.surplus: .*{sentence}"):
             next(sample(plain, [bad], [Reweighting()]))

@@ -4,26 +4,38 @@ Fang et al. 2023, "RealignDiff" (arXiv 2305.19599), equations 8 and 9, without t
 paper's second stage draws a picture again with it: ``trueline.realign`` finds masks, phrases and scores.
 """
 
+import json
 import math
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
+from torch.nn.functional import pad
 
 from trueline.attention import Site
 from trueline.backbone import Backbone
 from trueline.guidance import latent_grid, map_grid
-from trueline.layout import Layout, Region
+from trueline.layout import MAX_REGIONS, Layout, Region
 from trueline.masks import region_shares
 from trueline.methods.dense_diffusion import named_regions
 from trueline.sample import Context, Method, Part
 
-__all__ = ["LIKELIHOODS", "Reweighting", "effective_strength", "overlap", "reweighted", "union_area"]
+__all__ = [
+    "LIKELIHOODS",
+    "SURPLUS",
+    "Reweighting",
+    "check_meta",
+    "effective_strength",
+    "overlap",
+    "reweighted",
+    "union_area",
+]
 
 LIKELIHOODS = "likelihoods"  #: key of ``Layout.meta``: the score of each phrase, a dictionary
+SURPLUS = "surplus"  #: key of ``Layout.meta``: a list of regions, as JSON, where no phrase's thing is to be
 CERTAIN, MOST = 2.0, 10.0  #: eq. 6's score of an object that is certain; the largest that is taken
 
 
@@ -102,6 +114,9 @@ class Reweighting(Method):
     ``likelihood``. A score of 0 is no modulation, as in the equation: the phrase's words and mask are left out;
     ``suppress`` pushes its words down everywhere.
 
+    A thing too many has no phrase of its own: the words of all phrases are pushed out of the regions listed in
+    ``Layout.meta["surplus"]`` as out of each other's masks. The paper has no such places.
+
     The paper states neither lambda_t, B nor the layers; these are DenseDiffusion's, on which it builds, with its
     defaults: DDIM with 50 steps, the first 15 modulated. Differs from the paper: the limit of 1 keeps the order of
     scores; places in no mask, tokens of no phrase, start, end and padding are left alone; a cell keeps the share of
@@ -110,7 +125,8 @@ class Reweighting(Method):
     not in the prompt acts on self-attention only, and the record says so. A picture without regions is plain.
 
     Raises, when sampling begins:
-        ValueError: no layout has regions; likelihoods that are not a number of 0..10 for a phrase of the regions.
+        ValueError: no layout has regions; likelihoods that are not a number of 0..10 for a phrase of the regions;
+            surplus that is no list of regions.
     """
 
     strength: float = Field(1.0, ge=0, le=2, description="times creg and sreg; 0 is plain sampling")
@@ -124,6 +140,7 @@ class Reweighting(Method):
     likelihood: float = Field(
         CERTAIN, ge=0, le=MOST, description="score of regions for which the layout has none"
     )
+    surplus: bool = Field(True, description="push phrases out of what is too much; false: as in the paper")
     suppress: float = Field(
         0.0, ge=0, le=MOST, description="score with which phrases scored 0 are pushed down; 0: not at all"
     )
@@ -132,7 +149,7 @@ class Reweighting(Method):
     reads: ClassVar[frozenset[Part]] = frozenset({"mask"})
 
     def idle(self, layout: Layout, backbone: Backbone) -> str | None:
-        check_likelihoods(layout)
+        check_meta(layout)
         scores = [self._score(layout, region) for region in layout.regions]
         if scores and not any(scores) and not self.suppress:
             return "the likelihood of every region is 0"
@@ -159,9 +176,11 @@ class Reweighting(Method):
             tuple(self._score(layout, region) for region in own)
             for layout, own in zip(ctx.layouts, regions, strict=True)
         )
-        placed = _Placed(*(x.to(logits.device) for x in _placed(regions, scores, height, width)))
-        tokens = None if tokens is None else tokens.to(logits.device)
-        keys = placed.masks if tokens is None else tokens * (placed.scores > 0)[:, :, None]
+        surplus = tuple(surplus_of(layout) if self.surplus else () for layout in ctx.layouts)
+        placed = _Placed(*(x.to(logits.device) for x in _placed(regions, scores, surplus, height, width)))
+        if tokens is not None:
+            tokens = pad(tokens.to(logits.device), (0, 0, 0, len(placed.scores[0]) - len(tokens[0])))
+        keys = (placed.masks if tokens is None else tokens) * (placed.scores > 0)[:, :, None]
         inside, outside = overlap(placed.masks, keys)
         of_keys = (placed.scores[:, :, None] * (keys > 0)).amax(dim=1)
         noise = gain * (ctx.t.float() / ctx.stepper.scheduler.config.num_train_timesteps) ** self.power
@@ -177,11 +196,13 @@ class Reweighting(Method):
         return layout.meta.get(LIKELIHOODS, {}).get(region.phrase, self.likelihood)
 
 
-def check_likelihoods(layout: Layout) -> None:
+def check_meta(layout: Layout) -> None:
     """
     Raises:
-        ValueError: its ``meta["likelihoods"]`` are not a number of 0..10 for a phrase of its regions.
+        ValueError: its ``meta["likelihoods"]`` are not a number of 0..10 for a phrase of its regions, or its
+            ``meta["surplus"]`` is no list of regions.
     """
+    surplus_of(layout)
     given = layout.meta.get(LIKELIHOODS, {})
     cure = f"give a number of 0 to {MOST:g} for phrases of its regions"
     if not isinstance(given, dict):
@@ -197,8 +218,30 @@ def check_likelihoods(layout: Layout) -> None:
             )
 
 
+def surplus_of(layout: Layout) -> tuple[Region, ...]:
+    """The regions of its ``meta["surplus"]``.
+
+    Raises:
+        ValueError: it is no list of at most 30 regions.
+    """
+    given = layout.meta.get(SURPLUS, [])
+    if not isinstance(given, list) or len(given) > MAX_REGIONS:
+        raise ValueError(f"meta.{SURPLUS}: must be a list of at most {MAX_REGIONS} regions")
+    return _regions(json.dumps(given)) if given else ()
+
+
+@lru_cache(maxsize=256)
+def _regions(text: str) -> tuple[Region, ...]:
+    try:
+        return tuple(Region.model_validate(each) for each in json.loads(text))
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"meta.{SURPLUS}: {problem}; give regions as a layout has them") from error
+
+
 class _Placed(NamedTuple):
-    """Regions on a map; the batch is padded with empty ones. Those that score 0 have no place."""
+    """Regions on a map, then those of surplus, without a score; both are padded with empty ones. Those that score 0
+    have no place."""
 
     masks: Float[Tensor, "batch regions places"]  # share of each cell, 0..1
     area: Float[Tensor, "batch places"]
@@ -211,14 +254,20 @@ class _Placed(NamedTuple):
 
 @lru_cache(maxsize=16)
 def _placed(
-    regions: tuple[tuple[Region, ...], ...], scores: tuple[tuple[float, ...], ...], height: int, width: int
+    regions: tuple[tuple[Region, ...], ...],
+    scores: tuple[tuple[float, ...], ...],
+    surplus: tuple[tuple[Region, ...], ...],
+    height: int,
+    width: int,
 ) -> _Placed:
     most = max(map(len, regions))
-    masks = torch.zeros(len(regions), most, height * width)
-    scored, muted = torch.zeros(len(regions), most), torch.zeros(len(regions), most)
-    for row, (own, points) in enumerate(zip(regions, scores, strict=True)):
+    rows = most + max(map(len, surplus))
+    masks = torch.zeros(len(regions), rows, height * width)
+    scored, muted = torch.zeros(len(regions), rows), torch.zeros(len(regions), rows)
+    for row, (own, points, free) in enumerate(zip(regions, scores, surplus, strict=True)):
         scored[row, : len(own)] = torch.tensor(points)
         muted[row, : len(own)] = (torch.tensor(points) == 0).float()
         masks[row, : len(own)] = region_shares(own, height, width).flatten(1)
-    masks = masks * (scored > 0)[:, :, None]
+        masks[row, most : most + len(free)] = region_shares(free, height, width).flatten(1)
+    masks[:, :most] *= (scored[:, :most] > 0)[:, :, None]
     return _Placed(masks, union_area(masks), scored, muted)

@@ -44,7 +44,7 @@ def checked(prompt: str, looked: Looked) -> Check:
         if not noun.absent:
             own = [thing for thing in clear if _is(thing, noun.phrase)]
             (shown if len(own) >= (count_in(prompt, noun.phrase) or 1) else lacking).append(noun.phrase)
-    return Check(tuple(shown), tuple(lacking), looked.surplus)
+    return Check(tuple(shown), tuple(lacking), tuple(seen.label for seen in looked.surplus))
 
 
 def _is(thing: Thing, phrase: str) -> bool:

@@ -13,7 +13,7 @@ from trueline.perception import Detection, Detector, Segmenter, Tagger, load
 from trueline.perception.reason import Reasoner
 
 from .assign import assigned, distinct, spare
-from .seen import Looked
+from .seen import Looked, Thing
 
 MAX_BOXES = 60  #: of one picture that are segmented; the surest
 
@@ -71,14 +71,15 @@ def look(image: Image, prompt: str, eyes: Eyes, reasoner: Reasoner) -> Looked:
     notes = [*strange, *reasoning.notes]
     wanted = [each for each in reasoning.objects if each.phrase is not None]
     labels = list(dict.fromkeys(each.tag for each in wanted))
-    things, surplus = [], []
+    things: list[Thing] = []
+    surplus: list[Detection] = []
     if labels:
         found = distinct(_detected(image, labels, eyes.detector, notes))
         if len(found) > MAX_BOXES:
             notes.append(f"{len(found)} boxes are too many; the surest {MAX_BOXES} are used")
         masked = _segmented(image, found[:MAX_BOXES], eyes.segmenter, notes)
         things = assigned(image, prompt, wanted, masked, notes)
-        surplus = [seen.label for seen in spare(wanted, things, masked)]
+        surplus = spare(wanted, things, masked)
     else:
         notes.append(f"none of the {len(tags)} tags of the picture is in the prompt")
     return Looked(

@@ -14,7 +14,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from trueline.layout import MAX_REGIONS, Layout, Region
-from trueline.sheet import COLOURS, contact_sheet
+from trueline.perception import Detection
+from trueline.sheet import COLOURS, INK, contact_sheet
 
 from .seen import Looked, Thing, pixels_of
 from .stage import Realigned, Round
@@ -63,23 +64,27 @@ def _cell(image: Image.Image, caption: str) -> Cell:
 
 
 def _seen(image: Image.Image, round_: Round) -> Cell:
-    """The picture in grey, each thing's mask in its colour, with boxes and phrases."""
+    """The picture in grey, each thing's mask in its colour, with boxes and phrases; what is too much in ink."""
     looked = round_.looked or Looked()
     picture = _faint(image)
     regions: list[Region] = []
-    for thing, colour in zip(looked.things, cycle(COLOURS), strict=False):
-        mask = Image.fromarray(pixels_of(image, thing.seen))
+    shown: list[tuple[str, Detection, tuple[int, ...]]] = [
+        (thing.phrase, thing.seen, colour)
+        for thing, colour in zip(looked.things, cycle(COLOURS), strict=False)
+    ]
+    shown += [(f"too many: {seen.label}", seen, INK) for seen in looked.surplus]
+    for name, seen, colour in shown:
         tint = Image.blend(picture, Image.new("RGB", picture.size, colour), 0.6)
-        picture = Image.composite(tint, picture, mask)
+        picture = Image.composite(tint, picture, Image.fromarray(pixels_of(image, seen)))
         with suppress(ValueError):  # a speck, or a very long phrase: its mask is shown all the same
-            regions.append(Region(thing.phrase, thing.seen.box))
+            regions.append(Region(name, seen.box))
     regions = regions[:MAX_REGIONS]
     caption = f"Tags: {', '.join(looked.tags[:8])}{', ...' if len(looked.tags) > 8 else ''}"
     if round_.check and round_.check.lacking:
         caption += f"; not as the prompt says: {', '.join(round_.check.lacking)}"
     if round_.check and round_.check.surplus:
         caption += f"; too many: {', '.join(dict.fromkeys(round_.check.surplus))}"
-    if undrawn := len(looked.things) - len(regions):
+    if undrawn := len(shown) - len(regions):
         caption += f"; without a box here: {undrawn} things"
     return _sized(picture), Layout("-", regions), caption
 

@@ -27,12 +27,15 @@ class Thing:
     seen: Detection
 
     def record(self) -> dict[str, Any]:
-        about = {"tag": self.tag, "phrase": self.phrase, "score": self.score, "box": list(self.seen.box)}
-        about["confidence"] = round(float(self.seen.score), 4)
-        about |= {"colour": self.seen.colour, "texture": self.seen.texture}
-        if self.seen.mask is not None:
-            about["mask_area"] = round(float((self.seen.mask > 0.5).mean()), 5)
-        return about
+        return {"tag": self.tag, "phrase": self.phrase, "score": self.score} | _record(self.seen)
+
+
+def _record(seen: Detection) -> dict[str, Any]:
+    about: dict[str, Any] = {"box": list(seen.box), "confidence": round(float(seen.score), 4)}
+    about |= {"colour": seen.colour, "texture": seen.texture}
+    if seen.mask is not None:
+        about["mask_area"] = round(float((seen.mask > 0.5).mean()), 5)
+    return about
 
 
 def pixels_of(image: Image, seen: Detection) -> np.ndarray:
@@ -48,13 +51,13 @@ def pixels_of(image: Image, seen: Detection) -> np.ndarray:
 @dataclass(frozen=True)
 class Looked:
     """A look at one picture. ``objects``: every tag with its score and phrase; ``things``: those that the prompt has
-    a phrase for and that were found as a box; ``surplus``: the tags of boxes of what it certainly
-    names, but not so often; ``notes``: what went wrong or was left out, one sentence each."""
+    a phrase for and that were found as a box; ``surplus``: boxes of what it certainly names, but not so often,
+    called by their tags; ``notes``: what went wrong or was left out, one sentence each."""
 
     tags: tuple[str, ...] = ()
     objects: tuple[Reasoned, ...] = ()
     things: tuple[Thing, ...] = ()
-    surplus: tuple[str, ...] = ()
+    surplus: tuple[Detection, ...] = ()
     notes: tuple[str, ...] = ()
     reasoner: str = ""
 
@@ -66,6 +69,6 @@ class Looked:
                 {"tag": each.tag, "score": each.score, "phrase": each.phrase} for each in self.objects
             ],
             "things": [thing.record() for thing in self.things],
-            "surplus": list(self.surplus),
+            "surplus": [{"tag": seen.label} | _record(seen) for seen in self.surplus],
             "notes": list(self.notes),
         }

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from trueline.layout import MAX_REGIONS, MAX_SEED, Layout, Region
 from trueline.methods import make
-from trueline.methods.realign import LIKELIHOODS, Reweighting, check_likelihoods
+from trueline.methods.realign import LIKELIHOODS, SURPLUS, Reweighting, check_meta
+from trueline.perception import Detection
 from trueline.perception.reason import Reasoner, RulesReasoner
 from trueline.pipeline import DEFAULT_BATCH, Picture, Pipeline
 from trueline.request import Request
@@ -21,7 +22,7 @@ from trueline.sample import BOXES_IGNORED, Method, check_layouts
 from .check import Check, checked
 from .look import Eyes, look
 from .maps import Watch, phrase_maps
-from .seen import Looked, Thing
+from .seen import Looked
 
 MAX_ROUNDS = 10
 OTHER_NOISE = 1_000_003  #: added to a picture's seed where a refinement starts again
@@ -145,7 +146,7 @@ class Realign:
         if not request.checked:
             check_layouts(self.pipe.backbone, request.layouts, request.methods, strict=request.strict)
         for layout in request.layouts:
-            check_likelihoods(layout)
+            check_meta(layout)
         jobs = self._jobs(request)
         size = request.batch_size or DEFAULT_BATCH
         options = options | {"checked": True}
@@ -208,14 +209,13 @@ class Realign:
             return None
 
     def _layout(self, job: _Job) -> Layout | None:
-        looked = job.last.looked
-        things = looked.things if looked else ()
+        looked = job.last.looked or Looked()
         backbone = self.pipe.backbone
         most = min(MAX_REGIONS, backbone.max_regions) if backbone.grounded else MAX_REGIONS
         notes: list[str] = []
-        layout = layout_of(job.layout, things, most, notes)
+        layout = layout_of(job.layout, looked, most, notes)
         job.notes += notes
-        if layout.regions == job.layout.regions:
+        if layout == job.layout:
             kept = "; its picture is kept" if self.rounds == 1 else ""
             job.stop(f"nothing that was seen in round {len(job.rounds) - 1} can be drawn again{kept}")
             return None
@@ -336,29 +336,43 @@ class _Job:
 
 
 def layout_of(
-    layout: Layout, things: Sequence[Thing], most: int = MAX_REGIONS, notes: list[str] | None = None
+    layout: Layout, looked: Looked, most: int = MAX_REGIONS, notes: list[str] | None = None
 ) -> Layout:
-    """``layout`` with a region for each thing whose phrase it has no region for, at most ``most`` in all, and the
-    things' scores in its ``meta``. What does not fit is noted."""
+    """``layout`` with a region for each thing whose phrase it has no region for, at most ``most`` in all; in its
+    ``meta`` the things' scores, and the places of what is too much. What does not fit is noted."""
     notes = [] if notes is None else notes
     own = {region.phrase.casefold() for region in layout.regions}
     regions = list(layout.regions)
     scores: dict[str, float] = {}
-    for thing in sorted(things, key=lambda each: -each.score):
+    for thing in sorted(looked.things, key=lambda each: -each.score):
         if thing.phrase.casefold() in own:
             continue
         if len(regions) >= most:
             notes.append(f"more than {most} things were seen; the likeliest {most} are drawn again")
             break
-        mask = None if thing.seen.mask is None else thing.seen.mask > 0.5
-        try:
-            regions.append(Region(thing.phrase, thing.seen.box, mask))
-        except ValueError as error:
-            notes.append(f"a {thing.tag!r} that was seen is left out: {error}")
-            continue
-        scores[thing.phrase] = max(thing.score, scores.get(thing.phrase, 0.0))
-    meta = layout.meta | ({LIKELIHOODS: layout.meta.get(LIKELIHOODS, {}) | scores} if scores else {})
+        if region := _region(thing.phrase, thing.seen, notes):
+            regions.append(region)
+            scores[thing.phrase] = max(thing.score, scores.get(thing.phrase, 0.0))
+    free = [region for seen in looked.surplus if (region := _region(seen.label, seen, notes))]
+    given = layout.meta.get(SURPLUS, [])
+    if len(given) + len(free) > MAX_REGIONS:
+        notes.append(
+            f"{len(free)} things are too many; the surest {MAX_REGIONS - len(given)} are pushed away"
+        )
+    meta = dict(layout.meta)
+    if scores:
+        meta[LIKELIHOODS] = meta.get(LIKELIHOODS, {}) | scores
+    if free:
+        meta[SURPLUS] = [*given, *(region.model_dump(mode="json") for region in free)][:MAX_REGIONS]
     return layout.model_copy(update={"regions": tuple(regions), "meta": meta})
+
+
+def _region(phrase: str, seen: Detection, notes: list[str]) -> Region | None:
+    try:
+        return Region(phrase, seen.box, None if seen.mask is None else seen.mask > 0.5)
+    except ValueError as error:
+        notes.append(f"a {seen.label!r} that was seen is left out: {error}")
+        return None
 
 
 def _line(error: Exception) -> str:
