@@ -4,10 +4,10 @@
     python studies/realign_tables.py --results results/realign.json
 
 Table 1: the base, methods that train nothing, RealignDiff. Table 2: the two stages, with the paper's one second
-picture, and with 3 rounds of it that end where the check passes. Rounds choose, too; one row does nothing else: the
-best of 4 plain pictures by the same check. Table 3: the coarse stage by other rewards, for as many steps each. No row
-is given the true boxes but DenseDiffusion, which needs them. Captioner and matcher are the world's own, unless others
-are given.
+picture; checked, where only what is not as the prompt says is drawn again and the better picture kept; and with up
+to 3 rounds of that. These choose, too; two rows do nothing else: the best of 2 and of 4 plain pictures by that check.
+Table 3: the coarse stage by other rewards, for as many steps each. No row is given the true boxes but DenseDiffusion,
+which needs them. Captioner and matcher are the world's own, unless others are given.
 
 Steps: train (LoRAs), draw, fine (the second look, from the same noise), judge, tables.
 """
@@ -19,7 +19,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +67,36 @@ REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {
 BASE, FINE = "base", "fine"
 BOTH = "coarse + fine"
 ROUNDS = 3
+CHECKED, BOTH_CHECKED = f"{FINE}, checked", f"{BOTH}, checked"
 REFINED, BOTH_REFINED = f"{FINE}, {ROUNDS} rounds", f"{BOTH}, {ROUNDS} rounds"
-BEST = f"best of {ROUNDS + 1}"  #: as many pictures as the rounds may draw
-#: First part of a row's folder -> rounds of the second look; none: pictures of other noises, and the best of them.
-WAYS = {"fine": 1, "rounds": ROUNDS, "best": 0}
+BEST_OF_2, BEST = (
+    "best of 2",
+    f"best of {ROUNDS + 1}",
+)  #: as many pictures as checked, or as the rounds may draw
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a row draws each picture: rounds of the second look, with a check or not; or ``best`` of so many noises."""
+
+    rounds: int = 0
+    check: bool = False
+    best: int = 0
+
+    @property
+    def most(self) -> int:
+        """Pictures that are drawn for one, at most."""
+        return self.best or 1 + self.rounds
+
+
+#: By the first part of a row's folder.
+WAYS = {
+    "fine": Way(rounds=1),
+    "checked": Way(rounds=1, check=True),
+    "rounds": Way(rounds=ROUNDS, check=True),
+    "best2": Way(best=2),
+    "best": Way(best=ROUNDS + 1),
+}
 ITC = "world-itc"
 EMBEDDERS = ("clip", "negclip")  #: judges that tell a cosine as clip_score
 STEP_OF_32 = 22.0  #: CPU seconds of a step of 32 pictures, each drawn with gradient
@@ -136,10 +162,12 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
         )
         rows.append(Row(f"coarse, {name} reward", "{lora}", training))
     trained = next(row.training for row in rows if row.name == f"coarse, {options.coarse} reward")
-    rows.append(Row(FINE, "plain", folder="fine/base"))
-    rows.append(Row(BOTH, "{lora}", trained, folder="fine/coarse-{seed}"))
-    rows.append(Row(REFINED, "plain", folder="rounds/base"))
-    rows.append(Row(BOTH_REFINED, "{lora}", trained, folder="rounds/coarse-{seed}"))
+    for way, alone, both in (
+        ("fine", FINE, BOTH), ("checked", CHECKED, BOTH_CHECKED), ("rounds", REFINED, BOTH_REFINED)
+    ):  # fmt: skip
+        rows.append(Row(alone, "plain", folder=f"{way}/base"))
+        rows.append(Row(both, "{lora}", trained, folder=f"{way}/coarse-{{seed}}"))
+    rows.append(Row(BEST_OF_2, "plain", folder="best2/base"))
     rows.append(Row(BEST, "plain", folder="best/base"))
     return rows
 
@@ -148,10 +176,12 @@ def tables_of(options: argparse.Namespace) -> list[Table]:
     columns = columns_of(options)
     rewards = [f"coarse, {name} reward" for name in REWARDS]
     best = f"coarse, {options.coarse} reward"
+    stages = (BASE, best, FINE, BOTH, CHECKED, BOTH_CHECKED, BEST_OF_2, REFINED, BOTH_REFINED, BEST)
     return [
-        Table("RealignDiff, Table 1: methods", (BASE, *FREE, BOTH, BOTH_REFINED), columns),
-        Table("RealignDiff, Table 2: stages", (BASE, best, FINE, BOTH, REFINED, BOTH_REFINED, BEST), columns),
+        Table("RealignDiff, Table 1: methods", (BASE, *FREE, BOTH, BOTH_CHECKED, BOTH_REFINED), columns),
+        Table("RealignDiff, Table 2: stages", stages, columns),
         Table("RealignDiff, both against each", (BOTH, best, FINE), columns),
+        Table("RealignDiff, both checked against each", (BOTH_CHECKED, best, CHECKED, BEST_OF_2), columns),
         Table("RealignDiff, both refined against each", (BOTH_REFINED, best, REFINED, BEST), columns),
         Table("RealignDiff, Table 3: rewards", (BASE, *rewards), columns),
     ]
@@ -180,8 +210,7 @@ def fine(study: Study) -> list[Job]:
 def _fine(study: Study, row: Row, seed: int | None) -> Job:
     options, folder = study.options, study.pictures(row, seed)
     left = max(0, study.asked() - len(list(folder.glob("*.png"))))
-    drawn = 1 + (WAYS[way_of(row)] or ROUNDS)
-    seconds = left * drawn * (options.steps * STEP_SECONDS + LOOK_SECONDS)
+    seconds = left * WAYS[way_of(row)].most * (options.steps * STEP_SECONDS + LOOK_SECONDS)
 
     def call() -> None:
         from trueline.benchmarks.world import World
@@ -253,28 +282,28 @@ def _painter(study: Study, row: Row, seed: int | None) -> Iterator[Callable[[Seq
     if row.training and seed is not None:
         pipe.backbone.load_lora(study.trained(row.training, seed) / "final" / LORA_FILE)
     how = {"steps": options.steps, "guidance_scale": options.guidance_scale}
-    rounds = WAYS[way_of(row)]
-    yield lambda batch: redrawn(pipe, eyes, batch, rounds, how) if rounds else best(pipe, eyes, batch, how)
+    way = WAYS[way_of(row)]
+    yield lambda batch: (best if way.best else redrawn)(pipe, eyes, batch, way, how)
 
 
 def redrawn(
-    pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], rounds: int, how: dict[str, Any]
+    pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], way: Way, how: dict[str, Any]
 ) -> list[Drawn]:
     """RealignDiff's fine stage for a batch: draw, look, reason by rules, and draw again from the same noise."""
     from trueline.realign import Realign
 
-    made = Realign(pipe, eyes, rounds=rounds, maps=False).stream(**_asked(batch, how))
+    made = Realign(pipe, eyes, rounds=way.rounds, check=way.check, maps=False).stream(**_asked(batch, how))
     return [(done.image, done.record) for done in made]
 
 
-def best(pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], how: dict[str, Any]) -> list[Drawn]:
+def best(pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], way: Way, how: dict[str, Any]) -> list[Drawn]:
     """Of as many pictures as the rounds may draw, each from its own noise, the one with the most points by the check
     that ends the rounds, and the earliest of equals; the first is that of the plain row."""
     from trueline.perception.reason import RulesReasoner
     from trueline.realign import checked, look
 
     kept: list[tuple[tuple[int, int], Drawn]] = []
-    for turn in range(ROUNDS + 1):
+    for turn in range(way.best):
         asked = _asked(batch, how)
         asked["seeds"] = [(seed + turn * OTHER_NOISE, place) for seed, place in asked["seeds"]]
         for number, (one, drawn) in enumerate(zip(batch, pipe.stream(**asked), strict=True)):

@@ -689,6 +689,17 @@ def test_a_refinement_stops_when_all_is_there(gated, first):
     assert [each.check.lacking for each in done.rounds] == [("a blue car",), ()] and done.kept == 1
 
 
+def test_one_round_with_a_check_draws_again_what_is_wrong_and_keeps_the_better_one(gated, first):
+    (done,) = realign(gated, Scripted([APPLE, CAR]), check=True)(PROMPT, seeds=[7], **FAST)
+    assert len(done.rounds) == 1 and done.image.tobytes() == first and not done.notes
+    (done,) = realign(gated, Scripted([APPLE, BAD], [TOP, CAR]), check=True)(PROMPT, seeds=[7], **FAST)
+    assert len(done.rounds) == 2 and done.kept == 1 and done.rounds[1].check.passed
+    (done,) = realign(gated, Scripted([APPLE, BAD], [BAD]), check=True)(PROMPT, seeds=[7], **FAST)
+    assert len(done.rounds) == 2 and done.kept == 0 and done.image.tobytes() == first
+    (plain,) = realign(gated, Scripted([APPLE, BAD], [BAD]))(PROMPT, seeds=[7], **FAST)
+    assert plain.kept == 1 and plain.image.tobytes() == done.rounds[1].image.tobytes(), "the paper's way"
+
+
 def test_a_refinement_keeps_the_best_round_and_the_earliest_of_equals(gated):
     eyes = Scripted([APPLE], [TOP, BAD], [APPLE, BAD], [BAD])
     (done,) = realign(gated, eyes, rounds=3)(PROMPT, seeds=[7], **FAST)
@@ -771,6 +782,7 @@ def test_the_whole_stage_with_real_classes(trueline, tmp_path, capsys):
     assert {path.name for path in folder.iterdir()} == {
         *("round-0.png", "round-0.json", "round-1.png", "round-1.json", "looked.json", "panel.png"),
         *("round-1-mask-0.png", "round-1-before-0.png", "round-1-after-0.png", "attention-1.npz"),
+        "round-1-surplus.png",
     }
     assert Image.open(out / "0000-0.png").tobytes() == Image.open(folder / "round-1.png").tobytes()
     mask = np.asarray(Image.open(folder / "round-1-mask-0.png"))
@@ -785,7 +797,8 @@ def test_the_whole_stage_with_real_classes(trueline, tmp_path, capsys):
         assert main(["generate", "--regenerate", str(path), "--out", str(tmp_path / "again")]) == 0
         assert "bit for bit" in capsys.readouterr().out
     run = json.loads((out / "run.json").read_text())
-    assert run["settings"]["realign"]["rounds"] == 1 and run["status"] == "complete"
+    asked = run["settings"]["realign"]
+    assert (asked["rounds"], asked["check"], run["status"]) == (1, False, "complete")
 
 
 SEEING = ("--realign", "--detector", "oracle", "--segmenter", "none")
@@ -796,6 +809,7 @@ SEEING = ("--realign", "--detector", "oracle", "--segmenter", "none")
     [
         (["--tagger", "noun-phrases"], "--tagger: belongs to --realign, which is not given"),
         (["--realign-rounds", "2"], "--realign-rounds: belongs to --realign"),
+        (["--realign-check"], "--realign-check: belongs to --realign"),
         (["--realign", "--realign-rounds", "0"], "--realign-rounds: must be from 1 to 10 (got 0)"),
         (["--realign", "--method", "realign"], "--method realign: --realign brings it"),
         (["--realign.sreg", "0"], "--realign.sreg: belongs to --method realign, which is not given"),

@@ -1,8 +1,9 @@
 """``trueline generate --realign``: two stages for each picture, and all that came between as files.
 
-Beside NAME.png and NAME.json a folder NAME-realign: round-K.png and .json (round 0 is stage one), for each phrase
+Beside NAME.png and NAME.json a folder NAME-realign: round-K.png and .json (round 0 is stage one); for each phrase
 that led round K its mask and its attention before and after (round-K-mask-I.png and so on; attention-K.npz has the
-numbers and the phrases), looked.json (tags, scores, phrases, boxes, notes) and panel.png, which shows it all.
+numbers and the phrases), and what was too much (round-K-surplus.png); looked.json (tags, scores, phrases, boxes,
+notes) and panel.png, which shows it all.
 """
 
 from __future__ import annotations
@@ -57,10 +58,21 @@ def read_realign(
     eyes = _eyes(options, world=settings["model"] == "world")
     spec = options.reasoner or "rules"
     reasoner = _reasoner(spec, options.planner, of_planners)
-    about = {"rounds": rounds, "reasoner": spec, "method": method.model_dump(mode="json")} | eyes
+    check = bool(options.realign_check)
+    about = {
+        "rounds": rounds,
+        "check": check,
+        "reasoner": spec,
+        "method": method.model_dump(mode="json"),
+    } | eyes
+
+    def stages(pipe: Any, seeing: Any) -> Realign:
+        from trueline.realign import Realign
+
+        return Realign(pipe, seeing, reasoner, method, rounds=rounds, check=check)
 
     def make(state: Run, progress: bool | None) -> None:
-        _make(state, progress, eyes, lambda pipe, seeing: _realign(pipe, seeing, reasoner, method, rounds))
+        _make(state, progress, eyes, stages)
 
     return Second(about, make)
 
@@ -103,12 +115,6 @@ def _reasoner(spec: str, planner: str | None, of_planners: Given) -> Reasoner:
         return LLMReasoner.of(model, **asked)
     except (ValueError, TypeError) as error:
         raise ValueError(f"--reasoner: {error}") from None
-
-
-def _realign(pipe: Any, eyes: Any, reasoner: Reasoner, method: Any, rounds: int) -> Realign:
-    from trueline.realign import Realign
-
-    return Realign(pipe, eyes, reasoner, method, rounds=rounds)
 
 
 def _make(
@@ -191,6 +197,9 @@ def _write_phrases(folder: Any, number: int, earlier: Round, later: Round) -> No
         for when, found in maps.items():
             grey = Image.fromarray((255 * np.clip(found / most, 0, 1)).round().astype(np.uint8))
             folder.write_png(f"round-{number}-{when}-{place}.png", _as_large(grey, later.image))
+    if surplus := earlier.looked.surplus if earlier.looked and not later.restart else ():
+        mask = np.max([pixels_of(earlier.image, seen) for seen in surplus], axis=0)
+        folder.write_png(f"round-{number}-surplus.png", Image.fromarray(mask))
     if phrases:
         arrays: dict[str, Any] = {
             when: np.stack([maps[phrase].numpy() for phrase in phrases])

@@ -28,12 +28,12 @@ RECORDED = (
     *("prompt", "box", "layout", "model", "revision", "n", "seed", "steps", "scheduler", "guidance_scale"),
     *("guidance_interval", "grounding_schedule", "negative", "dtype", "device", "batch_size"),
     *("width", "height", "lora", "method", "strict", "planner"),
-    *("realign", "realign_rounds", "tagger", "detector", "segmenter", "reasoner"),
+    *("realign", "realign_rounds", "realign_check", "tagger", "detector", "segmenter", "reasoner"),
 )
 DEFAULTS = {"model": "world", "n": 1, "seed": 0, "steps": 50, "scheduler": "ddim", "guidance_scale": 7.5}
 DEFAULTS |= {"dtype": "fp32", "batch_size": 16}
 #: Flags that say how --realign looks.
-LOOKING = ("realign_rounds", "tagger", "detector", "segmenter", "reasoner")
+LOOKING = ("realign_rounds", "realign_check", "tagger", "detector", "segmenter", "reasoner")
 DTYPES = ("fp32", "bf16", "fp16")
 MAX_PICTURES_EACH = 1000  #: of one layout
 
@@ -141,6 +141,12 @@ def _realign(group: argparse._ArgumentGroup) -> None:
         metavar="COUNT",
         help="draw again at most so often, every second time from other noise; look each time, stop when all is "
         "there, keep the best (default 1: once)",
+    )
+    group.add_argument(
+        "--realign-check",
+        action="store_true",
+        default=None,
+        help="with one round, too, draw again only what is not as the prompt says, and keep the better picture",
     )
     group.add_argument(
         "--tagger",

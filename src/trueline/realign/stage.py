@@ -98,6 +98,7 @@ class Realign:
             that shows most of the prompt's nouns is the result; of equals the one with less that is too much, then
             the earliest. Every second round starts again from other noise: a third picture from the same one is much
             like the second.
+        check: of one round, too: a first picture that passes is the result, else the better one of the two.
         maps: keep attention maps of each phrase (``Round.before``, ``after``), at the cost of up to five passes of
             the net a picture.
 
@@ -116,11 +117,13 @@ class Realign:
         method: Reweighting | None = None,
         *,
         rounds: int = 1,
+        check: bool = False,
         maps: bool = True,
     ):
         if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= MAX_ROUNDS:
             raise ValueError(f"rounds: must be a whole number from 1 to {MAX_ROUNDS} (got {rounds!r})")
         self.pipe, self.eyes, self.rounds, self.maps = pipe, eyes, rounds, maps
+        self.refining = check or rounds > 1
         self.reasoner, self.method = reasoner or RulesReasoner(), method or make("realign", {})
 
     def __call__(self, prompt: str | Layout | Sequence[str | Layout], **options: Any) -> list[Realigned]:
@@ -168,12 +171,11 @@ class Realign:
     def _realigned(self, jobs: list[_Job], options: dict[str, Any]) -> list[Realigned]:
         for job, drawn in self._drawn(jobs, [job.layout for job in jobs], options, ()):
             job.rounds.append(drawn)
-        refining = self.rounds > 1
         for job in jobs:
             self._look(job)
         for turn in range(1, self.rounds + 1):
             going = [job for job in jobs if not job.over]
-            if refining:
+            if self.refining:
                 going = [job for job in going if not (job.last.check and job.last.check.passed)]
             if turn % 2 == 0:
                 self._restart(going, options)
@@ -185,9 +187,9 @@ class Realign:
                 going = [job for job in going if layouts[job.index] is not None]
                 self._redraw(going, layouts, options)
             for job in going:
-                if not job.over and refining:
+                if not job.over and self.refining:
                     self._look(job)
-        return [job.done(refining) for job in jobs]
+        return [job.done(self.refining) for job in jobs]
 
     def _look(self, job: _Job) -> None:
         """What the job's last picture shows; a failure ends the job."""
