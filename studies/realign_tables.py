@@ -4,8 +4,9 @@
     python studies/realign_tables.py --results results/realign.json
 
 Table 1: the base, methods that train nothing, RealignDiff. Table 2: the two stages, with the paper's one second
-picture; checked, where only what is not as the prompt says is drawn again and the better picture kept; and with up
-to 3 rounds of that. These choose, too; two rows do nothing else: the best of 2 and of 4 plain pictures by that check.
+picture by its settings and by those that suit the world; with those also checked, where only what is not as the
+prompt says is drawn again and the better picture kept, and up to 3 rounds of that. These choose, too; two rows do
+nothing else: the best of 2 and of 4 plain pictures by that check.
 Table 3: the coarse stage by other rewards, for as many steps each. No row is given the true boxes but DenseDiffusion,
 which needs them. Captioner and matcher are the world's own, unless others are given.
 
@@ -17,9 +18,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,12 @@ REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("objective.rewards.clip=0", "objective.rewards.caption=1", "objective.models.captioner={}"),
     ),
 }  # fmt: skip
+#: What the rows with both stages begin with: the caption reward for more steps than Table 3 has.
+LONGER, LONGER_SETTINGS = "caption-200", ("steps=200", "data.n=8000")
 BASE, FINE = "base", "fine"
 BOTH = "coarse + fine"
 ROUNDS = 3
+TUNED_FINE, BOTH_TUNED = f"{FINE}, tuned", f"{BOTH}, tuned"
 CHECKED, BOTH_CHECKED = f"{FINE}, checked", f"{BOTH}, checked"
 REFINED, BOTH_REFINED = f"{FINE}, {ROUNDS} rounds", f"{BOTH}, {ROUNDS} rounds"
 BEST_OF_2, BEST = (
@@ -75,13 +79,19 @@ BEST_OF_2, BEST = (
 )  #: as many pictures as checked, or as the rounds may draw
 
 
+#: The modulation's settings in the world, weaker and in all steps: chosen on the split "tune" (docs/world.md).
+TUNED = {"power": 0.0, "strength": 0.3, "duration": 1.0}
+
+
 @dataclass(frozen=True)
 class Way:
-    """How a row draws each picture: rounds of the second look, with a check or not; or ``best`` of so many noises."""
+    """How a row draws each picture: rounds of the second look, with a check or not, by a modulation with settings; or
+    ``best`` of so many noises."""
 
     rounds: int = 0
     check: bool = False
     best: int = 0
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def most(self) -> int:
@@ -92,8 +102,9 @@ class Way:
 #: By the first part of a row's folder.
 WAYS = {
     "fine": Way(rounds=1),
-    "checked": Way(rounds=1, check=True),
-    "rounds": Way(rounds=ROUNDS, check=True),
+    "tuned": Way(rounds=1, settings=TUNED),
+    "checked": Way(rounds=1, check=True, settings=TUNED),
+    "rounds": Way(rounds=ROUNDS, check=True, settings=TUNED),
     "best2": Way(best=2),
     "best": Way(best=ROUNDS + 1),
 }
@@ -120,11 +131,10 @@ def parser() -> argparse.ArgumentParser:
         help="judge of the column held_out_clip, such as clip=DIR (default: the cosine of the world's matcher)",
     )  # fmt: skip
     ours.add_argument(
-        "--coarse",
-        choices=tuple(REWARDS),
-        default="caption",
-        help="the coarse stage's reward (default: %(default)s)",
-    )
+        "--coarse", choices=(*REWARDS, LONGER), default=LONGER,
+        help=f"the coarse stage of the rows with both: a reward, or {LONGER} (the caption reward for 200 steps; the "
+        "default)",
+    )  # fmt: skip
     ours.add_argument("--lora", type=int, default=16, metavar="RANK", help="default %(default)s")
     ours.add_argument(
         "--eyes", nargs=3, default=["world-seer"] * 3, metavar=("TAGGER", "DETECTOR", "SEGMENTER"),
@@ -160,10 +170,14 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
         training = Training(
             name, "realign", "realign_world.yaml", own, lora=True, steps=50, seconds=STEP_OF_32
         )
-        rows.append(Row(f"coarse, {name} reward", "{lora}", training))
-    trained = next(row.training for row in rows if row.name == f"coarse, {options.coarse} reward")
+        rows.append(Row(coarse_row(name), "{lora}", training))
+        if name == "caption":
+            longer = replace(training, name=LONGER, settings=(*own, *LONGER_SETTINGS), steps=200)
+    rows.append(Row(coarse_row(LONGER), "{lora}", longer))
+    trained = next(row.training for row in rows if row.name == coarse_row(options.coarse))
     for way, alone, both in (
-        ("fine", FINE, BOTH), ("checked", CHECKED, BOTH_CHECKED), ("rounds", REFINED, BOTH_REFINED)
+        ("fine", FINE, BOTH), ("tuned", TUNED_FINE, BOTH_TUNED),
+        ("checked", CHECKED, BOTH_CHECKED), ("rounds", REFINED, BOTH_REFINED),
     ):  # fmt: skip
         rows.append(Row(alone, "plain", folder=f"{way}/base"))
         rows.append(Row(both, "{lora}", trained, folder=f"{way}/coarse-{{seed}}"))
@@ -172,15 +186,23 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def coarse_row(name: str) -> str:
+    """The name of a reward's row, or of that of ``LONGER``."""
+    return f"coarse, {name} reward" if name in REWARDS else "coarse, caption reward, 200 steps"
+
+
 def tables_of(options: argparse.Namespace) -> list[Table]:
     columns = columns_of(options)
-    rewards = [f"coarse, {name} reward" for name in REWARDS]
-    best = f"coarse, {options.coarse} reward"
-    stages = (BASE, best, FINE, BOTH, CHECKED, BOTH_CHECKED, BEST_OF_2, REFINED, BOTH_REFINED, BEST)
+    rewards = [coarse_row(name) for name in REWARDS]
+    best = coarse_row(options.coarse)
+    stages = (BASE, best, FINE, BOTH, TUNED_FINE, BOTH_TUNED)
+    chosen = (BASE, CHECKED, BOTH_CHECKED, BEST_OF_2, REFINED, BOTH_REFINED, BEST)
     return [
-        Table("RealignDiff, Table 1: methods", (BASE, *FREE, BOTH, BOTH_CHECKED, BOTH_REFINED), columns),
+        Table("RealignDiff, Table 1: methods", (BASE, *FREE, BOTH, BOTH_TUNED), columns),
         Table("RealignDiff, Table 2: stages", stages, columns),
+        Table("RealignDiff, Table 2: stages, with a choice", chosen, columns),
         Table("RealignDiff, both against each", (BOTH, best, FINE), columns),
+        Table("RealignDiff, both tuned against each", (BOTH_TUNED, best, TUNED_FINE), columns),
         Table("RealignDiff, both checked against each", (BOTH_CHECKED, best, CHECKED, BEST_OF_2), columns),
         Table("RealignDiff, both refined against each", (BOTH_REFINED, best, REFINED, BEST), columns),
         Table("RealignDiff, Table 3: rewards", (BASE, *rewards), columns),
@@ -254,6 +276,8 @@ def _claim(home: Any, study: Study, row: Row, seed: int | None) -> None:
         name: getattr(study.options, name)
         for name in ("steps", "guidance_scale", "n", "images_per_prompt", "batch_size", "dtype", "eyes")
     } | {"way": way_of(row)}
+    if settings := dict(WAYS[way_of(row)].settings):
+        about["settings"] = settings
     if row.training and seed is not None:
         file = study.trained(row.training, seed) / "final" / LORA_FILE
         about["lora"] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -290,9 +314,12 @@ def redrawn(
     pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], way: Way, how: dict[str, Any]
 ) -> list[Drawn]:
     """RealignDiff's fine stage for a batch: draw, look, reason by rules, and draw again from the same noise."""
+    from trueline.methods import make
     from trueline.realign import Realign
 
-    made = Realign(pipe, eyes, rounds=way.rounds, check=way.check, maps=False).stream(**_asked(batch, how))
+    made = Realign(
+        pipe, eyes, method=make("realign", dict(way.settings)), rounds=way.rounds, check=way.check, maps=False
+    ).stream(**_asked(batch, how))
     return [(done.image, done.record) for done in made]
 
 
