@@ -171,9 +171,9 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
             name, "realign", "realign_world.yaml", own, lora=True, steps=50, seconds=STEP_OF_32
         )
         rows.append(Row(coarse_row(name), "{lora}", training))
-        if name == "caption":
+        if name == "caption" and options.coarse == LONGER:
             longer = replace(training, name=LONGER, settings=(*own, *LONGER_SETTINGS), steps=200)
-    rows.append(Row(coarse_row(LONGER), "{lora}", longer))
+            rows.append(Row(coarse_row(LONGER), "{lora}", longer))
     trained = next(row.training for row in rows if row.name == coarse_row(options.coarse))
     for way, alone, both in (
         ("fine", FINE, BOTH), ("tuned", TUNED_FINE, BOTH_TUNED),
