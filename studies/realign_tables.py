@@ -65,8 +65,6 @@ REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("objective.rewards.clip=0", "objective.rewards.caption=1", "objective.models.captioner={}"),
     ),
 }  # fmt: skip
-#: What the rows with both stages begin with: the caption reward for more steps than Table 3 has.
-LONGER, LONGER_SETTINGS = "caption-200", ("steps=200", "data.n=8000")
 BASE, FINE = "base", "fine"
 BOTH = "coarse + fine"
 ROUNDS = 3
@@ -131,10 +129,11 @@ def parser() -> argparse.ArgumentParser:
         help="judge of the column held_out_clip, such as clip=DIR (default: the cosine of the world's matcher)",
     )  # fmt: skip
     ours.add_argument(
-        "--coarse", choices=(*REWARDS, LONGER), default=LONGER,
-        help=f"the coarse stage of the rows with both: a reward, or {LONGER} (the caption reward for 200 steps; the "
-        "default)",
-    )  # fmt: skip
+        "--coarse",
+        choices=tuple(REWARDS),
+        default="caption",
+        help="the coarse stage's reward (default: %(default)s)",
+    )
     ours.add_argument("--lora", type=int, default=16, metavar="RANK", help="default %(default)s")
     ours.add_argument(
         "--eyes", nargs=3, default=["world-seer"] * 3, metavar=("TAGGER", "DETECTOR", "SEGMENTER"),
@@ -170,11 +169,8 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
         training = Training(
             name, "realign", "realign_world.yaml", own, lora=True, steps=50, seconds=STEP_OF_32
         )
-        rows.append(Row(coarse_row(name), "{lora}", training))
-        if name == "caption" and options.coarse == LONGER:
-            longer = replace(training, name=LONGER, settings=(*own, *LONGER_SETTINGS), steps=200)
-            rows.append(Row(coarse_row(LONGER), "{lora}", longer))
-    trained = next(row.training for row in rows if row.name == coarse_row(options.coarse))
+        rows.append(Row(f"coarse, {name} reward", "{lora}", training))
+    trained = next(row.training for row in rows if row.name == f"coarse, {options.coarse} reward")
     for way, alone, both in (
         ("fine", FINE, BOTH), ("tuned", TUNED_FINE, BOTH_TUNED),
         ("checked", CHECKED, BOTH_CHECKED), ("rounds", REFINED, BOTH_REFINED),
@@ -186,15 +182,10 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def coarse_row(name: str) -> str:
-    """The name of a reward's row, or of that of ``LONGER``."""
-    return f"coarse, {name} reward" if name in REWARDS else "coarse, caption reward, 200 steps"
-
-
 def tables_of(options: argparse.Namespace) -> list[Table]:
     columns = columns_of(options)
-    rewards = [coarse_row(name) for name in REWARDS]
-    best = coarse_row(options.coarse)
+    rewards = [f"coarse, {name} reward" for name in REWARDS]
+    best = f"coarse, {options.coarse} reward"
     stages = (BASE, best, FINE, BOTH, TUNED_FINE, BOTH_TUNED)
     chosen = (BASE, CHECKED, BOTH_CHECKED, BEST_OF_2, REFINED, BOTH_REFINED, BEST)
     return [

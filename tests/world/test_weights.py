@@ -1,5 +1,6 @@
 """The weights that ship: small enough, whole, and trained (a random net fails every one of these)."""
 
+import warnings
 from importlib.resources import files
 from pathlib import Path
 
@@ -105,6 +106,26 @@ def test_goal_reads_colours_from_the_caption():
     assert right[1] >= right[0] + 4, (
         f"of 20 things {right[0]} have their colours without it, {right[1]} with it"
     )
+
+
+def test_realign_draws_what_the_base_draws_with_other_things_in_it():
+    """A LoRA by a reward may break pictures, or do nothing; it was made for this base, or loading it would warn."""
+    benchmark = World(split="tune")
+    examples = [example for example in benchmark.examples if example.category == "counting"][:10]
+    judge, pipe, drawn, right = WorldJudge(benchmark), Pipeline.from_pretrained("world"), [], []
+    prompts = [Layout(example.layout.prompt) for example in examples]
+    for lora in (None, "realign"):
+        if lora:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                pipe.load_lora(lora)
+        images = pipe(prompts, seeds=[0] * len(prompts), steps=12, guidance_scale=4.0, progress=False).images
+        seen = judge.look(examples, images)
+        right.append(sum(one[f"{RATIO}object_accuracy"][0] for one in seen))
+        drawn.append(np.stack([np.asarray(image, np.float32) for image in images]))
+    change = np.abs(drawn[1] - drawn[0]).mean(axis=(1, 2, 3))
+    assert change.min() > 0.5 and change.mean() < 40, "of 255"
+    assert right[1] >= right[0] - 1, f"{right[0]} things without it, {right[1]} with it"
 
 
 def test_unknown_words_are_said(world):
