@@ -212,6 +212,8 @@ class Realign:
 
     def _layout(self, job: _Job) -> Layout | None:
         looked = job.last.looked or Looked()
+        if not self.method.surplus:
+            looked = replace(looked, surplus=())
         backbone = self.pipe.backbone
         most = min(MAX_REGIONS, backbone.max_regions) if backbone.grounded else MAX_REGIONS
         notes: list[str] = []
