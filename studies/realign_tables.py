@@ -195,6 +195,8 @@ def tables_of(options: argparse.Namespace) -> list[Table]:
         Table("RealignDiff, both against each", (BOTH, best, FINE), columns),
         Table("RealignDiff, both tuned against each", (BOTH_TUNED, best, TUNED_FINE), columns),
         Table("RealignDiff, both checked against each", (BOTH_CHECKED, best, CHECKED, BEST_OF_2), columns),
+        Table("RealignDiff, checked against choosing", (CHECKED, BEST_OF_2), columns),
+        Table("RealignDiff, refined against choosing", (REFINED, BEST), columns),
         Table("RealignDiff, both refined against each", (BOTH_REFINED, best, REFINED, BEST), columns),
         Table("RealignDiff, Table 3: rewards", (BASE, *rewards), columns),
     ]
