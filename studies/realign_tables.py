@@ -6,9 +6,9 @@
 Table 1: the base, methods that train nothing, RealignDiff. Table 2: the two stages, with the paper's one second
 picture by its settings and by those that suit the world; with those also checked, where only what is not as the
 prompt says is drawn again and the better picture kept, and up to 3 rounds of that. These choose, too; two rows do
-nothing else: the best of 2 and of 4 plain pictures by that check.
-Table 3: the coarse stage by other rewards, for as many steps each. No row is given the true boxes but DenseDiffusion,
-which needs them. Captioner and matcher are the world's own, unless others are given.
+nothing else: the best of 2 and of 4 plain pictures by that check. Table 3: the coarse stage by other rewards, for as
+many steps each. No row is given the true boxes but DenseDiffusion, which needs them. Captioner and matcher are the
+world's own, unless others are given.
 
 Steps: train (LoRAs), draw, fine (the second look, from the same noise), judge, tables.
 """
@@ -71,12 +71,8 @@ ROUNDS = 3
 TUNED_FINE, BOTH_TUNED = f"{FINE}, tuned", f"{BOTH}, tuned"
 CHECKED, BOTH_CHECKED = f"{FINE}, checked", f"{BOTH}, checked"
 REFINED, BOTH_REFINED = f"{FINE}, {ROUNDS} rounds", f"{BOTH}, {ROUNDS} rounds"
-BEST_OF_2, BEST = (
-    "best of 2",
-    f"best of {ROUNDS + 1}",
-)  #: as many pictures as checked, or as the rounds may draw
-
-
+#: As many pictures as one checked round, or as all rounds, may draw.
+BEST_OF_2, BEST = "best of 2", f"best of {ROUNDS + 1}"
 #: The modulation's settings in the world, weaker and in all steps: chosen on the split "tune" (docs/world.md).
 TUNED = {"power": 0.0, "strength": 0.3, "duration": 1.0}
 
@@ -317,8 +313,8 @@ def redrawn(
 
 
 def best(pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], way: Way, how: dict[str, Any]) -> list[Drawn]:
-    """Of as many pictures as the rounds may draw, each from its own noise, the one with the most points by the check
-    that ends the rounds, and the earliest of equals; the first is that of the plain row."""
+    """Of ``way.best`` pictures, each from its own noise, the one with the most points by the check that ends the
+    rounds, and the earliest of equals; the first is that of the plain row."""
     from trueline.perception.reason import RulesReasoner
     from trueline.realign import checked, look
 
