@@ -31,13 +31,13 @@ from hcma_cost import SMALL_TEXT, SMALL_UNET, TEXT, UNET, memory, random_backbon
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from trueline.backbone import Backbone
 from trueline.commands._parser import Parser
-from trueline.objectives.dsalign import FrozenCLIP
-from trueline.objectives.goal import GoalObjective
-from trueline.train import Batch, Fit, Nets, make_accelerator
-from trueline.training.goal import Settings
+from trueline.models.backbone import Backbone
+from trueline.training.loop import Batch, Fit, Nets, make_accelerator
+from trueline.training.losses.dsalign import FrozenCLIP
+from trueline.training.losses.goal import GoalObjective
 from trueline.training.parts import open_part
+from trueline.training.recipes.goal import Settings
 from trueline.training.settings import make
 
 GOAL_GIB = 24.0  #: of bf16 with both checkpoints, at most

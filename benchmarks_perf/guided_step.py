@@ -33,12 +33,12 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from trueline.backbone import Backbone
 from trueline.commands._parser import Parser
 from trueline.evaluation.tables import write_whole
 from trueline.layout import Layout
 from trueline.methods import METHODS, make
-from trueline.sample import Step, sample
+from trueline.models.backbone import Backbone
+from trueline.sampling.loop import Step, sample
 
 WORDS = ("a", "and", "cat", "clock")
 SUBJECTS = ("cat", "clock")

@@ -26,11 +26,11 @@ from _measured import GUIDANCE_SCALE, LAYOUT, TOKENS, backbone_of, entry, origin
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTokenizer
 
-from trueline.backbone import Backbone
 from trueline.commands._parser import Parser
 from trueline.methods import make
-from trueline.objectives.hcma import AlignmentNet
-from trueline.sample import Method, Step, sample
+from trueline.models.alignment import AlignmentNet
+from trueline.models.backbone import Backbone
+from trueline.sampling.loop import Method, Step, sample
 
 PLAIN, ALIGNED = "gligen", "gligen+hcma"
 MOST_TIME, MOST_MEMORY = 1.10, 1.05  #: the goals, in plain pictures

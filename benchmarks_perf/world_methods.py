@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from _measured import entry, origin, row, said
 
-from trueline.benchmarks import load
 from trueline.commands._methods import split_settings
 from trueline.commands._model import warnings_as_lines
 from trueline.commands._parser import Parser, fractions
 from trueline.commands._recipes import read_recipes
+from trueline.evaluation.benchmarks import load
 from trueline.evaluation.plan import choose, wanted
 from trueline.evaluation.run import UNGROUNDED, Recipe
-from trueline.pipeline import Pipeline
+from trueline.sampling.pipeline import Pipeline
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trueline.metrics.statistics import COVERED, DRAWS, Estimate, Terms
+from trueline.evaluation.metrics.statistics import COVERED, DRAWS, Estimate, Terms
 
 SET_DRAWS = (
     100  #: of what is computed on whole sets, such as a Frechet distance (evaluation/figures.py has as many)

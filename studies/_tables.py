@@ -13,13 +13,13 @@ import numpy as np
 from _common import Job, Row, Study
 from _intervals import Draws, difference, estimate, of_ratios, of_sets
 
-from trueline.benchmarks.world import CATEGORIES, World
 from trueline.commands._rows import commit
+from trueline.evaluation.benchmarks.world import CATEGORIES, World
+from trueline.evaluation.judgements import FEATURES, RATIO, Seen
+from trueline.evaluation.metrics.frechet import Moments, frechet_distance
+from trueline.evaluation.metrics.statistics import Terms
 from trueline.evaluation.run import REFERENCE
-from trueline.evaluation.seen import FEATURES, RATIO, Seen
 from trueline.evaluation.tables import markdown, write_whole
-from trueline.metrics.frechet import Moments, frechet_distance
-from trueline.metrics.statistics import Terms
 
 JUDGE = "world"
 READS = "Intervals are 95%, bootstrap clustered by prompt; n counts pictures."

@@ -20,19 +20,19 @@ import numpy as np
 import torch
 from _common import entry
 
-from trueline.backbone import Backbone
 from trueline.commands._parser import Parser
 from trueline.commands._rows import commit
 from trueline.evaluation.tables import write_whole
-from trueline.objectives.denoising import ground, noised, signal_of
-from trueline.objectives.dsalign import DSAlign, FrozenCLIP
-from trueline.objectives.x0 import clean_latents, decoded
-from trueline.pipeline import Pipeline
-from trueline.train import Batch
-from trueline.training.goal import Settings, load_clip
-from trueline.training.latents import encode_pictures
+from trueline.evaluation.world_report import SPLIT, Figure, figure, layout_of
+from trueline.models.backbone import Backbone
+from trueline.sampling.pipeline import Pipeline
+from trueline.training.data.latents import encode_pictures
+from trueline.training.loop import Batch
+from trueline.training.losses.denoising import ground, noised, signal_of
+from trueline.training.losses.dsalign import DSAlign, FrozenCLIP
+from trueline.training.losses.x0 import clean_latents, decoded
+from trueline.training.recipes.goal import Settings, load_clip
 from trueline.world.captions import caption
-from trueline.world.report import SPLIT, Figure, figure, layout_of
 from trueline.world.scenes import Scene, make_scene, masks, render
 
 TIMES = (100, 300, 500, 700, 900)

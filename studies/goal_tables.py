@@ -208,7 +208,7 @@ def timed(study: Study) -> list[Job]:
     def call() -> None:
         import torch
 
-        from trueline.folder import Folder
+        from trueline.files import Folder
 
         torch.set_num_threads(1)  # CPU time of one thread: other processes count little
         found = in_turns(_painters(study), study.options.repeats, time.process_time)
@@ -241,11 +241,11 @@ def in_turns(
 
 def _painters(study: Study) -> dict[str, Callable[[], None]]:
     """Four pictures of each row of Table 3; GOAL's with its LoRA beside the weights and added to them."""
-    from trueline.benchmarks import load
     from trueline.commands._recipes import read_recipes
+    from trueline.evaluation.benchmarks import load
     from trueline.evaluation.plan import choose, wanted
     from trueline.evaluation.run import GLIGEN, UNGROUNDED, Recipe
-    from trueline.pipeline import Pipeline
+    from trueline.sampling.pipeline import Pipeline
 
     examples = load("world").examples
     pictures = wanted(examples, choose(examples, 4), (0,))

@@ -21,17 +21,17 @@ import torch
 import torch.nn.functional as F
 from _common import entry
 
-from trueline.backbone import Backbone
 from trueline.commands._parser import Parser
 from trueline.commands._rows import commit
 from trueline.evaluation.tables import write_whole
+from trueline.evaluation.world_report import SPLIT, Figure, caption, figure, layout_of, make_scene, render
 from trueline.methods import make
-from trueline.objectives.denoising import noised, signal_of
-from trueline.objectives.hcma import AlignmentNet, load_net, misfit, targets
-from trueline.pipeline import Pipeline
-from trueline.training.latents import encode_pictures
+from trueline.models.alignment import AlignmentNet, load_net, misfit, targets
+from trueline.models.backbone import Backbone
+from trueline.sampling.pipeline import Pipeline
+from trueline.training.data.latents import encode_pictures
+from trueline.training.losses.denoising import noised, signal_of
 from trueline.world.language import all_phrases
-from trueline.world.report import SPLIT, Figure, caption, figure, layout_of, make_scene, render
 
 GROUP = 64  #: captions to choose from
 TIMES = (50, 150, 250, 350, 450, 550, 650, 750, 850, 900, 950, 990)

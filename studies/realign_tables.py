@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from trueline.evaluation.plan import Wanted
-    from trueline.pipeline import Pipeline
     from trueline.realign import Eyes
+    from trueline.sampling.pipeline import Pipeline
 
     Drawn = tuple[Image, dict[str, Any]]
 
@@ -224,10 +224,10 @@ def _fine(study: Study, row: Row, seed: int | None) -> Job:
     seconds = left * WAYS[way_of(row)].most * (options.steps * STEP_SECONDS + LOOK_SECONDS)
 
     def call() -> None:
-        from trueline.benchmarks.world import World
         from trueline.commands._model import warnings_as_lines
+        from trueline.evaluation.benchmarks.world import World
         from trueline.evaluation.plan import Shard, batches, choose, wanted
-        from trueline.folder import Folder
+        from trueline.files import Folder
 
         world, shard, home = World(study.data), Shard.parse(options.shard), Folder(folder)
         _claim(home, study, row, seed)

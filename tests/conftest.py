@@ -7,8 +7,8 @@ import torch
 from tiny import tiny_backbone, write_tokenizer
 from transformers import CLIPTokenizer
 
-from trueline.backbone import Backbone
 from trueline.layout import Layout, Region
+from trueline.models.backbone import Backbone
 
 
 @pytest.fixture(scope="session", autouse=True)

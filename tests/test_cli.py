@@ -22,10 +22,10 @@ from trueline.cli import COMMANDS, main
 from trueline.commands import _run, dataset, generate, plan, train, world
 from trueline.commands._methods import split_settings
 from trueline.commands._planners import PLANNERS
-from trueline.folder import KEY, Folder, pixel_hash
-from trueline.pipeline import DEFAULT_BATCH
-from trueline.schedulers import SCHEDULERS
-from trueline.training.recipes import recipe
+from trueline.files import KEY, Folder, pixel_hash
+from trueline.models.schedulers import SCHEDULERS
+from trueline.sampling.pipeline import DEFAULT_BATCH
+from trueline.training.recipes.recipe import recipe
 from trueline.training.settings import make
 
 APPLE, CAR = "a red apple@.05,.35,.40,.70", "a blue car@.55,.35,.95,.70"

@@ -72,10 +72,10 @@ def test_arrows_point_down(name):
 OF_THE_WORLD = (
     "trueline.commands.world",
     "trueline.commands.evaluate",
-    "trueline.benchmarks.world",
+    "trueline.evaluation.benchmarks.world",
     "trueline.evaluation.world_judge",
-    "trueline.perception.world",
-    "trueline.training.world",
+    "trueline.world.perception",
+    "trueline.world.training_data",
 )
 
 
@@ -126,8 +126,10 @@ def test_layouts_load_no_torch():
 
 
 def test_rules_and_plans_load_no_torch():
-    modules = [m for m in MODULES if m.startswith(("trueline.rules", "trueline.planner"))]
-    loaded = loaded_after("; ".join(f"import {m}" for m in [*modules, "trueline.benchmarks.nsr_1k"]))
+    modules = [m for m in MODULES if m.startswith(("trueline.evaluation.rules", "trueline.planner"))]
+    loaded = loaded_after(
+        "; ".join(f"import {m}" for m in [*modules, "trueline.evaluation.benchmarks.nsr_1k"])
+    )
     assert loaded <= {"numpy", "pydantic"}
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from trueline.backbone import Backbone
+from trueline.models.backbone import Backbone
 
 WORDS = [
     "a",

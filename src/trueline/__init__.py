@@ -15,8 +15,8 @@ _HOME = {
     "read_layouts": "layout",
     "write_layouts": "layout",
     "plan": "planner.layouts",
-    "Backbone": "backbone",
-    "Method": "sample",
+    "Backbone": "models.backbone",
+    "Method": "sampling.loop",
     "AttendAndExcite": "methods.attend_and_excite",
     "AttentionRefocusing": "methods.attention_refocusing",
     "BoxDiff": "methods.boxdiff",
@@ -28,15 +28,14 @@ _HOME = {
     "Reweighting": "methods.realign",
     "Structured": "methods.structured",
     "Realign": "realign",
-    "Pipeline": "pipeline",
+    "sample": "sampling.loop",
+    "Pipeline": "sampling.pipeline",
 }
 
-__all__ = ["__version__", "sample", *_HOME]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "sample":  # the loop's module; it can be called like the function of the same name in it
-        return import_module("trueline.sample")
     if name not in _HOME:
         raise AttributeError(f"module 'trueline' has no attribute {name!r}")
     return getattr(import_module(f"trueline.{_HOME[name]}"), name)

@@ -13,8 +13,6 @@ import pytest
 from evaluation.pages import Page, browse, needs_chromium
 from PIL import Image
 
-from trueline.benchmarks.worded import meaning
-from trueline.benchmarks.world import WORDS
 from trueline.cli import main
 from trueline.dataset import Want, Wish
 from trueline.dataset.agreement import agree, apart, holds
@@ -24,10 +22,12 @@ from trueline.dataset.card import line
 from trueline.dataset.review import FORMAT
 from trueline.dataset.templates import template_wishes
 from trueline.dataset.words import COMMON, Words, article, plural, read_words
-from trueline.folder import Folder
+from trueline.evaluation.benchmarks.worded import meaning
+from trueline.evaluation.benchmarks.world import WORDS
+from trueline.files import Folder
 from trueline.perception import Detection
-from trueline.training.data import Rules
-from trueline.training.records import open_examples
+from trueline.training.data.examples import Rules
+from trueline.training.data.records import open_examples
 from trueline.training.settings import Data
 from trueline.world.captions import caption
 from trueline.world.scenes import make_scene, render

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trueline.benchmarks import BENCHMARKS, Example
-from trueline.benchmarks.compbench_folder import export_compbench
 from trueline.cli import main
 from trueline.commands import evaluate as evaluate_command
+from trueline.evaluation.benchmarks import BENCHMARKS, Example
+from trueline.evaluation.benchmarks.compbench_folder import export_compbench
 from trueline.evaluation.bindings import BINDINGS
+from trueline.evaluation.judgements import ratios
 from trueline.evaluation.judges import NEEDS, Boxes, Combined, Fit, make_judges, role, unmeasured
 from trueline.evaluation.plan import Wanted
-from trueline.evaluation.seen import ratios
 from trueline.layout import Layout
 from trueline.perception import KINDS, Detection
-from trueline.perception.world import Oracle, world_clip
+from trueline.world.perception import Oracle, world_clip
 from trueline.world.scenes import make_scene, render
 
 COUNT = 12

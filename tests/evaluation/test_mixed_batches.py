@@ -2,11 +2,11 @@
 
 from types import SimpleNamespace
 
-from trueline.benchmarks import Example
+from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.run import Recipe, Run, Settings
 from trueline.layout import Layout, Region
 from trueline.methods.boxdiff import BoxDiff
-from trueline.pipeline import Pipeline
+from trueline.sampling.pipeline import Pipeline
 
 
 def test_a_batch_without_boxes_of_a_benchmark_with_some(gated, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trueline.benchmarks import Example
+from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.plan import Shard, batches, choose, wanted
 from trueline.layout import Layout
 

@@ -1,23 +1,23 @@
 """Planners in ``trueline evaluate``: several in one table, and planned boxes for pictures."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from shared_data import SHARED
 
 from trueline import Layout, Region, read_layouts
-from trueline.benchmarks import Example
-from trueline.benchmarks.nsr_1k import COUNTING, SPATIAL
 from trueline.cli import main
 from trueline.commands._plans import Column
+from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.nsr_1k import COUNTING, SPATIAL
 from trueline.evaluation.planned import PlannedBenchmark
 from trueline.evaluation.plans import Answer, observe
 from trueline.planner import Planned
 
-DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
+DATA = SHARED
 GPT4 = [
     DATA / f"nsr_1k/layoutgpt_llm_layouts/{kind}/gpt4.{kind}.k-similar.k_8.px_64.json"
     for kind in ("counting", "spatial")

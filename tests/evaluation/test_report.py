@@ -14,7 +14,7 @@ from trueline.evaluation.report import SIDE, Case, Shot, make_cases, span, thumb
 from trueline.evaluation.tables import tables
 from trueline.layout import Layout, Region
 from trueline.perception import Detection
-from trueline.sheet import COLOURS
+from trueline.pictures import COLOURS
 
 from .pages import Page, browse, needs_chromium
 from .test_tables import row

@@ -11,13 +11,13 @@ from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from trueline import lora
-from trueline.benchmarks.world import World
 from trueline.cli import main
 from trueline.commands._recipes import read_loras, read_recipes
+from trueline.evaluation.benchmarks.world import World
 from trueline.evaluation.loras import RowLora, worn
-from trueline.pipeline import Pipeline
-from trueline.training.recipes import save_backbone
+from trueline.models import lora
+from trueline.sampling.pipeline import Pipeline
+from trueline.training.recipes.recipe import save_backbone
 from trueline.training.settings import Training
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -57,7 +57,7 @@ def scenes() -> World:
 @pytest.fixture
 def evaluate(gated_folder, scenes, monkeypatch):
     """``trueline evaluate world`` with tiny nets in the world's place, which draws only."""
-    monkeypatch.setattr("trueline.checkpoint._world", lambda: gated_folder)
+    monkeypatch.setattr("trueline.models.checkpoint._world", lambda: gated_folder)
     monkeypatch.setattr("trueline.commands.evaluate.read_benchmark", lambda options: scenes)
 
     def call(out: Path, *more: str) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from trueline.benchmarks.world import CATEGORIES, EACH, SPLITS, World
 from trueline.cli import main
+from trueline.evaluation.benchmarks.world import CATEGORIES, EACH, SPLITS, World
 from trueline.evaluation.run import REFERENCE, ROUND_TRIP
 from trueline.evaluation.tables import lower_is_better
 from trueline.evaluation.world_judge import WorldJudge

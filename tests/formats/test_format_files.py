@@ -160,9 +160,9 @@ def test_coco_in_fractions_is_refused(tmp_path):
 def test_training_reads_what_is_written_as_coco(tmp_path):
     made = [Layout("a cat", [Region("cat", (0.25, 0.25, 0.75, 0.75))], id="a", width=512, height=512)]
     write(made, tmp_path, "coco")
-    from trueline.benchmarks.coco import BoxFilter
-    from trueline.training.coco import open_examples
-    from trueline.training.data import Rules
+    from trueline.evaluation.benchmarks.coco import BoxFilter
+    from trueline.training.data.coco import open_examples
+    from trueline.training.data.examples import Rules
     from trueline.training.settings import Data
 
     examples = open_examples(Data(source=str(tmp_path), share="all"), Rules((512, 512), BoxFilter()))

@@ -1,6 +1,6 @@
 """What methods that edit logits do to them, seen in a run."""
 
-from trueline.sample import Method, sample
+from trueline.sampling.loop import Method, sample
 
 
 def opened(site):

@@ -19,8 +19,8 @@ from trueline.methods.attention_refocusing import (
 )
 from trueline.methods.boxdiff import BoxDiff
 from trueline.methods.dense_diffusion import DenseDiffusion
-from trueline.phrases import locate
-from trueline.sample import Method, sample
+from trueline.models.text import locate
+from trueline.sampling.loop import Method, sample
 
 TWO = Layout(
     "a red apple and a blue car",

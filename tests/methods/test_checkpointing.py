@@ -4,14 +4,14 @@ import pytest
 import torch
 from tiny import tiny_backbone
 
-from trueline.attention import recomputed, sites, tapped
-from trueline.guidance import look, mean_map
 from trueline.layout import Layout, Region
 from trueline.methods.attend_and_excite import AttendAndExcite
 from trueline.methods.boxdiff import BoxDiff
 from trueline.methods.dense_diffusion import DenseDiffusion
 from trueline.methods.layout_guidance import LayoutGuidance
-from trueline.sample import Method, sample
+from trueline.models.attention import recomputed, sites, tapped
+from trueline.sampling.guidance import look, mean_map
+from trueline.sampling.loop import Method, sample
 
 TWO = Layout(
     "a red apple and a blue car",

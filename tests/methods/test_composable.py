@@ -6,10 +6,10 @@ import torch
 from diffusers import DDIMScheduler
 from pydantic import ValidationError
 
-from trueline.grounding import pack
 from trueline.layout import Layout, Region
 from trueline.methods.composable import Composable, compose, split_prompt
-from trueline.sample import Method, noise_generators, sample
+from trueline.models.grounding import pack
+from trueline.sampling.loop import Method, noise_generators, sample
 
 APPLE = Region("a red apple", (0.05, 0.3, 0.45, 0.7))
 CAR = Region("a blue car", (0.5, 0.3, 0.95, 0.7), negative="the green chair")

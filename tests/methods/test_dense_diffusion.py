@@ -7,10 +7,10 @@ from pydantic import ValidationError
 from seen_logits import logits_of, opened
 from tiny import tiny_backbone
 
-from trueline.attention import sites
 from trueline.layout import Layout, Region
 from trueline.methods.dense_diffusion import DenseDiffusion, covered_area, matched_pairs, regularised
-from trueline.sample import Method, sample
+from trueline.models.attention import sites
+from trueline.sampling.loop import Method, sample
 
 # Boxes on the lines of the 8 x 8 and of the 4 x 4 map.
 APPLE = Region("a red apple", (0, 0, 0.5, 0.5))

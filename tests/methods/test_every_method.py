@@ -12,17 +12,17 @@ import pytest
 import torch
 from tiny import tiny_backbone
 
-from trueline import guidance
-from trueline.attention import sites
 from trueline.cli import main
-from trueline.grounding import fusers
-from trueline.guidance import map_grid
 from trueline.layout import Layout, Region
-from trueline.masks import region_mask
 from trueline.methods import METHODS, make, method_class
-from trueline.phrases import locate
-from trueline.pipeline import Pipeline
-from trueline.sample import Method, check_layouts, sample
+from trueline.models.attention import sites
+from trueline.models.grounding import fusers
+from trueline.models.text import locate
+from trueline.sampling import guidance
+from trueline.sampling.guidance import map_grid
+from trueline.sampling.loop import Method, check_layouts, sample
+from trueline.sampling.masks import region_mask
+from trueline.sampling.pipeline import Pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # notes are read where they are counted: in the steps
 
@@ -80,7 +80,7 @@ ODD = (TWO, MASKED, AS_BOX, NEGATED, LACKING, SPECK, BARE)
 def _an_alignment_net(gated, tmp_path_factory):
     """HCMA's net for the tiny backbones, as it is before its training."""
     if "hcma" in METHODS:
-        from trueline.objectives.hcma import AlignmentNet
+        from trueline.models.alignment import AlignmentNet
 
         torch.manual_seed(0)
         folder = tmp_path_factory.mktemp("hcma") / "net"

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import trueline.methods.hcma as module
-from trueline.backbone import Backbone, CheckpointError
 from trueline.cli import main
 from trueline.layout import Layout, Region
 from trueline.methods import make
 from trueline.methods.boxdiff import BoxDiff
 from trueline.methods.hcma import HCMA, displacement
-from trueline.objectives.hcma import AlignmentNet, alignment_losses, targets
-from trueline.pipeline import Pipeline
-from trueline.sample import Method, sample
-from trueline.schedulers import Stepper, make_scheduler
+from trueline.models.alignment import AlignmentNet, alignment_losses, targets
+from trueline.models.backbone import Backbone, CheckpointError
+from trueline.models.schedulers import Stepper, make_scheduler
+from trueline.sampling.loop import Method, sample
+from trueline.sampling.pipeline import Pipeline
 
 TWO = Layout(
     "a red apple and a blue car",

@@ -11,8 +11,13 @@ from diffusers.pipelines.deprecated.stable_diffusion_attend_and_excite import (
 )
 from numpy_maps import numpy_smooth, numpy_softmax
 
-from trueline.attention import Site
-from trueline.guidance import (
+from trueline.layout import Layout, Region
+from trueline.methods import make
+from trueline.methods.attend_and_excite import AttendAndExcite, excite_loss, subject_maps
+from trueline.methods.boxdiff import BoxDiff, corner_loss, inner_loss, outer_loss
+from trueline.methods.layout_guidance import LayoutGuidance, inside_loss
+from trueline.models.attention import Site
+from trueline.sampling.guidance import (
     Subject,
     cross_sites,
     look,
@@ -23,12 +28,7 @@ from trueline.guidance import (
     sharpened,
     smoothed,
 )
-from trueline.layout import Layout, Region
-from trueline.methods import make
-from trueline.methods.attend_and_excite import AttendAndExcite, excite_loss, subject_maps
-from trueline.methods.boxdiff import BoxDiff, corner_loss, inner_loss, outer_loss
-from trueline.methods.layout_guidance import LayoutGuidance, inside_loss
-from trueline.sample import Method, sample
+from trueline.sampling.loop import Method, sample
 
 CAR = Layout("a red apple and a blue car", regions=[Region("a blue car", (0.5, 0.2, 1.0, 0.8))], seed=1)
 TWO = Layout(
@@ -132,7 +132,7 @@ MASKS[1, 1:3, 2:] = 1
 
 
 def test_maps_of_the_size_nearest_to_what_was_asked(gated):
-    from trueline.attention import sites
+    from trueline.models.attention import sites
 
     cross = [site for site in sites(gated.unet) if site.kind == "cross"]
     assert {site.scale for site in cross} == {1, 2}
@@ -180,7 +180,9 @@ class TestClaims:
     def test_its_loss_falls(self, gated, method, monkeypatch):
         losses = []
         module = __import__(type(method).__module__, fromlist=["look"])
-        home = module if hasattr(module, "look") else __import__("trueline.guidance", fromlist=["look"])
+        home = (
+            module if hasattr(module, "look") else __import__("trueline.sampling.guidance", fromlist=["look"])
+        )
         look = home.look
 
         def watched(*arguments):

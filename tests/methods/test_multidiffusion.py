@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from tiny import exact, tiny_backbone
 
 from trueline.layout import Layout, Region
-from trueline.masks import region_masks
 from trueline.methods.multidiffusion import (
     MultiDiffusion,
     background_seed,
@@ -18,8 +17,9 @@ from trueline.methods.multidiffusion import (
     colour_latents,
     fuse,
 )
-from trueline.sample import Method, noise_generators, sample
-from trueline.schedulers import Stepper, make_scheduler
+from trueline.models.schedulers import Stepper, make_scheduler
+from trueline.sampling.loop import Method, noise_generators, sample
+from trueline.sampling.masks import region_masks
 
 APPLE = Region("a red apple", (0.05, 0.3, 0.6, 0.75))
 CAR = Region("a blue car", (0.4, 0.3, 0.95, 0.7), negative="the green chair")

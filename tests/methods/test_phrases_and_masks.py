@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from trueline.layout import Layout, Region
-from trueline.masks import region_mask, region_masks
-from trueline.phrases import locate, locate_phrase, prompt_length
-from trueline.pipeline import Pipeline
-from trueline.training.data import open_examples
+from trueline.models.text import locate, locate_phrase, prompt_length
+from trueline.sampling.masks import region_mask, region_masks
+from trueline.sampling.pipeline import Pipeline
+from trueline.training.data.examples import open_examples
 from trueline.training.draws import generator_of
 from trueline.training.settings import Data
 

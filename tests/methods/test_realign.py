@@ -8,7 +8,6 @@ import torch
 from pydantic import ValidationError
 from seen_logits import logits_of, opened
 
-from trueline.attention import sites
 from trueline.layout import Layout, Region
 from trueline.methods.dense_diffusion import covered_area
 from trueline.methods.realign import (
@@ -20,8 +19,9 @@ from trueline.methods.realign import (
     reweighted,
     union_area,
 )
-from trueline.pipeline import Pipeline
-from trueline.sample import sample
+from trueline.models.attention import sites
+from trueline.sampling.loop import sample
+from trueline.sampling.pipeline import Pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # notes are read where they are counted
 

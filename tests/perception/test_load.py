@@ -12,8 +12,8 @@ from PIL import Image
 
 from trueline.perception import KINDS, Detector, Matcher, load
 from trueline.perception.inception import Inception
-from trueline.perception.world import CLIP_FOLDER, Oracle
 from trueline.world.pack import CLIP_PICTURES
+from trueline.world.perception import CLIP_FOLDER, Oracle
 from trueline.world.scenes import make_scene, render
 from trueline.world.vae import to_tensor
 
@@ -24,7 +24,12 @@ def test_the_table_names_what_there_is_and_imports_no_torch():
     assert out.split() == [str(len(KINDS)), "False"]
     for target in KINDS.values():
         module, attribute = target.split(":")
-        assert callable(getattr(importlib.import_module(f"trueline.perception.{module}"), attribute))
+        assert callable(
+            getattr(
+                importlib.import_module(module if "." in module else f"trueline.perception.{module}"),
+                attribute,
+            )
+        )
 
 
 @pytest.mark.parametrize(

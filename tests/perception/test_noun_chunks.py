@@ -1,12 +1,11 @@
 """B-VQA's chunks and product. The expected chunks were written by hand."""
 
 import importlib.util
-import os
-from pathlib import Path
 
 import pytest
+from shared_data import SHARED
 
-from trueline.perception.noun_chunks import MOST, b_vqa, best_parser, chunks, questions
+from trueline.english.noun_chunks import MOST, b_vqa, best_parser, chunks, questions
 
 PROMPTS = {
     "a red apple and a green train": "a red apple|a green train",
@@ -60,10 +59,7 @@ def test_the_spacy_parser_says_what_it_needs_or_parses():
 
 
 def test_every_prompt_of_the_attribute_sets_has_its_two_things():
-    folder = (
-        Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
-        / "t2i_compbench"
-    )
+    folder = SHARED / "t2i_compbench"
     if not folder.is_dir():
         pytest.skip(f"needs T2I-CompBench's prompts in {folder}")
     simple = missed = 0

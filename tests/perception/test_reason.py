@@ -9,7 +9,7 @@ from chat_server import ChatServer, by, close, fail, hang, isolate, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trueline.perception.naming import bare_noun, nouns, phrase_for, standing
+from trueline.english.naming import bare_noun, nouns, phrase_for, standing
 from trueline.perception.reason import (
     CERTAIN,
     MAX_TAGS,

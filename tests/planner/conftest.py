@@ -1,11 +1,11 @@
 """Where the benchmarks' files are."""
 
-import os
 from pathlib import Path
 
 import pytest
+from shared_data import SHARED
 
-DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
+DATA = SHARED
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import pytest
 
-from trueline.planner.english import noun_phrase
+from trueline.english.noun_phrases import noun_phrase
+from trueline.english.tagging import best_tagger, is_plural, singular, tokens_of
 from trueline.planner.reading import read
-from trueline.planner.tagging import best_tagger, is_plural, singular, tokens_of
 
 
 def phrases(text: str) -> list:

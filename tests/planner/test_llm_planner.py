@@ -7,8 +7,8 @@ import pytest
 import torch
 from chat_server import ChatServer, by, close, fail, hang, isolate, say
 
+from trueline.english.naming import described, single, standing
 from trueline.layout import MAX_REGIONS, Layout, Region, read_layouts, write_layouts
-from trueline.perception.naming import described, single, standing
 from trueline.planner import make_planner
 from trueline.planner.css import css, read_css
 from trueline.planner.exemplars import OWN, Exemplars

@@ -2,19 +2,18 @@
 
 import json
 import math
-import os
 from itertools import chain, combinations, product
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 import pytest
+from shared_data import SHARED
 
+from trueline.evaluation.rules.geometry import intersection, iou
 from trueline.planner.placing import Group, Link, holds, place
 from trueline.planner.sizes import DEFAULT, MEASURED, RIDDEN, extent, size_of
-from trueline.rules.geometry import intersection, iou
 
-DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
+DATA = SHARED
 
 
 def group(name: str, amount: int = 1, **more) -> Group:

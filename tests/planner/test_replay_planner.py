@@ -1,17 +1,17 @@
 """Plans out of a file, looked up by their prompts."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
+from shared_data import SHARED
 
 from trueline.layout import Layout, Region, write_layouts
 from trueline.planner import make_planner
 from trueline.planner.layouts import filled
 from trueline.planner.replay import ReplayPlanner, replay
 
-DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
+DATA = SHARED
 GPT4 = DATA / "nsr_1k/layoutgpt_llm_layouts/spatial/gpt4.spatial.k-similar.k_8.px_64.json"
 PROMPT = "a toilet to the left of a dog"
 

@@ -10,29 +10,30 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shared_data import SHARED
 
-from trueline.benchmarks.t2i_compbench import T2ICompBench
+from trueline.english import words
+from trueline.evaluation.benchmarks.t2i_compbench import T2ICompBench
+from trueline.evaluation.rules.compbench import numeracy_score, spatial_score
+from trueline.evaluation.rules.nsr_1k import counting_layout, spatial_layout
+from trueline.evaluation.rules.observation import aggregate
 from trueline.layout import MAX_PROMPT, MAX_REGIONS
+from trueline.models.text import locate
 from trueline.perception import Detection
-from trueline.phrases import locate
-from trueline.planner import make_planner, words
+from trueline.planner import make_planner
 from trueline.planner.categories import COCO, coco_category
 from trueline.planner.rules import RulesPlanner
-from trueline.rules.compbench import numeracy_score, spatial_score
-from trueline.rules.nsr_1k import counting_layout, spatial_layout
-from trueline.rules.observation import aggregate
 
 PLANNER = RulesPlanner(tagger="textblob")
 FUZZ = int(os.environ.get("TRUELINE_FUZZ", "200"))
 LONGEST = 0.05  #: CPU seconds of a plan
 
 
-DATA = Path(os.environ.get("TRUELINE_DATA") or Path(__file__).parents[2] / "../shared/data")
+DATA = SHARED
 
 
 def things(prompt: str, planner: RulesPlanner = PLANNER) -> list:

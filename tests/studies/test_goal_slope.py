@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from trueline.objectives import dsalign
-from trueline.pipeline import Pipeline
-from trueline.training.goal import Settings, load_clip
+from trueline.sampling.pipeline import Pipeline
+from trueline.training.losses import dsalign
+from trueline.training.recipes.goal import Settings, load_clip
 from trueline.world.scenes import make_scene, render
 
 STUDIES = Path(__file__).parents[2] / "studies"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trueline.layout import Layout, Region
-from trueline.objectives.hcma import Aligned, AlignmentNet
+from trueline.models.alignment import Aligned, AlignmentNet
 from trueline.world.language import all_phrases
 
 STUDIES = Path(__file__).parents[2] / "studies"

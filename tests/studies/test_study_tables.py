@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trueline.benchmarks import load
+from trueline.evaluation.benchmarks import load
+from trueline.evaluation.metrics.statistics import Terms, paired_difference, ratio
 from trueline.evaluation.plan import choose, wanted
 from trueline.evaluation.tables import check_rows
-from trueline.metrics.statistics import Terms, paired_difference, ratio
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -124,7 +124,7 @@ def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):
     from trueline.commands._methods import split_settings
     from trueline.commands._recipes import BASIC, _parts
     from trueline.methods import METHODS, make
-    from trueline.training.recipes import recipe
+    from trueline.training.recipes.recipe import recipe
     from trueline.training.settings import make as make_settings
 
     hcma, goal, realign = study["hcma_tables"], study["goal_tables"], study["realign_tables"]
@@ -169,7 +169,7 @@ def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):
 def test_the_joint_training_is_for_pictures_of_as_many_steps_as_are_drawn(study, tmp_path):
     """The step of the rule "norm" is as long as one of a run of so many."""
     from trueline.commands import train
-    from trueline.training.hcma import Settings
+    from trueline.training.recipes.hcma import Settings
     from trueline.training.settings import make as make_settings
 
     def settings(*arguments: str):

@@ -12,13 +12,13 @@ from torch import Tensor
 from training_builders import CPU, stream
 from transformers import CLIPTokenizer
 
-from trueline.objectives.refl import ReFL
-from trueline.objectives.rewards import Rewards
-from trueline.train import Batch, Fit, Losses, Nets, make_accelerator
-from trueline.training.looks import Looks
+from trueline.training.loop import Batch, Fit, Losses, Nets, make_accelerator
+from trueline.training.losses.refl import ReFL
 from trueline.training.parts import open_part
-from trueline.training.realign import STATISTICS
+from trueline.training.recipes.realign import STATISTICS
+from trueline.training.rewards.scores import Rewards
 from trueline.training.settings import Plan
+from trueline.training.validation import Looks
 
 PICTURES = 4  #: of a step, over all processes
 FALLS = {0: 0.1, 1: 0.5, 2: 0.4, 3: 0.3}

@@ -5,10 +5,13 @@ import pytest
 import torch
 from training_builders import stream, twin
 
-from trueline.grounding import Grounding, pack
 from trueline.layout import Layout, Region
 from trueline.methods.hcma import HCMA, displacement
-from trueline.objectives.denoising import (
+from trueline.models.alignment import AlignmentNet, alignment_losses, targets
+from trueline.models.grounding import Grounding, pack
+from trueline.models.schedulers import Stepper, make_scheduler
+from trueline.training.loop import Batch, Nets
+from trueline.training.losses.denoising import (
     DenoisingObjective,
     corrected_noise,
     ground,
@@ -17,10 +20,7 @@ from trueline.objectives.denoising import (
     snr_weight,
     target,
 )
-from trueline.objectives.hcma import AlignmentNet, alignment_losses, targets
-from trueline.schedulers import Stepper, make_scheduler
-from trueline.train import Batch, Nets
-from trueline.training.hcma import Aligner
+from trueline.training.recipes.hcma import Aligner
 
 SHAPE = (3, 4, 8, 8)
 

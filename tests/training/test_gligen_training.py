@@ -11,18 +11,18 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from training_builders import CPU, twin
 
-from trueline.backbone import Backbone
 from trueline.cli import main
-from trueline.grounding import fusers
 from trueline.layout import Layout, Region
-from trueline.objectives.denoising import DenoisingObjective
-from trueline.pipeline import Pipeline
-from trueline.train import Batch, Fit, Nets, make_accelerator
-from trueline.training.data import Rules
-from trueline.training.gligen import FOUND, Grounding, Objective, Probe, Settings, add_layers
-from trueline.training.grounding_layers import is_grounding, prepare_grounding, with_grounding
+from trueline.models.backbone import Backbone
+from trueline.models.grounding import fusers
+from trueline.models.grounding_layers import is_grounding, prepare_grounding, with_grounding
+from trueline.sampling.pipeline import Pipeline
+from trueline.training.data.examples import Rules
+from trueline.training.data.records import open_examples
+from trueline.training.loop import Batch, Fit, Nets, make_accelerator
+from trueline.training.losses.denoising import DenoisingObjective
 from trueline.training.parts import open_part
-from trueline.training.records import open_examples
+from trueline.training.recipes.gligen import FOUND, Grounding, Objective, Probe, Settings, add_layers
 from trueline.training.settings import Plan, make
 
 CONFIGS = Path(__file__).parents[2] / "configs"

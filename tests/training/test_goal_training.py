@@ -12,19 +12,19 @@ from safetensors.torch import load_file, save_file
 from tiny_clip import clip_parts, tiny_clip
 from training_builders import CPU, After, stream, twin
 
-from trueline.backbone import Backbone
 from trueline.cli import main
 from trueline.commands.train import gathered, parser
 from trueline.layout import Layout, Region
-from trueline.objectives.denoising import ground, noised, signal_of
-from trueline.objectives.dsalign import DSAlign, FrozenCLIP, region_pictures
-from trueline.objectives.goal import GoalObjective
-from trueline.objectives.maalign import MAAlign
-from trueline.objectives.x0 import clean_latents, decoded
-from trueline.train import Batch, Fit, Nets, make_accelerator
-from trueline.training.goal import Settings, attention_view, load_clip, prepare
+from trueline.models.backbone import Backbone
+from trueline.training.loop import Batch, Fit, Nets, make_accelerator
+from trueline.training.losses.denoising import ground, noised, signal_of
+from trueline.training.losses.dsalign import DSAlign, FrozenCLIP, region_pictures
+from trueline.training.losses.goal import GoalObjective
+from trueline.training.losses.maalign import MAAlign
+from trueline.training.losses.x0 import clean_latents, decoded
 from trueline.training.parts import open_part
-from trueline.training.recipes import Task
+from trueline.training.recipes.goal import Settings, attention_view, load_clip, prepare
+from trueline.training.recipes.recipe import Task
 from trueline.training.settings import Plan, make
 
 CONFIGS = Path(__file__).parents[2] / "configs"

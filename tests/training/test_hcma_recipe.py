@@ -8,9 +8,9 @@ from PIL import Image
 from training_builders import stream
 
 from trueline.cli import main
-from trueline.objectives.hcma import AlignmentNet
-from trueline.train import Nets
-from trueline.training.hcma import STAGES_OF, Objective, Settings, prepare
+from trueline.models.alignment import AlignmentNet
+from trueline.training.loop import Nets
+from trueline.training.recipes.hcma import STAGES_OF, Objective, Settings, prepare
 from trueline.training.settings import make
 
 SIZES = {"patch": 2, "width": 16, "depth": 1, "heads": 2}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from training_builders import After, fit
 
-from trueline.train import Fit
-from trueline.training.looks import Looks
+from trueline.training.loop import Fit
 from trueline.training.settings import Plan, Training, Validation, make
+from trueline.training.validation import Looks
 
 QUICK = {"batch": 2, "warmup": 0, "lr": 0.01, "log_every": 2, "save_every": 3, "precision": "fp32"}
 FALLS_AFTER_4 = {0: 0.1, 2: 0.5, 4: 0.9, 6: 0.7, 8: 0.8, 10: 0.6}

@@ -10,13 +10,13 @@ from PIL import Image
 from tiny_clip import clip_parts
 from training_builders import twin
 
-from trueline.backbone import Backbone
 from trueline.cli import main
 from trueline.layout import Layout
-from trueline.objectives.rewards import Images
-from trueline.objectives.watch import diversity
+from trueline.models.backbone import Backbone
+from trueline.training.early_stop import diversity
 from trueline.training.parts import open_part
-from trueline.training.realign import STATISTICS, Settings, prepare
+from trueline.training.recipes.realign import STATISTICS, Settings, prepare
+from trueline.training.rewards.scores import Images
 from trueline.training.settings import make
 
 LAYOUTS = [Layout("a red apple"), Layout("a red apple"), Layout("a blue car"), Layout("a blue car")]

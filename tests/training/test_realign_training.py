@@ -12,13 +12,13 @@ from tiny_clip import clip_parts
 from training_builders import CPU, After, stream, twin
 from transformers import Blip2ForImageTextRetrieval, BlipForConditionalGeneration
 
-from trueline.backbone import Backbone
 from trueline.cli import main
 from trueline.commands.train import gathered, parser
-from trueline.objectives.rewards import RewardError
-from trueline.train import Fit, Nets, make_accelerator
+from trueline.models.backbone import Backbone
+from trueline.training.loop import Fit, Nets, make_accelerator
 from trueline.training.parts import open_part
-from trueline.training.realign import STATISTICS, Settings, prepare
+from trueline.training.recipes.realign import STATISTICS, Settings, prepare
+from trueline.training.rewards.scores import RewardError
 from trueline.training.settings import make
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -114,7 +114,7 @@ def test_from_the_command_line(plain_folder, folders, tmp_path, capsys):
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "coco"])
 def test_prompts_will_do(plain_folder, folders, tmp_path, capsys, monkeypatch, kind):
     """The pictures are its own: none is read, and none is encoded."""
-    monkeypatch.setattr("trueline.training.latents.encode_pictures", None)
+    monkeypatch.setattr("trueline.training.data.latents.encode_pictures", None)
     source = tmp_path / f"prompts.{kind}"
     if kind == "coco":
         source.mkdir()
@@ -207,7 +207,7 @@ def test_the_published_settings_are_valid(name, scale, draft):
 
 @pytest.mark.parametrize("part", ["captioner", "blip-itm"])
 def test_a_net_of_the_worlds_that_is_not_there_is_said_with_the_cure(plain, tmp_path, monkeypatch, part):
-    from trueline.training import realign
+    from trueline.training.recipes import realign
 
     monkeypatch.setitem(realign.PACKED, part, tmp_path / "net")
     settings = Settings(
@@ -221,7 +221,7 @@ def test_a_net_of_the_worlds_that_is_not_there_is_said_with_the_cure(plain, tmp_
 
 
 def test_the_worlds_own_nets_are_told_apart(plain):
-    from trueline.training import realign
+    from trueline.training.recipes import realign
 
     models = realign.Models(
         Settings(model="world", objective=realign.Objective(rewards={"caption": 1})), plain

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from trueline.backbone import Backbone
 from trueline.cli import main
 from trueline.commands.train import gathered, parser
-from trueline.objectives.hcma import load_net
+from trueline.models.alignment import load_net
+from trueline.models.backbone import Backbone
 from trueline.training import run as running
-from trueline.training.hcma import Objective, Settings, text_projection
+from trueline.training.recipes.hcma import Objective, Settings, text_projection
 from trueline.training.run import Run
 from trueline.training.settings import Training, make, read_yaml
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from training_builders import Memory, Table, stream
 
-from trueline.benchmarks.coco import BoxFilter
-from trueline.training.data import BrokenPicture, Rules, centre_crop, open_examples
+from trueline.evaluation.benchmarks.coco import BoxFilter
+from trueline.training.data.examples import BrokenPicture, Rules, centre_crop, open_examples
+from trueline.training.data.latents import Latents, encode_pictures, encoded
+from trueline.training.data.stream import Shuffled
 from trueline.training.draws import generator_of
-from trueline.training.latents import Latents, encode_pictures, encoded
 from trueline.training.settings import Data
-from trueline.training.stream import Shuffled
 from trueline.world.captions import caption
 from trueline.world.scenes import make_scene, render
 
@@ -413,7 +413,7 @@ def test_another_vae_or_other_examples_are_another_cache(tmp_path, gated, plain)
 
 
 def test_a_cache_that_was_stopped_or_spoilt_is_completed(tmp_path, gated, monkeypatch):
-    monkeypatch.setattr("trueline.training.latents.PART", 2)
+    monkeypatch.setattr("trueline.training.data.latents.PART", 2)
     examples, read = opened("world", n=5), []
     latents, mark = encoded(gated, examples, tmp_path, SIZE)
     before = [latents[i].clone() for i in range(5)]
@@ -447,7 +447,7 @@ def test_broken_pictures_are_tried_again_and_only_those(coco, tmp_path, gated, m
 
 
 def test_processes_share_the_parts(tmp_path, gated, monkeypatch):
-    monkeypatch.setattr("trueline.training.latents.PART", 1)
+    monkeypatch.setattr("trueline.training.data.latents.PART", 1)
     examples, read = opened("world", n=3), []
     picture = examples.picture
     monkeypatch.setattr(examples, "picture", lambda index: read.append(index) or picture(index))

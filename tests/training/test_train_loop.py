@@ -7,13 +7,13 @@ import pytest
 import torch
 from training_builders import CPU, After, Guessing, fit, stream, twin
 
-from trueline.grounding import fusers
-from trueline.objectives.denoising import DenoisingObjective
-from trueline.train import Fit, Nets, TrainingError, make_accelerator, rate
+from trueline.models.grounding import fusers
 from trueline.training.checkpoints import Checkpoints
-from trueline.training.looks import Looks
+from trueline.training.loop import Fit, Nets, TrainingError, make_accelerator, rate
+from trueline.training.losses.denoising import DenoisingObjective
 from trueline.training.parts import Average, open_part
 from trueline.training.settings import Plan, Training, identity, make
+from trueline.training.validation import Looks
 
 QUICK = {"batch": 2, "warmup": 2, "lr": 0.01, "log_every": 2, "save_every": 3, "precision": "fp32"}
 

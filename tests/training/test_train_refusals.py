@@ -13,7 +13,7 @@ from tiny_clip import clip_parts
 from trueline.cli import main
 from trueline.commands.train import gathered, parser
 from trueline.training import run as running
-from trueline.training.recipes import checksum
+from trueline.training.recipes.recipe import checksum
 from trueline.training.settings import Training, check_same, identity
 
 QUICK = {
@@ -107,7 +107,7 @@ def test_another_alignment_net_under_the_same_name(train, model, tmp_path):
 def test_another_text_space_of_the_alignment_net(train, model, monkeypatch):
     given = {"stage": "align", **NET}
     assert train("hcma", model, **given)[0] == 0
-    from trueline.training import hcma
+    from trueline.training.recipes import hcma
 
     monkeypatch.setattr(hcma, "text_projection", lambda settings, backbone: torch.full((32, 16), 0.1))
     refused(train("hcma", model, **given, steps=4), "nets.text_projection")

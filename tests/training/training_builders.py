@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trueline.backbone import Backbone
 from trueline.layout import Layout, Region
-from trueline.train import Batch, Fit, Losses, Nets, make_accelerator
-from trueline.training.data import LeftOut
+from trueline.models.backbone import Backbone
+from trueline.training.data.examples import LeftOut
+from trueline.training.data.stream import Shuffled
+from trueline.training.loop import Batch, Fit, Losses, Nets, make_accelerator
 from trueline.training.settings import Plan
-from trueline.training.stream import Shuffled
 
 CPU = torch.device("cpu")
 CAPTIONS = ("a red apple", "a blue car", "the green chair", "a cat and a clock", "a cat")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trueline.world import language
-from trueline.world.pictures import FIRST, Trips
 from trueline.world.scenes import make_scene, render
+from trueline.world.training_pictures import FIRST, Trips
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trueline import devices
 from trueline.layout import Layout, Region
-from trueline.pipeline import Pipeline
+from trueline.models import devices
+from trueline.sampling.pipeline import Pipeline
 from trueline.world import build as building
 from trueline.world import denoiser, language, vae
 from trueline.world.fitting import Fit, Plan

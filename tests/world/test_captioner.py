@@ -5,13 +5,13 @@ import pytest
 import torch
 from transformers import BlipForConditionalGeneration
 
-from trueline.objectives.captioners import load_captioner
 from trueline.perception import load
+from trueline.perception.caption_nets import load_captioner
 from trueline.world import captioner, language, pack
 from trueline.world.build import Build
 from trueline.world.captions import caption
-from trueline.world.pictures import FIRST, SHARE, Trips, disturbed
 from trueline.world.scenes import make_scene, render
+from trueline.world.training_pictures import FIRST, SHARE, Trips, disturbed
 from trueline.world.vae import to_tensor
 
 

@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from trueline.world.captions import caption
-from trueline.world.judge import check
-from trueline.world.oracle import detect
-from trueline.world.report import (
+from trueline.evaluation.world_report import (
     Figure,
     figure,
     full_prompt,
@@ -14,6 +11,9 @@ from trueline.world.report import (
     said_in_full,
     two_thing_scenes,
 )
+from trueline.world.captions import caption
+from trueline.world.judge import check
+from trueline.world.oracle import detect
 from trueline.world.scenes import make_scene, render
 
 

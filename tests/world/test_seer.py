@@ -11,8 +11,8 @@ from trueline.perception import Detector, Segmenter, Tagger, load
 from trueline.world import pack, seer
 from trueline.world.build import Build
 from trueline.world.fitting import Plan
-from trueline.world.pictures import FIRST, Trips
 from trueline.world.scenes import SIZE, Background, Scene, Thing, extent, make_scene, masks, render
+from trueline.world.training_pictures import FIRST, Trips
 from trueline.world.vae import to_tensor
 from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
 

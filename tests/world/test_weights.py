@@ -9,23 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from trueline.benchmarks.world import World
-from trueline.evaluation.seen import RATIO
+from trueline.evaluation.benchmarks.world import World
+from trueline.evaluation.judgements import RATIO
 from trueline.evaluation.world_judge import WorldJudge
 from trueline.layout import Layout, Region
 from trueline.methods.hcma import HCMA
-from trueline.objectives.denoising import noised, signal_of
-from trueline.objectives.hcma import load_net, targets
+from trueline.models.alignment import load_net, targets
 from trueline.perception import load
-from trueline.pipeline import Pipeline
-from trueline.training.latents import encode_pictures
+from trueline.sampling.pipeline import Pipeline
+from trueline.training.data.latents import encode_pictures
+from trueline.training.losses.denoising import noised, signal_of
 from trueline.world.captioner import heard
 from trueline.world.captions import caption
 from trueline.world.matcher import wrong_caption
 from trueline.world.oracle import detect
-from trueline.world.pictures import round_trips
 from trueline.world.scenes import make_scene, render
 from trueline.world.seer import load_seer, look, measure
+from trueline.world.training_pictures import round_trips
 from trueline.world.vae import psnr, to_tensor
 
 WEIGHTS = Path(str(files("trueline"))) / "world" / "weights"

@@ -21,8 +21,8 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler
 
-from .answers import MAX_ANSWER, MAX_TRIES, json_values
-from .cache import Cache, default_folder, key_of
+from trueline.chat.answers import MAX_ANSWER, MAX_TRIES, json_values
+from trueline.chat.cache import Cache, default_folder, key_of
 
 MAX_RETRIES = 3
 MAX_ENTRIES = 1000  #: of a list in an answer; the rest is left out
@@ -134,12 +134,12 @@ class Chat:
         if not model:
             raise ValueError(f"which language model? Give its name (llm:MODEL), or set {MODEL_VARIABLE}")
         if model.startswith(LOCAL) or (Path(model) / "config.json").is_file():
-            from .local import Local
+            from trueline.chat.local import Local
 
             files = {"revision": chosen.revision, "local_files_only": chosen.local_files_only}
             checkpoint = model.removeprefix(LOCAL)
             return cls(Local(checkpoint, chosen.device, chosen.dtype, chosen.max_tokens, **files), chosen)
-        from .endpoint import Endpoint
+        from trueline.chat.endpoint import Endpoint
 
         return cls(Endpoint(model, chosen.base_url, chosen.api_key, chosen.max_tokens), chosen)
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .answers import MAX_ANSWER
+from trueline.chat.answers import MAX_ANSWER
 
 VARIABLE = "TRUELINE_CACHE"
 SCHEMA = 1

@@ -20,8 +20,8 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from . import WARM, ChatError, Completion, Messages
-from .answers import MAX_ANSWER
+from trueline.chat import WARM, ChatError, Completion, Messages
+from trueline.chat.answers import MAX_ANSWER
 
 MAX_BODY = 2 * MAX_ANSWER  #: bytes of an answer with its envelope; more is an error
 MAX_FAULT = 65_536  #: bytes of an error's text that are read

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 import transformers
 
-from trueline.perception._pretrained import Checkpoint
-
-from . import LOCAL, WARM, ChatError, Completion, Messages
+from trueline.chat import LOCAL, WARM, ChatError, Completion, Messages
+from trueline.models.pretrained import Checkpoint
 
 
 class Local:

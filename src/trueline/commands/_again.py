@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from trueline.commands._model import DTYPES, load, warnings_as_lines
-from trueline.folder import Folder, pixel_hash
+from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.methods import of_record
-from trueline.records import RECORD_SCHEMA, versions
-from trueline.sheet import overlay
+from trueline.pictures import overlay
+from trueline.sampling.records import RECORD_SCHEMA, versions
 
 NEEDED = {"layout": dict, "seed": int, "model": dict, "batch": dict, "made_with": dict, "sha256": str}
 MAX_BATCH = 1000  #: pictures; a record that asks for more was not written here

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from trueline.devices import fast_bfloat16
-from trueline.pipeline import Pipeline
+from trueline.models.devices import fast_bfloat16
+from trueline.sampling.pipeline import Pipeline
 
 KNOWN = "; it knows: "  #: before the words that a model knows, in the warning about those it does not
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

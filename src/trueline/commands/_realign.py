@@ -156,7 +156,7 @@ def _make(
 
 
 def _write(state: Run, job: Job, done: Realigned, made_with: dict[str, Any], about: dict[str, Any]) -> None:
-    from trueline.folder import Folder, pixel_hash
+    from trueline.files import Folder, pixel_hash
     from trueline.realign.panel import panel
 
     folder = Folder(state.folder.path / f"{job.name}-realign")
@@ -180,7 +180,7 @@ def _write_phrases(folder: Any, number: int, earlier: Round, later: Round) -> No
     import numpy as np
     from PIL import Image
 
-    from trueline.realign.seen import pixels_of
+    from trueline.realign.observation import pixels_of
 
     phrases = list(later.before)
     for place, phrase in enumerate(phrases):

@@ -94,7 +94,7 @@ def _recipe(text: str, given: Given, loras: Mapping[str, Path], model: str) -> "
 
 def _lora(part: str, settings: dict[str, Any], loras: Mapping[str, Path], model: str) -> "RowLora":
     from trueline.evaluation.loras import RowLora
-    from trueline.lora import find, shipped
+    from trueline.models.lora import find, shipped
 
     name = part.removeprefix(LORA)
     if not _LORA_NAME.fullmatch(name):

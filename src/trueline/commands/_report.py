@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from trueline.commands._rows import commit, write_rows
 
 if TYPE_CHECKING:
+    from trueline.evaluation.judgements import Seen
     from trueline.evaluation.plan import Wanted
     from trueline.evaluation.report import Shot
+    from trueline.evaluation.rules.observation import Mode
     from trueline.evaluation.run import Judge, Run
-    from trueline.evaluation.seen import Seen
-    from trueline.rules.observation import Mode
 
 
 def report(
@@ -76,9 +76,9 @@ def _shots(
     run: "Run", pictures: "Sequence[Wanted]", judges: "list[Judge]", looks: "dict[str, dict[str, list[Seen]]]"
 ) -> "list[Shot]":
     """The pictures of the methods that draw, with what the first detector saw in them."""
+    from trueline.evaluation.judgements import RATIO, detections, ratio_names
     from trueline.evaluation.report import Shot
     from trueline.evaluation.run import REFERENCE, ROUND_TRIP
-    from trueline.evaluation.seen import RATIO, detections, ratio_names
 
     detector = next((judge.name for judge in judges if judge.precision), None)
     shots = []

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trueline.folder import Folder
+    from trueline.files import Folder
 
 
 def write_rows(folder: "Folder", table: list[dict[str, Any]]) -> str:

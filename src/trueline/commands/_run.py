@@ -13,11 +13,11 @@ from PIL import Image
 
 from trueline import __version__
 from trueline.commands._model import load, warnings_as_lines
-from trueline.folder import Folder, pixel_hash
+from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
-from trueline.lora import shipped
-from trueline.request import Request
-from trueline.sheet import contact_sheet, overlay
+from trueline.models.lora import shipped
+from trueline.pictures import contact_sheet, overlay
+from trueline.sampling.options import Request
 
 MAX_ON_SHEET = 64  #: pictures; a contact sheet of more is too large to be looked at
 SAMPLING = (

@@ -271,7 +271,7 @@ def _check_ids(wishes: "Sequence[Wish]") -> None:
 
 def _prompts_only(options: argparse.Namespace, wishes: "Sequence[Wish]") -> int:
     from trueline.dataset.build import PROMPTS, json_lines
-    from trueline.folder import Folder
+    from trueline.files import Folder
 
     folder = Folder(options.out)
     path = folder.write(PROMPTS, lambda file: file.write(json_lines([wish.to_json() for wish in wishes])))

@@ -16,13 +16,13 @@ from trueline.commands._rows import compared_with
 from trueline.methods import METHODS
 
 if TYPE_CHECKING:
-    from trueline.benchmarks import Benchmark
+    from trueline.evaluation.benchmarks import Benchmark
+    from trueline.evaluation.judgements import Seen
     from trueline.evaluation.plan import Wanted
     from trueline.evaluation.run import Judge, Recipe, Run
-    from trueline.evaluation.seen import Seen
 
 PLANS = ("nsr-1k-layout", "t2i-compbench-layout")  #: boxes are scored, not pictures
-#: Those of ``trueline.benchmarks``, repeated so that help imports nothing, and those of plans.
+#: Those of ``trueline.evaluation.benchmarks``, repeated so that help imports nothing, and those of plans.
 BENCHMARKS = (
     "7bench", "abc-6k", "cc-500", "coco", "drawbench", "geneval", "hrs", "imagereward", "multigen", "nsr-1k",
     "partiprompts", "t2i-compbench", "world", *PLANS,
@@ -229,7 +229,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
 
 
 def _export(run: "Run", methods: list[str], folder: Path) -> None:
-    from trueline.benchmarks.compbench_folder import export_compbench
+    from trueline.evaluation.benchmarks.compbench_folder import export_compbench
 
     for method in methods:
         mine = [picture for number in run.mine for picture in run.batches[number]]
@@ -252,7 +252,7 @@ def judge_names(options: argparse.Namespace) -> list[str]:
 
 
 def read_benchmark(options: argparse.Namespace) -> "Benchmark":
-    from trueline.benchmarks import load
+    from trueline.evaluation.benchmarks import load
 
     return load(options.benchmark, options.data, **read_options(options))
 

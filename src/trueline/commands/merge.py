@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trueline.commands._parser import Parser
 
 if TYPE_CHECKING:
-    from trueline.folder import Folder
+    from trueline.files import Folder
 
 PARTS = ("pictures", "seen")
 
@@ -43,7 +43,7 @@ def merge(folders: Sequence[Path], out: Path) -> int:
     Raises:
         ValueError: a folder is no evaluation or one with other settings, or two hold different bytes under one name.
     """
-    from trueline.folder import Folder
+    from trueline.files import Folder
 
     manifests = {folder: _manifest(folder) for folder in folders}
     if (out / "run.json").exists():

@@ -136,7 +136,7 @@ def _planned(planner: "Planner", prompts: Sequence[str], options: argparse.Names
 
 
 def _write(path: Path, content: bytes) -> None:
-    from trueline.folder import Folder
+    from trueline.files import Folder
 
     Folder(path.parent).write(path.name, lambda file: file.write(content))
 
@@ -149,8 +149,8 @@ def _draw(layouts: "Sequence[Layout]", path: Path) -> None:
     """The boxes on paper: a picture of each in a folder, or all in one file."""
     from PIL import Image
 
-    from trueline.folder import Folder
-    from trueline.sheet import contact_sheet, overlay
+    from trueline.files import Folder
+    from trueline.pictures import contact_sheet, overlay
 
     papers = [Image.new("RGB", (layout.width or SIDE, layout.height or SIDE), PAPER) for layout in layouts]
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 from trueline.commands._methods import read_value
 from trueline.commands._parser import Parser
-from trueline.training import RECIPES
+from trueline.training.recipes import RECIPES
 
 EPILOG = """examples:
   trueline train hcma --config configs/hcma_world.yaml --stage align --out out/hcma/align
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.recipe not in RECIPES:
         raise ValueError(f"there is no recipe {options.recipe!r}; there are {', '.join(RECIPES)}")
     given = gathered(options)
-    from trueline.training.recipes import recipe
+    from trueline.training.recipes.recipe import recipe
     from trueline.training.settings import make
 
     settings = make(recipe(options.recipe).Settings, given)

@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     from trueline.evaluation.votes import score_votes
-    from trueline.folder import Folder
+    from trueline.files import Folder
 
     options = parser().parse_args(arguments)
     command = " ".join(["trueline votes", *arguments])

@@ -7,6 +7,7 @@ ACTIONS = {
     "build": "make the world's files from nothing, stage by stage; a stage that is done is not done again",
     "report": "measure the trained world and write the numbers down",
 }
+_HOMES = {"build": "trueline.world.build", "report": "trueline.evaluation.world_report"}
 USAGE = f"""usage: trueline world ACTION ...
 
 actions:
@@ -23,4 +24,4 @@ def main(arguments: Sequence[str]) -> int:
     action, *rest = arguments
     if action not in ACTIONS:
         raise ValueError(f"world: there is no action {action!r}; there are {', '.join(ACTIONS)}")
-    return import_module(f"trueline.world.{action}").main(rest) or 0
+    return import_module(_HOMES[action]).main(rest) or 0

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trueline.dataset import Want, Wish
+from trueline.evaluation.rules.geometry import centre, iou, surest_first
 from trueline.layout import Box, LayoutError, Region
 from trueline.perception import Detection
-from trueline.rules.geometry import centre, iou, surest_first
 
 REASONS = ("missing", "count", "relation", "clip")  #: an item counts under the first that holds
 SAME_LABEL, ANY_LABEL = 0.5, 0.7  #: greatest overlap (IoU) of two things of one label, of different labels

@@ -52,10 +52,10 @@ def natural_wishes(
 
 
 def _of_world(seed: int) -> Iterator[tuple[None, str]]:
-    from trueline.training.data import Rules
+    from trueline.training.data.examples import Rules
     from trueline.training.draws import generator_of
     from trueline.training.settings import Data
-    from trueline.training.world import WorldScenes
+    from trueline.world.training_data import WorldScenes
 
     first = seed * WORLD_SCENES
     scenes = WorldScenes("train", first + WORLD_SCENES, Rules.of(Data(), (128, 128), 8))
@@ -111,8 +111,8 @@ def _wish(key: str, prompt: str, world: bool) -> Wish | str:
 
 def _read_world(prompt: str) -> tuple[tuple[Want, ...], str | None]:
     """By the world's grammar, whole prompts only."""
-    from trueline.benchmarks.worded import meaning
-    from trueline.benchmarks.world import WORDS
+    from trueline.evaluation.benchmarks.worded import meaning
+    from trueline.evaluation.benchmarks.world import WORDS
 
     said = meaning(prompt, WORDS)
     if said is None:

@@ -16,7 +16,7 @@ from trueline import __version__
 from trueline.dataset.build import ITEMS, MANIFEST, SEEN, SUMMARY, json_lines, read_manifest, seen_of
 from trueline.dataset.card import card
 from trueline.dataset.pictures import BrokenPicture, opened
-from trueline.folder import Folder
+from trueline.files import Folder
 
 SET, DATA, IMAGES, CARD = "set.json", "data.jsonl", "images", "README.md"
 

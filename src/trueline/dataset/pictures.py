@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 from PIL import Image
 
 from trueline.dataset import Wish
-from trueline.folder import Folder
+from trueline.files import Folder
 
 if TYPE_CHECKING:
     from trueline.dataset.build import Settings
-    from trueline.pipeline import Pipeline
+    from trueline.sampling.pipeline import Pipeline
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from trueline.dataset.build import SEEN
 from trueline.evaluation.report import render, thumbnail
-from trueline.folder import Folder
+from trueline.files import Folder
 
 FORMAT = "trueline-decisions-1"
 PER_PAGE = 500

@@ -68,7 +68,7 @@ def read_words(source: str) -> Words:
         ValueError: a file that cannot be read, an unknown field, or words that are none.
     """
     if source == "world":
-        from trueline.benchmarks.world import WORDS
+        from trueline.evaluation.benchmarks.world import WORDS
 
         textures = tuple(texture for texture in WORDS.textures if texture != "plain")  # which is never said
         objects = tuple(dict.fromkeys(WORDS.names.values()))

@@ -9,12 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trueline.benchmarks import Example
-from trueline.metrics.detection import Truth, layout_score_fixed, layout_score_official, score_boxes
+from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.metrics.detection import (
+    Truth,
+    layout_score_fixed,
+    layout_score_official,
+    score_boxes,
+)
+from trueline.evaluation.rules import geneval, hrs, multigen, nsr_1k
+from trueline.evaluation.rules.compbench import detector_label, numeracy_score, spatial_raw, spatial_score
+from trueline.evaluation.rules.observation import Mode, Observations, is_official, share
 from trueline.perception import Detection
-from trueline.rules import geneval, hrs, multigen, nsr_1k
-from trueline.rules.compbench import detector_label, numeracy_score, spatial_raw, spatial_score
-from trueline.rules.observation import Mode, Observations, is_official, share
 
 Size = tuple[int, int]
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from trueline.benchmarks.compbench_folder import MANIFEST, SAMPLES, read_compbench
+from trueline.evaluation.benchmarks.compbench_folder import MANIFEST, SAMPLES, read_compbench
 from trueline.evaluation.plan import Wanted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -14,14 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from trueline.benchmarks import Example
+from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.judgements import FEATURES, RATIO, Distance, Seen, detections, ratio_names, truths
+from trueline.evaluation.metrics.average_precision import APInput
+from trueline.evaluation.metrics.frechet import Moments, frechet_distance
+from trueline.evaluation.metrics.kernel import cmmd, kid_whole
+from trueline.evaluation.metrics.statistics import (
+    Estimate,
+    Terms,
+    macro,
+    macro_difference,
+    paired_difference,
+    ratio,
+)
 from trueline.evaluation.plan import Wanted
 from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge
-from trueline.evaluation.seen import FEATURES, RATIO, Distance, Seen, detections, ratio_names, truths
-from trueline.metrics.average_precision import APInput
-from trueline.metrics.frechet import Moments, frechet_distance
-from trueline.metrics.kernel import cmmd, kid_whole
-from trueline.metrics.statistics import Estimate, Terms, macro, macro_difference, paired_difference, ratio
 
 SET_DRAWS = 100  #: bootstrap draws of what is no mean over pictures, each of which is computed anew
 WIDEST = 768  #: dimensions up to which a Frechet distance has an interval: beyond, a hundred draws take hours

@@ -13,18 +13,18 @@ from typing import Any
 
 from PIL.Image import Image
 
-from trueline.benchmarks import Example
+from trueline.english.noun_chunks import b_vqa, best_parser, questions, without_adjectives
+from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.bindings import BINDINGS, box_labels, box_truths, boxes, needs_colours
+from trueline.evaluation.judgements import FEATURES, RATIO, Distance, Seen, detected, ratios, true_boxes
+from trueline.evaluation.metrics.clip_score import clip_scores
+from trueline.evaluation.metrics.regions import Rule, crop
 from trueline.evaluation.plan import Wanted
+from trueline.evaluation.rules.compbench import three_in_one
+from trueline.evaluation.rules.observation import Mode
 from trueline.evaluation.run import Judge
-from trueline.evaluation.seen import FEATURES, RATIO, Distance, Seen, detected, ratios, true_boxes
-from trueline.metrics.clip_score import clip_scores
-from trueline.metrics.regions import Rule, crop
 from trueline.perception import Answerer, Detection, Detector, Embedder, FeatureExtractor, Matcher, load
 from trueline.perception.colours import clip_colours, hue_colours
-from trueline.perception.noun_chunks import b_vqa, best_parser, questions, without_adjectives
-from trueline.rules.compbench import three_in_one
-from trueline.rules.observation import Mode
 
 #: Kind of a model (``perception.KINDS``) -> what it does here; a plug-in is a matcher.
 ROLES = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trueline.lora import weights_of
-from trueline.pipeline import Pipeline
+from trueline.models.lora import weights_of
+from trueline.sampling.pipeline import Pipeline
 
 
 @dataclass(frozen=True)

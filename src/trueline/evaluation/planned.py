@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trueline.benchmarks import Benchmark, Example
-from trueline.folder import Folder
+from trueline.evaluation.benchmarks import Benchmark, Example
+from trueline.files import Folder
 from trueline.layout import Layout
 
 

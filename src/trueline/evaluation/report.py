@@ -22,11 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
-from trueline.layout import Layout
-from trueline.perception import Corners, Detection
-from trueline.sheet import COLOURS
-
-from .tables import (
+from trueline.evaluation.tables import (  # fmt: skip
     NOTHING,
     Line,
     Row,
@@ -41,7 +37,10 @@ from .tables import (
     tables,
     verdict,
     write_whole,
-)  # fmt: skip
+)
+from trueline.layout import Layout
+from trueline.perception import Corners, Detection
+from trueline.pictures import COLOURS
 
 LIMIT = 48  #: cases in a report
 SIDE = 320  #: longer side of a thumbnail, pixels

@@ -23,14 +23,14 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from trueline.benchmarks import Benchmark, Example
+from trueline.evaluation.benchmarks import Benchmark, Example
 from trueline.evaluation.elsewhere import Elsewhere
+from trueline.evaluation.judgements import Distance, Seen
 from trueline.evaluation.loras import RowLora, worn
 from trueline.evaluation.plan import Shard, Wanted, batches, choose, wanted
-from trueline.evaluation.seen import Distance, Seen
-from trueline.folder import Folder
+from trueline.files import Folder
 from trueline.layout import Layout
-from trueline.pipeline import Pipeline
+from trueline.sampling.pipeline import Pipeline
 
 SCHEMA = 2
 UNGROUNDED = (

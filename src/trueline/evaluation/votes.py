@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from .report import Shot, make_cases, render, thumbnails
-from .tables import write_whole
+from trueline.evaluation.report import Shot, make_cases, render, thumbnails
+from trueline.evaluation.tables import write_whole
 
 FORMAT = "trueline-votes-1"
 PAIRS = 60  #: in a page: about ten minutes

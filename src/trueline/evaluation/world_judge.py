@@ -30,9 +30,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from trueline.benchmarks import Example
-from trueline.benchmarks.world import World
-from trueline.evaluation.seen import FEATURES, RATIO, Distance, Seen, detected, true_boxes
+from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.world import World
+from trueline.evaluation.judgements import FEATURES, RATIO, Distance, Seen, detected, true_boxes
 from trueline.world.clip import crop_box, embed_pictures, embed_texts
 from trueline.world.judge import match, overlap, tally
 from trueline.world.oracle import SURE, Detection, colour_error, detect

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trueline.folder import Folder
+from trueline.files import Folder
 from trueline.formats._conversion import PICTURE, Options
 from trueline.formats._input import MAX_SIDE
 from trueline.layout import MIN_AREA, Box, Layout

@@ -7,9 +7,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from trueline.attention import Maps
-from trueline.backbone import Backbone
-from trueline.guidance import (
+from trueline.english.noun_chunks import chunks
+from trueline.layout import Layout
+from trueline.models.attention import Maps
+from trueline.models.backbone import Backbone
+from trueline.models.text import locate_phrase, prompt_length
+from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     Subject,
     cross_sites,
@@ -21,11 +24,8 @@ from trueline.guidance import (
     sharpened,
     smoothed,
     subjects,
-)  # fmt: skip
-from trueline.layout import Layout
-from trueline.perception.noun_chunks import chunks
-from trueline.phrases import locate_phrase, prompt_length
-from trueline.sample import Context, Method
+)
+from trueline.sampling.loop import Context, Method
 
 
 def subject_maps(

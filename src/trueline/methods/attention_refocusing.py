@@ -23,9 +23,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from trueline.attention import Kind, Maps, Site
-from trueline.backbone import Backbone
-from trueline.guidance import (
+from trueline.layout import Layout, Region
+from trueline.models.attention import Kind, Maps, Site
+from trueline.models.backbone import Backbone
+from trueline.models.text import Located, locate
+from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     latent_grid,
     look,
@@ -36,11 +38,9 @@ from trueline.guidance import (
     say_missing,
     sharpened,
     smoothed,
-)  # fmt: skip
-from trueline.layout import Layout, Region
-from trueline.masks import region_masks
-from trueline.phrases import Located, locate
-from trueline.sample import Context, Method, Part
+)
+from trueline.sampling.loop import Context, Method, Part
+from trueline.sampling.masks import region_masks
 
 __all__ = ["AttentionRefocusing", "Stage", "car_loss", "gated_loss", "least_inside", "sar_loss", "words_of"]
 

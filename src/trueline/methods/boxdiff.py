@@ -8,8 +8,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from trueline.attention import Maps
-from trueline.guidance import (
+from trueline.models.attention import Maps
+from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     Subject,
     cross_sites,
@@ -22,8 +22,8 @@ from trueline.guidance import (
     smoothed,
     subjects,
     union_mask,
-)  # fmt: skip
-from trueline.sample import Context, Method, Part
+)
+from trueline.sampling.loop import Context, Method, Part
 
 
 def inner_loss(

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from trueline.backbone import Backbone
 from trueline.layout import Layout
-from trueline.sample import Context, Method, Part, overrides
+from trueline.models.backbone import Backbone
+from trueline.sampling.loop import Context, Method, Part, overrides
 
 SEPARATOR = "|"
 

@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from trueline.attention import Site
-from trueline.backbone import Backbone
-from trueline.guidance import latent_grid, map_grid
 from trueline.layout import Layout, Region
-from trueline.masks import region_masks
-from trueline.phrases import locate, prompt_length
-from trueline.sample import Context, Method, Part
+from trueline.models.attention import Site
+from trueline.models.backbone import Backbone
+from trueline.models.text import locate, prompt_length
+from trueline.sampling.guidance import latent_grid, map_grid
+from trueline.sampling.loop import Context, Method, Part
+from trueline.sampling.masks import region_masks
 
 __all__ = ["DenseDiffusion", "covered_area", "matched_pairs", "named_regions", "regularised"]
 

@@ -14,11 +14,8 @@ from jaxtyping import Float
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from trueline.backbone import Backbone
-from trueline.checkpoint import CheckpointError
-from trueline.guidance import Look, move
 from trueline.layout import Layout
-from trueline.objectives.hcma import (
+from trueline.models.alignment import (  # fmt: skip
     AlignmentNet,
     Rule,
     Targets,
@@ -29,9 +26,12 @@ from trueline.objectives.hcma import (
     misfit,
     step_of,
     targets,
-)  # fmt: skip
-from trueline.sample import Context, Method
-from trueline.schedulers import Stepper
+)
+from trueline.models.backbone import Backbone
+from trueline.models.checkpoint import CheckpointError
+from trueline.models.schedulers import Stepper
+from trueline.sampling.guidance import Look, move
+from trueline.sampling.loop import Context, Method
 
 # What is kept between hooks, each as long as the object that it belongs to: nothing outlives a backbone or a run.
 _NETS: WeakKeyDictionary[Backbone, dict[Path, tuple[Any, AlignmentNet]]] = WeakKeyDictionary()

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from trueline.attention import Maps, Site, sites
-from trueline.guidance import (
+from trueline.models.attention import Maps, Site, sites
+from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     Subject,
     descend,
@@ -17,8 +17,8 @@ from trueline.guidance import (
     nearest_scale,
     subjects,
     union_mask,
-)  # fmt: skip
-from trueline.sample import Context, Method, Part
+)
+from trueline.sampling.loop import Context, Method, Part
 
 
 def inside_loss(

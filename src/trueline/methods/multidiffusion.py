@@ -23,10 +23,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from trueline.backbone import Backbone
 from trueline.layout import MAX_SEED, Layout, Region
-from trueline.masks import region_masks
-from trueline.sample import Context, Method, Part, draw, noise_generators
+from trueline.models.backbone import Backbone
+from trueline.sampling.loop import Context, Method, Part, draw, noise_generators
+from trueline.sampling.masks import region_masks
 
 PATCH = 8
 """Side, in latents, of the picture that a colour is encoded in: enough that its centre does not see the edge."""

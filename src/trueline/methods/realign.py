@@ -15,13 +15,13 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 from torch.nn.functional import pad
 
-from trueline.attention import Site
-from trueline.backbone import Backbone
-from trueline.guidance import latent_grid, map_grid
 from trueline.layout import MAX_REGIONS, Layout, Region
-from trueline.masks import region_shares
 from trueline.methods.dense_diffusion import named_regions
-from trueline.sample import Context, Method, Part
+from trueline.models.attention import Site
+from trueline.models.backbone import Backbone
+from trueline.sampling.guidance import latent_grid, map_grid
+from trueline.sampling.loop import Context, Method, Part
+from trueline.sampling.masks import region_shares
 
 __all__ = [
     "LIKELIHOODS",

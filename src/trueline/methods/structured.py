@@ -20,11 +20,11 @@ from pydantic import Field
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from trueline.backbone import Backbone
+from trueline.english.noun_chunks import Parser, chunks
 from trueline.layout import Layout
-from trueline.perception.noun_chunks import Parser, chunks
-from trueline.phrases import locate_phrase
-from trueline.sample import Method
+from trueline.models.backbone import Backbone
+from trueline.models.text import locate_phrase
+from trueline.sampling.loop import Method
 
 __all__ = ["Structured", "noun_places", "structured_values"]
 

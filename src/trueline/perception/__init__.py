@@ -150,12 +150,12 @@ KINDS = {
     "sam": "sam:Sam",
     "sam2": "sam:Sam2",
     "noun-phrases": "tags:noun_phrases",
-    "oracle": "world:Oracle",
-    "world-clip": "world:world_clip",
-    "world-captioner": "world:world_captioner",
-    "world-itm": "world:world_itm",
-    "world-itc": "world:world_itc",
-    "world-seer": "world:world_seer",
+    "oracle": "trueline.world.perception:Oracle",
+    "world-clip": "trueline.world.perception:world_clip",
+    "world-captioner": "trueline.world.perception:world_captioner",
+    "world-itm": "trueline.world.perception:world_itm",
+    "world-itc": "trueline.world.perception:world_itc",
+    "world-seer": "trueline.world.perception:world_seer",
 }
 #: These need no checkpoint: they come with the package, or say that `trueline world build` makes them.
 EMBEDDED = ("noun-phrases", "oracle", "world-clip", "world-captioner", "world-itm", "world-itc", "world-seer")
@@ -185,7 +185,7 @@ def load(name: str, device: str = "cpu", dtype: str = "float32", **files: Any) -
     if not checkpoint and kind not in EMBEDDED:
         raise ValueError(f"{kind} needs a checkpoint; give it as {kind}=FOLDER or {kind}=OWNER/NAME")
     module, attribute = KINDS[kind].split(":")
-    make = getattr(import_module(f"{__name__}.{module}"), attribute)
+    make = getattr(import_module(module if "." in module else f"{__name__}.{module}"), attribute)
     return (
         make(checkpoint, device, dtype, **files) if checkpoint else make(device=device, dtype=dtype, **files)
     )

@@ -18,7 +18,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import Blip2ForImageTextRetrieval, BlipForImageTextRetrieval
 
-from ._pretrained import Checkpoint, batched, precision, rgb
+from trueline.models.pretrained import Checkpoint, batched, precision, rgb
 
 LONGEST = 32  #: tokens of a text that BLIP-2 reads (LAVIS); BLIP reads 35
 BATCH = 8

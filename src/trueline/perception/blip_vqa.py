@@ -16,7 +16,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import BlipForQuestionAnswering
 
-from ._pretrained import Checkpoint, batched, rgb, same_length
+from trueline.models.pretrained import Checkpoint, batched, rgb, same_length
 
 SIDE = 480  #: pixels
 LONGEST = 35  #: tokens of a question

@@ -10,14 +10,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import Blip2ForConditionalGeneration, BlipForConditionalGeneration
 
-from trueline.objectives.captioners import (
-    LONGEST,
-    Autoregressive,
-    Blip2Captioner,
-    BlipCaptioner,
-)
-
-from ._pretrained import Checkpoint, precision, rgb
+from trueline.models.pretrained import Checkpoint, precision, rgb
+from trueline.perception.caption_nets import LONGEST, Autoregressive, Blip2Captioner, BlipCaptioner
 
 BATCH = 8
 

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPModel
 
-from ._pretrained import Checkpoint, batched, rgb, same_length
+from trueline.models.pretrained import Checkpoint, batched, rgb, same_length
 
 
 class Clip:

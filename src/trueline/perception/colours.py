@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageColor
 
-from . import Detection, Embedder
+from trueline.perception import Detection, Embedder
 
 GENEVAL_COLOURS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",

@@ -15,11 +15,11 @@ import torch
 from PIL.Image import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from . import Corners, Detection
-from ._pretrained import Checkpoint, rgb, same_length
-from .grounding_dino import caption as listed
-from .grounding_dino import label_of
-from .naming import Noun, how_named, words_of
+from trueline.english.naming import Noun, how_named, words_of
+from trueline.models.pretrained import Checkpoint, rgb, same_length
+from trueline.perception import Corners, Detection
+from trueline.perception.grounding_dino import caption as listed
+from trueline.perception.grounding_dino import label_of
 
 BATCH = 4
 BINS = 1000  #: places along each side

@@ -9,8 +9,8 @@ import torch
 from PIL.Image import Image
 from transformers import AutoModelForZeroShotObjectDetection, GroundingDinoProcessor
 
-from . import Detection
-from ._pretrained import Checkpoint, asked_only, rgb
+from trueline.models.pretrained import Checkpoint, asked_only, rgb
+from trueline.perception import Detection
 
 BATCH = 4
 _TYPES = ("grounding-dino", "mm-grounding-dino")

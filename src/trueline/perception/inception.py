@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ._pretrained import batched, rgb
+from trueline.models.pretrained import batched, rgb
 
 SIDE = 299
 BATCH = 32

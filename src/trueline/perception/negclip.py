@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from ._pretrained import Checkpoint, precision
-from .clip import Clip
+from trueline.models.pretrained import Checkpoint, precision
+from trueline.perception.clip import Clip
 
 WEIGHTS = "open_clip_model.safetensors"
 _HEAD = 64  #: width of an attention head in all of OpenAI's ViT towers

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import Owlv2ForObjectDetection
 
-from . import Detection
-from ._pretrained import Checkpoint, asked_only, rgb
+from trueline.models.pretrained import Checkpoint, asked_only, rgb
+from trueline.perception import Detection
 
 #: What fills the square beside a picture: mid-grey, as in Google's code and transformers 4; transformers 5 pads
 #: with black, which a picture that is padded here never sees.

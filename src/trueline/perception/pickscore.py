@@ -9,7 +9,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from .clip import Clip
+from trueline.perception.clip import Clip
 
 
 class PickScore(Clip):

@@ -19,8 +19,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, BeforeValidator, Field, WrapValidator
 
 from trueline.chat import Chat, ChatError, keep_usable
-
-from .naming import Noun, how_named, nouns, same_words, standing, words_of
+from trueline.english.naming import Noun, how_named, nouns, same_words, standing, words_of
 
 CERTAIN, POSSIBLE, UNLIKELY = 2.0, 0.5, 0.0
 MAX_TAGS = 1000

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL.Image import Image
 
-from . import Detector, load
-from ._pretrained import same_length
-from .naming import bare_noun, nouns
+from trueline.english.naming import bare_noun, nouns
+from trueline.models.pretrained import same_length
+from trueline.perception import Detector, load
 
 
 class NounTagger:

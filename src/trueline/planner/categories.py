@@ -7,7 +7,7 @@ glass may be a cup or a wine glass, a bat an animal.
 
 from __future__ import annotations
 
-from trueline.planner.words import PEOPLE
+from trueline.english.words import PEOPLE
 
 _NAMES = """
     person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,

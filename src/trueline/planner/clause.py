@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trueline.planner import words as w
+from trueline.english import words as w
+from trueline.english.tagging import Token, is_noun_word
 from trueline.planner.scene import Place, Relation
 from trueline.planner.sizes import lair, ridden, size_of
-from trueline.planner.tagging import Token, is_noun_word
 from trueline.planner.things import DIRECTIONAL, SUPPORT, Things
 
 #: Words by which a holder has things in it or on it: "a bowl with apples".

@@ -19,12 +19,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import BaseModel, BeforeValidator, Field, WrapValidator
 
 from trueline.chat import Chat, ChatError, ChatSettings, Messages, keep_usable
+from trueline.english.naming import bare_noun, described, phrase_for, single, standing
 from trueline.layout import MAX_PHRASE, MAX_REGIONS, MIN_AREA, Layout, Region
-from trueline.perception.naming import bare_noun, described, phrase_for, single, standing
 from trueline.planner import Planned, make_planner
-
-from .css import css, read_css
-from .exemplars import Exemplars, TextEncoder
+from trueline.planner.css import css, read_css
+from trueline.planner.exemplars import Exemplars, TextEncoder
 
 Style = Literal["json", "css"]
 #: Pixels of the longer side of the canvas that a model plans on. 64 is where LayoutGPT's published figures are best.

@@ -13,10 +13,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trueline.english.words import SURFACES, WORN
 from trueline.planner.blocks import INNER_GAP, Block, Corners, grid_of, reach, row_of
 from trueline.planner.scene import ASIDE
 from trueline.planner.sizes import extent, lair, ridden
-from trueline.planner.words import SURFACES, WORN
 
 OVERLAPPING = ("on", "lie", "in", "ride", "hold", "wear", "front", "behind")
 RESTS = ("on", "lie", "ride")

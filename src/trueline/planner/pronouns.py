@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trueline.planner import words as w
+from trueline.english import words as w
+from trueline.english.noun_phrases import NounPhrase
 from trueline.planner.clause import Clause
-from trueline.planner.english import NounPhrase
 from trueline.planner.scene import Relation
 from trueline.planner.things import DIRECTIONAL, SUPPORT
 

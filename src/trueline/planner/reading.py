@@ -11,11 +11,11 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from trueline.planner import words as w
-from trueline.planner.english import NounPhrase
+from trueline.english import words as w
+from trueline.english.noun_phrases import NounPhrase
+from trueline.english.tagging import MOTION, Tagger, Token, tokens_of
 from trueline.planner.pronouns import Pronouns
 from trueline.planner.scene import ASIDE, Place, Relation, Scene, comparison, settle
-from trueline.planner.tagging import MOTION, Tagger, Token, tokens_of
 from trueline.planner.things import DIRECTIONAL
 
 _FRAME_WORDS = frozenset(

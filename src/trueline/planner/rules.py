@@ -12,6 +12,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from trueline.english.plurals import plurals
+from trueline.english.tagging import Tagger, best_tagger, singular
+from trueline.english.words import PEOPLE
 from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned
 from trueline.planner.categories import coco_category
@@ -20,9 +23,6 @@ from trueline.planner.placing import Corners, Group, Link, place
 from trueline.planner.reading import read
 from trueline.planner.scene import ASIDE, Mention, Relation, Scene
 from trueline.planner.sizes import extent, lair, ridden
-from trueline.planner.tagging import Tagger, best_tagger, singular
-from trueline.planner.words import PEOPLE
-from trueline.plurals import plurals
 
 Vocabulary = Literal["open", "coco"]
 _SIZE_STEP = 1.3  # in side, from "a smaller than b"
@@ -225,7 +225,7 @@ def _regions(
 
 def _phrase(prompt: str, mention: Mention) -> str:
     """What a region is called: words of the prompt, so that its tokens can be found there. One thing keeps its
-    article; one of several is in the singular where ``trueline.phrases`` finds that by its plural."""
+    article; one of several is in the singular where ``trueline.models.text`` finds that by its plural."""
     phrase, text = mention.phrase, mention.text
     if text == phrase.core and phrase.plural:
         *before, last = text.split()

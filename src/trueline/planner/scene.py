@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trueline.planner.english import NounPhrase
+from trueline.english.noun_phrases import NounPhrase
 
 Place = tuple[int | None, int | None]
 ASIDE = ("beside", "left", "right")  #: relations to what is on one side

@@ -11,7 +11,7 @@ median width over height. Pictures are taken as square: the median ratio of stop
 
 from __future__ import annotations
 
-from trueline.planner import words as w
+from trueline.english import words as w
 
 #: name -> (side of a box of the same area, in sides of a square picture; width over height)
 MEASURED: dict[str, tuple[float, float]] = {

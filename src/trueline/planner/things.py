@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trueline.planner import words as w
-from trueline.planner.english import NounPhrase, noun_phrase
+from trueline.english import words as w
+from trueline.english.noun_phrases import NounPhrase, noun_phrase
+from trueline.english.tagging import Token, is_noun_word
 from trueline.planner.scene import Mention, Relation, Scene
-from trueline.planner.tagging import Token, is_noun_word
 
 DIRECTIONAL = frozenset({"left", "right", "above", "below"})
 SUPPORT = frozenset({"on", "in"})

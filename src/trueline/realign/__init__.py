@@ -8,9 +8,9 @@ Fang et al. 2023, "RealignDiff" (arXiv 2305.19599), section 3.2. ``look`` finds 
 is which phrase, ``check`` whether that is all, ``stage`` draws, ``maps`` and ``panel`` show.
 """
 
-from .check import Check, checked
-from .look import Eyes, look
-from .seen import Looked, Thing
-from .stage import Realign, Realigned, Round
+from trueline.realign.check import Check, checked
+from trueline.realign.detect_and_segment import Eyes, look
+from trueline.realign.observation import Looked, Thing
+from trueline.realign.stage import Realign, Realigned, Round
 
 __all__ = ["Check", "Eyes", "Looked", "Realign", "Realigned", "Round", "Thing", "checked", "look"]

@@ -8,14 +8,13 @@ import numpy as np
 from PIL.Image import Image
 from scipy.optimize import linear_sum_assignment
 
+from trueline.english.naming import nouns, same_words
+from trueline.english.words import PARTS, SURROUNDINGS
+from trueline.evaluation.rules.geometry import iou
 from trueline.perception import Detection
-from trueline.perception.naming import nouns, same_words
 from trueline.perception.reason import CERTAIN, POSSIBLE, Reasoned
-from trueline.planner.words import PARTS, SURROUNDINGS
-from trueline.rules.geometry import iou
-
-from .attributes import count_in, likeness
-from .seen import Thing
+from trueline.realign.attributes import count_in, likeness
+from trueline.realign.observation import Thing
 
 SAME = 0.5  #: IoU above which two boxes are one thing (that of Grounded-SAM's demo)
 _SIDE = 1e-3  #: what order from left to right weighs beside likeness (0..2)

@@ -6,11 +6,11 @@ import re
 
 from PIL.Image import Image
 
+from trueline.english.naming import nouns
+from trueline.english.noun_phrases import singular
+from trueline.english.words import NUMBERS
 from trueline.perception import Detection
 from trueline.perception.colours import GENEVAL_COLOURS, MIG_RANGES, colour_share, hue_colours
-from trueline.perception.naming import nouns
-from trueline.planner.english import singular
-from trueline.planner.words import NUMBERS
 
 COLOURS = (*GENEVAL_COLOURS, "gray")
 TEXTURES = ("striped", "checkered", "spotted", "dotted")

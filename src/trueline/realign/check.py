@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trueline.perception.naming import nouns, same_words
+from trueline.english.naming import nouns, same_words
 from trueline.perception.reason import CERTAIN
-
-from .attributes import count_in, fits
-from .seen import Looked, Thing
+from trueline.realign.attributes import count_in, fits
+from trueline.realign.observation import Looked, Thing
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from trueline.backbone import Backbone
-from trueline.guidance import cross_sites, latent_grid, mean_map
 from trueline.layout import Layout
-from trueline.phrases import locate
-from trueline.sample import Context, Method, Part
+from trueline.models.backbone import Backbone
+from trueline.models.text import locate
+from trueline.sampling.guidance import cross_sites, latent_grid, mean_map
+from trueline.sampling.loop import Context, Method, Part
 
 Seen = Float[Tensor, "height width keys"]
 

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from trueline.layout import MAX_REGIONS, Layout, Region
 from trueline.perception import Detection
-from trueline.sheet import COLOURS, INK, contact_sheet
-
-from .seen import Looked, Thing, pixels_of
-from .stage import Realigned, Round
+from trueline.pictures import COLOURS, INK, contact_sheet
+from trueline.realign.observation import Looked, Thing, pixels_of
+from trueline.realign.stage import Realigned, Round
 
 SIDE = 384  #: shorter side of a cell's picture, pixels: labels can be read
 Cell = tuple[Image.Image, Layout, str]  # a picture, the boxes drawn on it, its caption

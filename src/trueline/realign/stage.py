@@ -15,14 +15,13 @@ from trueline.methods import make
 from trueline.methods.realign import LIKELIHOODS, SURPLUS, Reweighting, check_meta
 from trueline.perception import Detection
 from trueline.perception.reason import Reasoner, RulesReasoner
-from trueline.pipeline import DEFAULT_BATCH, Picture, Pipeline
-from trueline.request import Request
-from trueline.sample import BOXES_IGNORED, Method, check_layouts
-
-from .check import Check, checked
-from .look import Eyes, look
-from .maps import Watch, phrase_maps
-from .seen import Looked
+from trueline.realign.check import Check, checked
+from trueline.realign.detect_and_segment import Eyes, look
+from trueline.realign.maps import Watch, phrase_maps
+from trueline.realign.observation import Looked
+from trueline.sampling.loop import BOXES_IGNORED, Method, check_layouts
+from trueline.sampling.options import Request
+from trueline.sampling.pipeline import DEFAULT_BATCH, Picture, Pipeline
 
 MAX_ROUNDS = 10
 OTHER_NOISE = 1_000_003  #: added to a picture's seed where a refinement starts again

@@ -1,9 +1,1 @@
-"""What surrounds the training loop: settings, data, checkpoints, and one module per recipe of `trueline train`."""
-
-#: Recipe -> what it trains. The module of its name here has ``Settings`` and ``prepare``. Help imports none of them.
-RECIPES = {
-    "hcma": "alignment of noisy latents with caption and boxes (HCMA): the alignment net, then the U-Net after it",
-    "goal": "grounded joint layout alignment (GOAL): the U-Net, by what CLIP sees in boxes and by attention in them",
-    "gligen": "grounding layers (GLIGEN): boxes for a plain Stable Diffusion checkpoint, whose own weights stay",
-    "realign": "reward feedback (RealignDiff's coarse stage): the U-Net, by what a captioner says of its pictures",
-}
+"""Training: the loop, a run in a folder, its data, losses, rewards and recipes."""

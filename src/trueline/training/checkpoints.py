@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trueline.folder import Folder
+from trueline.files import Folder
 from trueline.training.settings import check_same
 
 NAME = re.compile(r"step-(\d{8})\.pt")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trueline.folder import Folder
+from trueline.files import Folder
 
 LOG, EVENTS = "log.jsonl", "tensorboard"
 LOOK = "look/"  #: before the names of scores of pictures that were drawn on the way

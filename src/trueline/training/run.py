@@ -17,20 +17,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from trueline.backbone import Backbone
-from trueline.folder import Folder
-from trueline.grounding import fusers
+from trueline.files import Folder
 from trueline.layout import Layout, read_layouts
-from trueline.records import versions
-from trueline.train import NOTHING, Fit, Nets, make_accelerator
-from trueline.training.data import Examples, digest, open_examples
-from trueline.training.latents import Latents, Unseen, encoded, fingerprint
+from trueline.models.backbone import Backbone
+from trueline.models.grounding import fusers
+from trueline.sampling.records import versions
+from trueline.training.data.examples import Examples, digest, open_examples
+from trueline.training.data.latents import Latents, Unseen, encoded, fingerprint
+from trueline.training.data.stream import Shuffled
 from trueline.training.log import LOG
-from trueline.training.looks import BEST, Looks, Pictures, put
+from trueline.training.loop import NOTHING, Fit, Nets, make_accelerator
 from trueline.training.parts import Parameters, open_part
-from trueline.training.recipes import Task, checksum, recipe
+from trueline.training.recipes.recipe import Task, checksum, recipe
 from trueline.training.settings import Training, check_same, identity
-from trueline.training.stream import Shuffled
+from trueline.training.validation import BEST, Looks, Pictures, put
 
 RECORD, RESULT = "train.json", "final"
 BOUND_TO = "bound_to"  #: in the record, what the run is bound to beside its settings

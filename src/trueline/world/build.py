@@ -28,14 +28,14 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from . import captioner, clip, denoiser, language, matcher, seer, vae
-from .captions import caption
-from .fitting import Fit, Plan
-from .pictures import Trips, round_trips
-from .restore import restore
-from .scenes import Scene, make_scene, render
-from .silhouettes import draw_sheet
-from .vocabulary import COLOURS
+from trueline.world import captioner, clip, denoiser, language, matcher, seer, vae
+from trueline.world.captions import caption
+from trueline.world.fitting import Fit, Plan
+from trueline.world.restore import restore
+from trueline.world.scenes import Scene, make_scene, render
+from trueline.world.silhouettes import draw_sheet
+from trueline.world.training_pictures import Trips, round_trips
+from trueline.world.vocabulary import COLOURS
 
 log = logging.getLogger(__name__)
 
@@ -311,7 +311,7 @@ def looked_at(
 
 def pack(build: Build) -> Metrics:
     """Put the finished nets into one folder as diffusers and transformers write them, float16."""
-    from .pack import pack_world
+    from trueline.world.pack import pack_world
 
     target = build.stage("pack") if build.smoke else WEIGHTS
     return {"bytes": pack_world(build, target)}

@@ -16,16 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BlipConfig, BlipForConditionalGeneration, CLIPTokenizer
 
-from trueline.devices import autocast
-
-from .captions import Caption, caption
-from .clip import PATCH, classes_loss, token_labels
-from .fitting import Fit, Losses, Plan
-from .language import LENGTH
-from .pictures import Trips, disturbed
-from .scenes import SIZE, Scene
-from .vae import to_tensor
-from .vocabulary import COLOURS, NUMBERS, OBJECTS, TEXTURES, plural
+from trueline.models.devices import autocast
+from trueline.world.captions import Caption, caption
+from trueline.world.clip import PATCH, classes_loss, token_labels
+from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.language import LENGTH
+from trueline.world.scenes import SIZE, Scene
+from trueline.world.training_pictures import Trips, disturbed
+from trueline.world.vae import to_tensor
+from trueline.world.vocabulary import COLOURS, NUMBERS, OBJECTS, TEXTURES, plural
 
 WIDTH = 128
 VARIANTS = 6  #: captions of one scene

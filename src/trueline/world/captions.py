@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scenes import SIZE, Scene, Thing
-from .vocabulary import NEARNESS, NUMBERS, PLACES, RELATIONS, article, plural
+from trueline.world.scenes import SIZE, Scene, Thing
+from trueline.world.vocabulary import NEARNESS, NUMBERS, PLACES, RELATIONS, article, plural
 
 Rng = np.random.Generator
 

@@ -12,14 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
-from trueline.devices import autocast
-
-from .captions import Caption, caption
-from .fitting import Fit, Losses, Plan
-from .language import LENGTH, Reader, targets
-from .scenes import SIZE, Scene, Thing, make_scene, masks, render
-from .vae import to_tensor
-from .vocabulary import COLOURS, OBJECTS, TEXTURES
+from trueline.models.devices import autocast
+from trueline.world.captions import Caption, caption
+from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.language import LENGTH, Reader, targets
+from trueline.world.scenes import SIZE, Scene, Thing, make_scene, masks, render
+from trueline.world.vae import to_tensor
+from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
 
 PATCH = 16
 PROJECTION = 128  #: width of the common space

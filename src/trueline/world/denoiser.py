@@ -15,14 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from trueline.devices import autocast
-from trueline.training.grounding_layers import is_grounding, prepare_grounding
-
-from .captions import caption
-from .fitting import Fit, Losses, Plan
-from .language import LENGTH, WIDTH, all_phrases, read_phrases
-from .scenes import Scene, make_scene, render
-from .vae import to_tensor
+from trueline.models.devices import autocast
+from trueline.models.grounding_layers import is_grounding, prepare_grounding
+from trueline.world.captions import caption
+from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.language import LENGTH, WIDTH, all_phrases, read_phrases
+from trueline.world.scenes import Scene, make_scene, render
+from trueline.world.vae import to_tensor
 
 MAX_REGIONS = 8  #: grounding tokens a picture
 DROP_CAPTION = 0.1  #: share of samples without a caption, for classifier-free guidance

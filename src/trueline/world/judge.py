@@ -10,9 +10,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from .captions import Caption, Group, relation
-from .oracle import SURE, Detection, detect, foreground
-from .scenes import Scene, Thing, render
+from trueline.world.captions import Caption, Group, relation
+from trueline.world.oracle import SURE, Detection, detect, foreground
+from trueline.world.scenes import Scene, Thing, render
 
 Box = tuple[float, float, float, float]
 

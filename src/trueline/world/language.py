@@ -13,12 +13,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from trueline.devices import autocast
-
-from .captions import Caption, caption
-from .fitting import Fit, Losses, Plan
-from .scenes import Thing, make_scene
-from .vocabulary import COLOURS, OBJECTS, RELATIONS, TEXTURES
+from trueline.models.devices import autocast
+from trueline.world.captions import Caption, caption
+from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.scenes import Thing, make_scene
+from trueline.world.vocabulary import COLOURS, OBJECTS, RELATIONS, TEXTURES
 
 LENGTH = 32  #: tokens of a prompt, with start and end
 WIDTH = 192  #: of the text tower

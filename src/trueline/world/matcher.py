@@ -18,19 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BlipForImageTextRetrieval, CLIPTokenizer
 
-from trueline.devices import autocast
-
-from .captioner import VARIANTS, WIDTH, blip_config
-from .captions import Caption, caption
-from .clip import classes_loss, contrastive, token_labels
-from .fitting import Fit, Losses, Plan
-from .judge import check
-from .language import LENGTH
-from .oracle import Detection
-from .pictures import Trips, disturbed
-from .scenes import Scene, Thing
-from .vae import to_tensor
-from .vocabulary import COLOURS, OBJECTS, TEXTURES
+from trueline.models.devices import autocast
+from trueline.world.captioner import VARIANTS, WIDTH, blip_config
+from trueline.world.captions import Caption, caption
+from trueline.world.clip import classes_loss, contrastive, token_labels
+from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.judge import check
+from trueline.world.language import LENGTH
+from trueline.world.oracle import Detection
+from trueline.world.scenes import Scene, Thing
+from trueline.world.training_pictures import Trips, disturbed
+from trueline.world.vae import to_tensor
+from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
 
 #: Weight of the loss that asks what is in each patch. Names come last: at 0.5, which does for the captioner, colours
 #: and textures were told after 3,000 steps (98%), names not (70%).

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import fft, ndimage
 
-from .scenes import SIZE, STRIPE, coverage, extent
-from .vocabulary import COLOURS, OBJECTS, TEXTURES
+from trueline.world.scenes import SIZE, STRIPE, coverage, extent
+from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
 
 PLAIN, STRIPED, CHECKERED = TEXTURES
 

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, CLIPModel
 
-from trueline.backbone import Backbone
-
-from .denoiser import MAX_REGIONS, make_scheduler
-from .scenes import SIZE
-from .seer import load_seer
-from .vocabulary import words
+from trueline.models.backbone import Backbone
+from trueline.world.denoiser import MAX_REGIONS, make_scheduler
+from trueline.world.scenes import SIZE
+from trueline.world.seer import load_seer
+from trueline.world.vocabulary import words
 
 if TYPE_CHECKING:
-    from .build import Build
+    from trueline.world.build import Build
 
 #: Shares of the sampling steps with the boxes on, fading, and off (GLIGEN's scheduled sampling).
 GROUNDING_SCHEDULE = (0.7, 0.1, 0.2)

@@ -15,13 +15,12 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from trueline.training.grounding_layers import is_grounding
-
-from .denoiser import make_unet
-from .seer import load_seer
+from trueline.models.grounding_layers import is_grounding
+from trueline.world.denoiser import make_unet
+from trueline.world.seer import load_seer
 
 if TYPE_CHECKING:
-    from .build import Build
+    from trueline.world.build import Build
 
 
 def restore(build: Build, weights: Path) -> list[str]:

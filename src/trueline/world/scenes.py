@@ -17,7 +17,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from .vocabulary import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, article
+from trueline.world.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, article
 
 SIZE = 128  #: side of a picture, pixels
 CELL = 160  #: side of one silhouette's cell in silhouettes.png, pixels

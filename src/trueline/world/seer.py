@@ -26,15 +26,14 @@ from safetensors import SafetensorError
 from scipy import ndimage
 from torch import Tensor, nn
 
-from trueline.devices import autocast
-
-from .fitting import Fit, Losses, Plan
-from .judge import match
-from .oracle import Detection
-from .pictures import Trips, disturbed
-from .scenes import SIZE, Scene, masks
-from .vae import to_tensor
-from .vocabulary import COLOURS, OBJECTS, TEXTURES
+from trueline.models.devices import autocast
+from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.judge import match
+from trueline.world.oracle import Detection
+from trueline.world.scenes import SIZE, Scene, masks
+from trueline.world.training_pictures import Trips, disturbed
+from trueline.world.vae import to_tensor
+from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
 
 CELL = 2  #: side of a cell of names, colours and textures, pixels; ink is per pixel
 GRID = SIZE // CELL

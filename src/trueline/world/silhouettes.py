@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .scenes import CELL, COLUMNS
-from .vocabulary import GLYPHS
+from trueline.world.scenes import CELL, COLUMNS
+from trueline.world.vocabulary import GLYPHS
 
 SHEET = Path(__file__).with_name("silhouettes.png")
 

@@ -10,10 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from trueline.devices import autocast
-
-from .fitting import Fit, Losses, Plan
-from .scenes import SIZE, Scene, make_scene, masks, render
+from trueline.models.devices import autocast
+from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.scenes import SIZE, Scene, make_scene, masks, render
 
 CROP = 64  #: side of the pieces that training begins with, pixels
 KL = 1e-4  #: weight of the KL term

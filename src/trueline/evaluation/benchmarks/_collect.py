@@ -1,0 +1,111 @@
+"""Examples in the making: whatever a layout cannot hold is counted here by its reason, and said once."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks._files import Source
+from trueline.layout import MAX_PROMPT, MAX_REGIONS, MIN_AREA, Layout, Region
+
+
+class Collector:
+    """The examples of one benchmark. ``left_out``: what was left out or changed, reason ->
+    number."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.left_out: Counter[str] = Counter()
+        self._examples: dict[str, Example] = {}
+
+    def add(
+        self,
+        id: str,
+        prompt: Any,
+        category: str = "",
+        truth: Mapping[str, Any] | None = None,
+        regions: Sequence[Region] = (),
+    ) -> None:
+        """One more example, unless its prompt (without outer white space) is empty or longer than a layout's.
+
+        Raises:
+            ValueError: the prompt is not text; the id is there already.
+        """
+        if not isinstance(prompt, str):
+            raise ValueError(f"the prompt must be text (got {prompt!r:.60})")
+        prompt = prompt.strip()
+        if id in self._examples:
+            raise ValueError(f"the id {id} is there twice")
+        if not prompt:
+            self.left_out["empty prompts skipped"] += 1
+        elif len(prompt) > MAX_PROMPT:
+            self.left_out[f"prompts of more than {MAX_PROMPT} characters skipped"] += 1
+        else:
+            self._examples[id] = Example(id, Layout(prompt, regions=regions, id=id), category, truth or {})
+
+    def regions(self, things: Iterable[tuple[Any, Any]], side: float = 1.0) -> list[Region]:
+        """Regions of (phrase, xyxy box) pairs, the boxes on a canvas of ``side`` x ``side`` pixels.
+
+        Boxes are clipped to the canvas; those without four numbers or (clipped) without area, and those after
+        the thirtieth, are dropped.
+        """
+        found = []
+        for phrase, corners in things:
+            if not _are_corners(corners):
+                self.left_out["boxes without four numbers dropped"] += 1
+                continue
+            given = tuple(value / side for value in corners)
+            x0, y0, x1, y1 = box = tuple(min(max(value, 0.0), 1.0) for value in given)
+            if x0 >= x1 or y0 >= y1 or (x1 - x0) * (y1 - y0) < MIN_AREA:
+                self.left_out["boxes without area dropped"] += 1
+                continue
+            self.left_out["boxes clipped to the picture"] += box != given
+            found.append(Region(phrase, box))
+        self.left_out[f"boxes after the {MAX_REGIONS}th dropped"] += max(len(found) - MAX_REGIONS, 0)
+        return found[:MAX_REGIONS]
+
+    def finish(self) -> tuple[Example, ...]:
+        """All examples, in order; one warning says ``left_out``, if there is any."""
+        self.left_out = +self.left_out
+        if self.left_out:
+            said = ", ".join(f"{number} {reason}" for reason, number in self.left_out.items())
+            warnings.warn(f"{self.name}: {said}", stacklevel=3)
+        return tuple(self._examples.values())
+
+
+@contextmanager
+def row_of(path: Path, row: int | str, source: Source) -> Iterator[None]:
+    """Errors within are about this row: its line number, or its name."""
+    where = f"{path}, line {row}" if isinstance(row, int) else f"{path}, {row}"
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{where}: {error} is missing; take the file of {source}") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}; take the file of {source}") from None
+
+
+def chosen(option: str, given: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The names given, in the order of ``known``; text is a list with commas.
+
+    Raises:
+        ValueError: none, or an unknown one.
+    """
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+    if not names or (unknown := [name for name in names if name not in known]):
+        wrong = repr(unknown[0]) if names else "none"
+        raise ValueError(f"{option}: must be of {', '.join(known)} (got {wrong})")
+    return tuple(name for name in known if name in names)
+
+
+def _are_corners(corners: Any) -> bool:
+    return (
+        isinstance(corners, list | tuple)
+        and len(corners) == 4
+        and all(type(v) in (int, float) and abs(v) < 1e9 for v in corners)
+    )

@@ -1,0 +1,31 @@
+"""The 100 prompts on which ImageReward (Xu et al. 2023) compares text-to-image models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trueline.evaluation.benchmarks import Example, data_folder
+from trueline.evaluation.benchmarks._collect import Collector, row_of
+from trueline.evaluation.benchmarks._files import Source, read_json_list
+
+SOURCE = Source("THUDM/ImageReward", "c1392c6dd0fd", "Apache-2.0")
+
+
+class ImageRewardPrompts:
+    """``truth``: ``prompt_id``, the file's own. Ids: ``imagereward-000012``, by row from 0."""
+
+    name = "imagereward"
+
+    def __init__(self, data: str | Path | None = None):
+        self.source = str(SOURCE)
+        path = data_folder(data, SOURCE) / "imagereward" / "benchmark-prompts.json"
+        collector = Collector(self.name)
+        for number, row in enumerate(read_json_list(path, SOURCE)):
+            with row_of(path, f"row {number + 1}", SOURCE):
+                collector.add(f"imagereward-{number:06d}", row["prompt"], truth={"prompt_id": row["id"]})
+        self.examples = collector.finish()
+        self.left_out = dict(collector.left_out)
+
+    def reference(self, example: Example) -> None:
+        """There are no real pictures."""
+        return None

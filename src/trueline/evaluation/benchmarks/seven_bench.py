@@ -1,0 +1,53 @@
+"""7Bench (ICIAP 2025, arXiv 2508.12919): 224 layouts in seven scenarios, each with its prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trueline.evaluation.benchmarks import Example, data_folder
+from trueline.evaluation.benchmarks._collect import Collector, row_of
+from trueline.evaluation.benchmarks._files import Source, read_table
+
+SOURCE = Source("Elizzo/7Bench", "c59ba3be05e3", "MIT")
+CANVAS = 512  #: pixels
+SLOTS = range(1, 5)
+
+
+class SevenBench:
+    """32 layouts of each scenario (``category``), 576 boxes in all, one to four a picture.
+
+    ``truth``: ``labels`` and ``boxes``, xyxy in 0..1 as in the file: times 512 they are its pixels, exactly.
+    Regions are the same, but for one box of layout 030 (a table), which is a point: no region can be made of it,
+    the scorers see it. Ids: ``object_binding-000012``, by the file's own id.
+    """
+
+    name = "7bench"
+
+    def __init__(self, data: str | Path | None = None):
+        self.source = str(SOURCE)
+        path = data_folder(data, SOURCE) / "7bench" / "7bench.csv"
+        columns = ["id", "category", "prompt", *(f"{kind}{i}" for i in SLOTS for kind in ("obj", "bbox"))]
+        collector = Collector(self.name)
+        for line, row in read_table(path, SOURCE, columns):
+            with row_of(path, line, SOURCE):
+                things = [(row[f"obj{i}"], _pixels(row[f"bbox{i}"])) for i in SLOTS if row[f"obj{i}"]]
+                truth = {
+                    "labels": [label for label, _ in things],
+                    "boxes": [[value / CANVAS for value in box] for _, box in things],
+                }
+                id = f"{row['category']}-{int(row['id']):06d}"
+                collector.add(id, row["prompt"], row["category"], truth, collector.regions(things, CANVAS))
+        self.examples = collector.finish()
+        self.left_out = dict(collector.left_out)
+
+    def reference(self, example: Example) -> None:
+        """There are no real pictures."""
+        return None
+
+
+def _pixels(text: str) -> list[float]:
+    """x_min, y_min, x_max, y_max."""
+    values = [float(value) for value in text.split(",")]
+    if len(values) != 4:
+        raise ValueError(f"a box has four numbers (got {text!r})")
+    return values

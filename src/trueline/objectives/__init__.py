@@ -1,1 +1,0 @@
-"""What training minimises: one file for each system, with its nets, its losses and its ``train.Objective``."""

@@ -1,0 +1,1 @@
+"""The loop, its options and hooks, and the pipeline around it."""

@@ -1,0 +1,230 @@
+"""Latent guidance: move each picture's latents down the gradient of a loss on its attention maps.
+
+One engine for the methods of this family: (maps -> one loss per picture) x step size x schedule x inner loop.
+Pictures of a batch do not touch each other: losses are per picture, and so are gradients, step sizes, the inner
+loop's end, and what happens to a loss that is not finite. The forward pass runs the conditional rows only and stops
+after the last map that the loss needs.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from trueline.layout import Layout, Region
+from trueline.models.attention import Kind, Maps, Site, recomputed, sites
+from trueline.models.text import Located, locate
+from trueline.sampling.loop import Context
+from trueline.sampling.masks import region_masks
+
+Losses = Float[Tensor, " batch"]
+#: Maps of one pass to one loss per picture.
+Loss = Callable[[Maps], Losses]
+Rule = Literal["raw", "variance", "deviation", "norm"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one pass shows: the loss of each picture, and its gradient with respect to unit-variance latents."""
+
+    loss: Losses
+    gradient: Float[Tensor, "batch c h w"]
+
+    @property
+    def finite(self) -> Bool[Tensor, " batch"]:
+        return self.loss.isfinite() & self.gradient.flatten(1).isfinite().all(1)
+
+
+def look(z: Float[Tensor, "batch c h w"], ctx: Context, where: Callable[[Site], bool], loss: Loss) -> Look:
+    """Loss and gradient at ``z``. A row whose loss does not depend on the latents has gradient 0.
+
+    After ``Backbone.enable_gradient_checkpointing``, or the U-Net's own, in less memory and more time.
+    """
+    unet = ctx.backbone.unet
+    sparing = ctx.backbone.checkpointing or unet.is_gradient_checkpointing
+    with torch.enable_grad(), recomputed(unet) if sparing else nullcontext():
+        moved = z.detach().requires_grad_(True)
+        values = loss(ctx.maps(moved, where))
+        if values.requires_grad:
+            (gradient,) = torch.autograd.grad(values.sum(), moved)
+        else:
+            gradient = torch.zeros_like(z)
+    # Losses are defined for latents of unit variance; Euler and LMS scale theirs: dL/du = dL/dz dz/du.
+    return Look(values.detach(), gradient / _unit(ctx, z))
+
+
+def step_size(rule: Rule, ctx: Context) -> float:
+    """The factor of the gradient, but for the method's own strength.
+
+    ``raw``: 1 (Attend-and-Excite). ``variance``: 1 - abar; Layout-Guidance's sigma^2, which is written for latents
+    that LMS scales, in latents of unit variance. ``deviation``: sqrt(1 - abar) (LMD+). ``norm``: 1, the gradient
+    being scaled to the latents' own norm per picture (see ``move``).
+    """
+    _alpha, sigma = ctx.stepper.alpha_sigma()
+    return {"raw": 1.0, "norm": 1.0, "variance": float(sigma) ** 2, "deviation": float(sigma)}[rule]
+
+
+def move(
+    z: Float[Tensor, "batch c h w"],
+    seen: Look,
+    strength: float,
+    rule: Rule,
+    ctx: Context,
+    active: Bool[Tensor, " batch"] | None = None,
+    name: str = "guidance",
+) -> Float[Tensor, "batch c h w"]:
+    """``z`` less strength x step size x gradient, in the ``active`` rows whose loss and gradient are finite.
+
+    A row of which one is not is left as it is, and the picture's record counts that. With the rule ``norm`` a step is
+    strength x ||z|| long, whatever the loss's scale (per picture, norms over all of its latents; the form of
+    sketch-guided diffusion, with the latents' norm for that of the last step).
+    """
+    active = torch.ones_like(seen.loss, dtype=torch.bool) if active is None else active
+    for row in torch.nonzero(active & ~seen.finite).flatten().tolist():
+        ctx.note(row, f"{name}: a step was left out, for its loss or its gradient was not finite")
+    gradient, unit = seen.gradient, _unit(ctx, z)
+    if rule == "norm":
+        length = gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+        gradient = gradient / length * (z * unit).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    step = strength * step_size(rule, ctx) * gradient / unit
+    rows = (active & seen.finite).view(-1, 1, 1, 1)
+    return torch.where(rows, z - step.to(z.dtype), z)
+
+
+def descend(
+    z: Float[Tensor, "batch c h w"],
+    ctx: Context,
+    where: Callable[[Site], bool],
+    loss: Loss,
+    strength: float,
+    *,
+    rule: Rule = "raw",
+    enough: float = 0.0,
+    most: int = 1,
+    name: str = "guidance",
+) -> Float[Tensor, "batch c h w"]:
+    """At most ``most`` steps for each picture, until its loss is at or below ``enough``."""
+    active = torch.ones(len(z), dtype=torch.bool, device=z.device)
+    for _ in range(most):
+        seen = look(z, ctx, where, loss)
+        active = active & ~(seen.loss <= enough)  # one that is not finite stays active, and is counted
+        if not active.any():
+            break
+        z = move(z, seen, strength, rule, ctx, active, name)
+    return z
+
+
+def _unit(ctx: Context, z: Tensor) -> float:
+    """What the scheduler multiplies its latents by to give them unit variance."""
+    return float(ctx.stepper.net_input(torch.ones((1, 1, 1, 1), dtype=torch.float32, device=z.device)))
+
+
+# Maps
+
+
+def nearest_scale(found: list[Site], latent: tuple[int, int], cells: int) -> int:
+    """The ``Site.scale`` at which the map's shorter side is nearest to ``cells``; the finer of two that are."""
+    side = min(latent)
+    return min(sorted({site.scale for site in found}), key=lambda scale: abs(side / scale - cells))
+
+
+def near_sites(ctx: Context, kind: Kind, cells: int) -> Callable[[Site], bool]:
+    """The layers of that kind whose maps are nearest to ``cells`` cells on their shorter side."""
+    found = [site for site in sites(ctx.backbone.unet) if site.kind == kind]
+    scale = nearest_scale(found, latent_grid(ctx), cells)
+    return lambda site: site.kind == kind and site.scale == scale
+
+
+def cross_sites(ctx: Context, cells: int) -> Callable[[Site], bool]:
+    """``near_sites`` of cross-attention."""
+    return near_sites(ctx, "cross", cells)
+
+
+def latent_grid(ctx: Context) -> tuple[int, int]:
+    """(height, width) of the latents."""
+    _channels, height, width = ctx.backbone.latent_size(ctx.layouts[0].width, ctx.layouts[0].height)
+    return height, width
+
+
+def map_grid(site: Site, latent: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a layer's maps."""
+    return -(-latent[0] // site.scale), -(-latent[1] // site.scale)
+
+
+def mean_map(maps: Maps, latent: tuple[int, int]) -> Float[Tensor, "batch height width keys"]:
+    """The mean over all layers and heads, on the grid. All maps must be of one size."""
+    stacked = torch.stack([probs.float().mean(1) for probs in maps.values()]).mean(0)
+    return stacked.unflatten(1, map_grid(next(iter(maps)), latent))
+
+
+def sharpened(
+    attention: Float[Tensor, "height width keys"], end: int | None = None, factor: float = 100.0
+) -> Float[Tensor, "height width words"]:
+    """Softmax over the words of ``factor`` times the attention, the start token and what is from ``end`` on left out.
+
+    ``end`` None leaves out the last token only, as Attend-and-Excite does for Stable Diffusion 1; its
+    ``normalize_eot`` is ``end`` = the prompt's own end token. Word w of the result is token w + 1.
+    """
+    return (attention[..., 1 : -1 if end is None else end] * factor).softmax(-1)
+
+
+def smoothed(maps: Float[Tensor, "n height width"]) -> Float[Tensor, "n height width"]:
+    """3 x 3 Gaussian, mirrored at the edges.
+
+    Attend-and-Excite's own kernel: exp(-(d / (2 sigma))^2) with sigma .5, which is a Gaussian of .71.
+    """
+    line = torch.tensor([math.exp(-1.0), 1.0, math.exp(-1.0)], dtype=maps.dtype, device=maps.device)
+    kernel = torch.outer(line, line) / line.sum() ** 2
+    padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect")
+    return F.conv2d(padded, kernel[None, None])[:, 0]
+
+
+# What is guided
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing of a picture: its phrase's tokens, those of its last word, and the regions that carry the phrase."""
+
+    phrase: str
+    tokens: tuple[int, ...]
+    head: tuple[int, ...]
+    regions: tuple[Region, ...]
+
+
+def subjects(ctx: Context, *, joined: bool = False) -> list[list[Subject]]:
+    """The things of each picture whose phrase its prompt holds; of others the record says that they are not guided.
+
+    ``joined``: regions of one phrase are one subject (Layout-Guidance).
+    """
+    return [_subjects(ctx, row, layout, joined) for row, layout in enumerate(ctx.layouts)]
+
+
+def _subjects(ctx: Context, row: int, layout: Layout, joined: bool) -> list[Subject]:
+    groups: dict[object, Subject] = {}
+    places = locate(ctx.backbone.tokenizer, layout)
+    for place, (region, found) in enumerate(zip(layout.regions, places, strict=True)):
+        say_missing(ctx, row, found)
+        if not found.tokens:
+            continue
+        key = region.phrase.lower() if joined else place
+        before = groups[key].regions if key in groups else ()
+        groups[key] = Subject(region.phrase, found.tokens, found.head, (*before, region))
+    return list(groups.values())
+
+
+def say_missing(ctx: Context, row: int, found: Located) -> None:
+    """Once a run: a phrase that the prompt does not hold, or not all of it."""
+    if found.problem and ctx.index == 0:
+        ctx.note(row, f"{found.problem}; it is {'partly' if found.tokens else 'not'} guided")
+
+
+def union_mask(subject: Subject, grid: tuple[int, int]) -> Float[Tensor, "height width"]:
+    """1 where any of the subject's regions is."""
+    return region_masks(subject.regions, *grid).amax(0)

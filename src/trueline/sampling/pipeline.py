@@ -1,0 +1,368 @@
+"""Layouts in, pictures and records out: batching, seeds, progress, and what to do when something gives way.
+
+The contract is the one users of diffusers expect (``generator``, ``num_images_per_prompt``, ``latents``,
+``output_type``, ``callback_on_step_end``, ``.images``), without its pipelines: the loop is ``sample.py``.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from trueline.layout import Layout
+from trueline.models.backbone import Backbone
+from trueline.sampling.loop import (  # fmt: skip
+    Method,
+    Seed,
+    Step,
+    check_layouts,
+    draw,
+    fresh_seed,
+    noise_generators,
+    sample,
+)
+from trueline.sampling.options import Request
+from trueline.sampling.records import make_record, unknown_words
+
+DEFAULT_BATCH = 16  # pictures denoised at once when the caller does not say
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One finished picture. ``index``: its place in the call's order; ``image``: as ``output_type`` says."""
+
+    index: int
+    image: Any
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """``images``: a list of PIL pictures, or one array or tensor (a list of them when sizes differ).
+
+    ``records``: one dictionary per picture, JSON-ready, with everything needed to make it again.
+    """
+
+    images: Any
+    records: list[dict[str, Any]]
+
+
+@dataclass
+class _Job:
+    """One picture to make."""
+
+    index: int
+    layout: Layout
+    seed: int | None  # None when the caller brought a generator
+    seed_index: int = 0
+    generator: torch.Generator | None = None
+    noise: Float[Tensor, "c h w"] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Pipeline:
+    """A backbone with batching and the conventions around it."""
+
+    def __init__(self, backbone: Backbone):
+        self.backbone = backbone
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path = "world", **options: Any) -> "Pipeline":
+        """The options are those of ``Backbone.from_pretrained`` (revision, dtype, device and so on)."""
+        return cls(Backbone.from_pretrained(name_or_path, **options))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.backbone.save_pretrained(folder)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Pipeline":
+        self.backbone.to(device, dtype)
+        return self
+
+    def load_lora(self, path: str | Path, adapter_name: str = "default", weight: float = 1.0) -> None:
+        """See ``Backbone.load_lora``: a file, or for the world a name."""
+        self.backbone.load_lora(path, adapter_name, weight)
+
+    def unload_lora(self) -> None:
+        self.backbone.unload_lora()
+
+    def __call__(
+        self, prompt: str | Layout | Sequence[str | Layout], *, return_dict: bool = True, **options: Any
+    ) -> Any:
+        """Make all pictures: ``num_images_per_prompt`` for the first layout, then for the second, and so on.
+
+        The options are the fields of ``request.Request``. Returns a ``Result``, or (images, records).
+
+        Raises:
+            ValueError, TypeError: naming the argument.
+        """
+        request = Request.of(prompt, options)
+        pictures = sorted(self._stream(request), key=lambda picture: picture.index)
+        images = _gathered([picture.image for picture in pictures], request.output_type)
+        records = [picture.record for picture in pictures]
+        return Result(images, records) if return_dict else (images, records)
+
+    def stream(self, prompt: str | Layout | Sequence[str | Layout], **options: Any) -> Iterator[Picture]:
+        """The same pictures one by one, as their batches finish: those already given survive a later failure.
+
+        Raises:
+            ValueError, TypeError: naming the argument, before anything is made.
+        """
+        return self._stream(Request.of(prompt, options))
+
+    def remake(self, record: dict[str, Any], methods: Sequence[Method] = ()) -> Picture:
+        """Make a recorded picture again, bit for bit on the same machine.
+
+        Kernels round differently for another batch size or row, so the batch is filled up with copies.
+
+        Args:
+            methods: those that the record names, as objects.
+
+        Raises:
+            ValueError: the noise was the caller's own, or the methods are not those of the record.
+        """
+        if record["seed"] is None:
+            raise ValueError("record: made from a generator or latents that it does not hold")
+        if [method["name"] for method in record["methods"]] != [type(method).__name__ for method in methods]:
+            raise ValueError(f"methods: give those of the record, in its order: {record['methods']}")
+        size, row = record["batch"]["size"], record["batch"]["row"]
+        layout, seed = Layout.from_record(record["layout"]), (record["seed"], record["seed_index"])
+        same = ("steps", "guidance_scale", "guidance_interval", "grounding_schedule", "scheduler", "eta")
+        options = {name: record[name] for name in same if name in record} | {
+            "methods": methods,
+            "batch_size": size,
+            "checked": True,  # it may be the picture without regions of a list that had some
+        }
+        stream = self.stream([layout] * size, seeds=[seed] * size, progress=False, **options)
+        copies = sorted(stream, key=lambda picture: picture.index)
+        return replace(copies[row], index=0)
+
+    # Making
+
+    def _stream(self, request: Request) -> Iterator[Picture]:
+        """What is wrong is found now; pictures are made as they are asked for."""
+        return self._finished(self._jobs(request), request)
+
+    def _finished(self, jobs: list[_Job], request: Request) -> Iterator[Picture]:
+        batches = self._batches(jobs, request.batch_size or DEFAULT_BATCH)
+        with _progress_bar(len(jobs) * request.steps, request.progress) as bar:
+            while batches:
+                batch = batches.pop(0)
+                pictures = self._attempt(batch, request, bar)
+                if pictures is None:
+                    batches = _halved([batch, *batches], len(batch))
+                    continue
+                yield from pictures
+
+    def _attempt(self, batch: list[_Job], request: Request, bar: tqdm) -> list[Picture] | None:
+        """The batch's pictures, or None when memory ran out and a smaller batch may fit."""
+        states = [(job.generator, job.generator.get_state()) for job in batch if job.generator]
+        done = bar.n
+        try:
+            return self._make(batch, request, bar)
+        except RuntimeError as error:
+            if not _out_of_memory(error) or len(batch) == 1:
+                raise
+        # Outside the except block: the error's traceback would keep the batch's tensors alive.
+        for generator, state in states:
+            generator.set_state(state)
+        for job in batch:
+            job.notes.append(f"out of memory with {len(batch)} pictures at once; the batch was halved")
+        bar.n = done
+        torch.cuda.empty_cache()
+        return None
+
+    def _make(self, batch: list[_Job], request: Request, bar: tqdm) -> list[Picture]:
+        step = self._denoise(batch, request, bar)
+        for (row, sentence), times in step.notes.items():
+            batch[row].notes.append(f"{sentence} ({times} times)" if times > 1 else sentence)
+
+        def note(row: int, sentence: str) -> None:
+            batch[row].notes.append(sentence)
+            warnings.warn(f"picture {batch[row].index}: {sentence}", stacklevel=2)
+
+        latent = request.output_type == "latent"
+        with torch.no_grad():
+            pictures = step.z if latent else self.backbone.decode(step.z, report=note)
+        images = [_as_output(picture, request.output_type) for picture in pictures.cpu()]
+        return [
+            Picture(job.index, image, self._record(job, request, size=len(batch), row=row))
+            for row, (job, image) in enumerate(zip(batch, images, strict=True))
+        ]
+
+    def _denoise(self, batch: list[_Job], request: Request, bar: tqdm) -> Step:
+        """Run the loop to its last step; the callback may replace the latents on the way."""
+        seeds: list[Seed] = [(job.seed or 0, job.seed_index) for job in batch]
+        generators = [job.generator or made for job, made in zip(batch, noise_generators(seeds), strict=True)]
+        given = [job.noise for job in batch if job.noise is not None]
+        steps = sample(
+            self.backbone,
+            [job.layout for job in batch],
+            request.methods,
+            request.steps,
+            request.guidance_scale,
+            guidance_interval=request.guidance_interval,
+            grounding_schedule=request.grounding_schedule,
+            scheduler=request.scheduler,
+            latents=torch.stack(given) if given else None,
+            generators=generators,
+            eta=request.eta,
+            checked=True,
+        )
+        latents = None
+        try:
+            while True:
+                step = steps.send(latents)
+                bar.update(len(batch) if step.index < request.steps else 0)  # PNDM takes one more
+                latents = self._called_back(step, request)
+        except StopIteration:
+            return step
+
+    def _called_back(self, step: Step, request: Request) -> Float[Tensor, "batch c h w"] | None:
+        if request.callback_on_step_end is None:
+            return None
+        values = {"latents": step.z, "x0": step.x0}
+        wanted = {name: values[name] for name in request.tensor_inputs}
+        returned = request.callback_on_step_end(self, step.index, step.t, wanted)
+        if returned is not None and not isinstance(returned, dict):
+            raise TypeError(f"callback_on_step_end: must return a dictionary (got {type(returned).__name__})")
+        return (returned or {}).get("latents")
+
+    # Planning
+
+    def _jobs(self, request: Request) -> list[_Job]:
+        """One job per picture, with seed and size settled; everything that can be wrong is found here."""
+        layouts = [self._sized(layout) for layout in request.layouts]
+        if not request.checked:
+            check_layouts(self.backbone, layouts, request.methods, strict=request.strict)
+        notes = {layout: self._notes(layout) for layout in layouts}
+        jobs = [
+            job
+            for layout, seed in zip(layouts, self._seeds(request), strict=True)
+            for job in _copies(layout, seed, request.num_images_per_prompt, notes[layout])
+        ]
+        for index, job in enumerate(jobs):
+            job.index = index
+        self._bring_noise(jobs, request)
+        return jobs
+
+    def _sized(self, layout: Layout) -> Layout:
+        width, height = self.backbone.picture_size(layout.width, layout.height)
+        self.backbone.latent_size(width, height)
+        if self.backbone.grounded and len(layout.regions) > self.backbone.max_regions:
+            limit = self.backbone.max_regions
+            raise ValueError(
+                f"regions: this backbone takes at most {limit} (got {len(layout.regions)}); drop some"
+            )
+        return layout.model_copy(update={"width": width, "height": height})
+
+    def _seeds(self, request: Request) -> list[tuple[int | None, int]]:
+        """Seed, and index of the first picture under it, for each layout."""
+        layouts, copies = request.layouts, request.num_images_per_prompt
+        if request.generators is not None or request.latents is not None:
+            return [(None, 0)] * len(layouts)
+        if not isinstance(request.seeds, Sequence | None):
+            return [(int(request.seeds), place * copies) for place in range(len(layouts))]
+        if request.seeds is None:
+            return [(fresh_seed() if layout.seed is None else layout.seed, 0) for layout in layouts]
+        return [seed if isinstance(seed, tuple) else (seed, 0) for seed in request.seeds]
+
+    def _bring_noise(self, jobs: list[_Job], request: Request) -> None:
+        """The caller's latents or generators; drawn now, in order, so that batching cannot change them."""
+        given, latents = request.generators, request.latents
+        if given is not None:
+            if len(given) not in (1, len(jobs)):
+                raise ValueError(f"generator: give one, or one per picture ({len(jobs)}), got {len(given)}")
+            for job, generator in zip(jobs, given * len(jobs) if len(given) == 1 else given, strict=True):
+                job.generator = generator
+        for job, shape in (
+            (job, self.backbone.latent_size(job.layout.width, job.layout.height)) for job in jobs
+        ):
+            if latents is not None:
+                if latents.shape != (len(jobs), *shape):
+                    raise ValueError(
+                        f"latents: must have shape {(len(jobs), *shape)}, got {tuple(latents.shape)}"
+                    )
+                job.noise = latents[job.index]
+            elif job.generator is not None:
+                job.noise = draw(job.generator, shape)
+
+    def _notes(self, layout: Layout) -> list[str]:
+        """What the record and the user should know about this layout before it is made."""
+        notes = []
+        if unknown := unknown_words(layout, self.backbone.vocabulary):
+            known = ", ".join(sorted(self.backbone.vocabulary or ()))
+            notes.append(f"words that this model does not know: {', '.join(unknown)}; it knows: {known}")
+            warnings.warn(notes[-1], stacklevel=5)
+        for name in ("prompt", "negative_prompt"):
+            if cut := self.backbone.words_cut(getattr(layout, name)):
+                notes.append(
+                    f'{name} cut to {self.backbone.text_length} tokens; not read: "{cut}"'
+                )  # `encode` warns
+        return notes
+
+    def _batches(self, jobs: list[_Job], size: int) -> list[list[_Job]]:
+        """Pictures of one size together, at most ``size`` of them."""
+        groups: dict[tuple[int | None, int | None], list[_Job]] = {}
+        for job in jobs:
+            groups.setdefault((job.layout.width, job.layout.height), []).append(job)
+        return [part for group in groups.values() for part in _chunks(group, size)]
+
+    def _record(self, job: _Job, request: Request, *, size: int, row: int) -> dict[str, Any]:
+        return make_record(
+            self.backbone,
+            request,
+            layout=job.layout,
+            index=job.index,
+            seed=job.seed,
+            seed_index=job.seed_index,
+            batch={"size": size, "row": row},
+            notes=job.notes,
+        )
+
+
+def _copies(layout: Layout, seed: tuple[int | None, int], copies: int, notes: list[str]) -> list[_Job]:
+    value, first = seed
+    layout = layout if value is None else layout.model_copy(update={"seed": value})
+    return [_Job(0, layout, value, first + copy, notes=list(notes)) for copy in range(copies)]
+
+
+def _chunks(jobs: list[_Job], size: int) -> list[list[_Job]]:
+    return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+
+def _halved(batches: list[list[_Job]], size: int) -> list[list[_Job]]:
+    """No batch larger than half of ``size``: what was too much once will be too much again."""
+    return [part for batch in batches for part in _chunks(batch, max(1, size // 2))]
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _progress_bar(total: int, progress: bool | None) -> tqdm:
+    """``progress`` None: only on a terminal."""
+    return tqdm(
+        total=total, disable=None if progress is None else not progress, unit="step", desc="denoising"
+    )
+
+
+def _as_output(picture: Float[Tensor, "c h w"], output_type: str) -> Any:
+    if output_type in ("pt", "latent"):
+        return picture
+    pixels = picture.permute(1, 2, 0).numpy()
+    return pixels if output_type == "np" else Image.fromarray((pixels * 255).round().astype("uint8"))
+
+
+def _gathered(images: list[Any], output_type: str) -> Any:
+    """One array or tensor where diffusers gives one; a list where sizes differ."""
+    if output_type == "pil" or len({image.shape for image in images}) > 1:
+        return images
+    stacked = torch.stack([torch.as_tensor(image) for image in images])
+    return stacked.numpy() if output_type == "np" else stacked

@@ -1,0 +1,86 @@
+"""The record of a picture: what it takes to make it again, and what its user should know. JSON-ready."""
+
+import platform
+import re
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+import trueline
+from trueline.layout import Layout
+from trueline.models.backbone import Backbone
+from trueline.sampling.options import Request
+
+RECORD_SCHEMA = 1
+_WORD = re.compile(r"\w+(?:['-]\w+)*")
+
+
+def make_record(
+    backbone: Backbone,
+    request: Request,
+    *,
+    layout: Layout,
+    index: int,
+    seed: int | None,
+    seed_index: int,
+    batch: dict[str, int],
+    notes: list[str],
+) -> dict[str, Any]:
+    """``layout`` has its size and seed settled. ``seed`` None: the noise was the caller's own and is not
+    recorded.
+
+    ``batch``: how many pictures ran together and in which row; kernels round by it. ``notes``: words cut or
+    unknown, fallbacks taken.
+    """
+    return {
+        "schema": RECORD_SCHEMA,
+        "layout": layout.to_record(),
+        "index": index,
+        "seed": seed,
+        "seed_index": seed_index,
+        "model": {"source": backbone.source, "revision": backbone.revision, "loras": dict(backbone.adapters)},
+        "steps": request.steps,
+        "scheduler": request.scheduler,
+        "guidance_scale": float(request.guidance_scale),
+        "guidance_interval": list(request.guidance_interval or backbone.guidance_interval),
+        "grounding_schedule": list(request.grounding_schedule or backbone.grounding_schedule),
+        "eta": float(request.eta),
+        "methods": [
+            {"name": type(m).__name__, "settings": m.model_dump(mode="json")} for m in request.methods
+        ],
+        "batch": batch,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "device": _device_name(backbone.device),
+        "versions": versions(),
+        "notes": list(notes),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of everything that may change a picture's bits."""
+    return {
+        "trueline": trueline.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def unknown_words(layout: Layout, vocabulary: frozenset[str] | None) -> list[str]:
+    """Words that the model was not trained on, in order; none for an open vocabulary (None)."""
+    if vocabulary is None:
+        return []
+    texts = (
+        layout.prompt,
+        layout.negative_prompt,
+        *(text for region in layout.regions for text in (region.phrase, region.told)),
+    )
+    words = dict.fromkeys(word for text in texts for word in _WORD.findall(text.lower()))
+    return [word for word in words if word not in vocabulary]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

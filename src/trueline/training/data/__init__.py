@@ -1,0 +1,1 @@
+"""Examples to train on: readers, cached latents, and the endless stream."""

@@ -1,0 +1,258 @@
+"""Examples to train on: a picture, its caption and its boxes, wherever they come from.
+
+GLIGEN's rules (``demo/dataset/cd_dataset.py``): the largest middle part of the backbone's proportions, boxes moved
+with it and clamped, those below 1 % of it left out, the largest kept. No flip: captions say left and right. Boxes are
+computed from the file's own numbers each time and nothing is changed in place (diffusers' GLIGEN example transforms a
+box again in each epoch).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from trueline.evaluation.benchmarks.coco import BoxFilter, Crop, keep
+from trueline.layout import MAX_LINE, Layout, Region
+from trueline.training.settings import Data
+
+
+class BrokenPicture(ValueError):
+    """A picture that cannot be trained on; one sentence that names it."""
+
+
+class Examples(Protocol):
+    """Numbered examples. ``fingerprint`` changes with anything that changes which picture has which number;
+    ``pictured`` is False for prompts alone."""
+
+    left_out: LeftOut
+    pictured: bool
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int) -> np.ndarray:
+        """uint8 RGB, (height, width, 3), of the backbone's size.
+
+        Raises:
+            BrokenPicture: it cannot be read.
+        """
+
+    def layout(self, index: int, generator: torch.Generator) -> Layout:
+        """What the picture shows, with one of its captions."""
+
+    def samples(self, n: int) -> list[Layout]:
+        """``n`` layouts (or as many as there are) to draw pictures of on the way."""
+
+
+@dataclass
+class LeftOut:
+    """What was not used, and why: nothing is dropped in silence. ``boxes``: of the pictures that are used, by reason;
+    they are many, and have no names."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    items: list[tuple[str, str]] = field(default_factory=list)  #: (which, why)
+    boxes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reason: str, which: str, why: str = "") -> None:
+        self.reasons[reason] += 1
+        self.items.append((which, f"{reason}: {why}" if why else reason))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """All of it in numbers."""
+        return dict(self.reasons) | {f"boxes {why}": count for why, count in self.boxes.items()}
+
+    def __str__(self) -> str:
+        first = f"; the first: {self.items[0][0]}, {self.items[0][1]}" if self.items else ""
+        return ", ".join(f"{count} {reason}" for reason, count in self.counts.items()) + first
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which boxes of a picture are kept, and at which size (width, height) it is trained on."""
+
+    size: tuple[int, int]
+    boxes: BoxFilter
+
+    @classmethod
+    def of(cls, data: Data, size: tuple[int, int], max_regions: int) -> Rules:
+        most = min(data.max_boxes, max_regions)
+        if data.min_boxes > most:
+            raise ValueError(f"data.min_boxes: this model takes at most {most} boxes (got {data.min_boxes})")
+        return cls(size, BoxFilter(data.min_area, most, data.min_boxes, data.crowd))
+
+    def crop(self, width: int, height: int) -> Crop:
+        return centre_crop(width, height, self.size)
+
+    def regions(
+        self, things: Sequence[dict], width: int, height: int, dropped: Counter[str] | None = None
+    ) -> list[Region]:
+        """Of COCO's annotations (``name``, ``bbox`` xywh in pixels, ``iscrowd``), largest first; ``dropped`` counts
+        the others by reason."""
+        return keep(things, self.crop(width, height), self.boxes, dropped)
+
+    def read(self, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The picture of a file, cropped and resized; ``size``: what its annotations say that it is.
+
+        Raises:
+            BrokenPicture: it is missing, broken, or of another size.
+        """
+        try:
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
+        except FileNotFoundError:
+            raise BrokenPicture(f"{path}: no such file") from None
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BrokenPicture(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        if size is not None and picture.size != size:
+            said, found = (f"{w} x {h}" for w, h in (size, picture.size))
+            raise BrokenPicture(f"{path}: is {found} pixels, its annotations say {said}")
+        return fitted(picture, self.crop(*picture.size), self.size)
+
+
+def centre_crop(width: int, height: int, size: tuple[int, int]) -> Crop:
+    """xyxy of the largest part in the middle with the proportions of ``size`` (width, height), in whole pixels."""
+    scale = min(width / size[0], height / size[1])
+    across, down = min(width, round(scale * size[0])), min(height, round(scale * size[1]))
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down
+
+
+def fitted(picture: Image.Image, crop: Crop, size: tuple[int, int]) -> np.ndarray:
+    """The part ``crop`` of an RGB picture at ``size`` (width, height), uint8."""
+    if crop == (0, 0, *size) == (0, 0, *picture.size):
+        return np.array(picture)
+    return np.array(picture.resize(size, Image.Resampling.LANCZOS, box=crop))
+
+
+def digest(*parts: str | bytes) -> str:
+    """A short hash of texts and bytes."""
+    made = hashlib.sha256()
+    for part in parts:
+        made.update(part.encode() if isinstance(part, str) else part)
+        made.update(b"\0")
+    return made.hexdigest()[:16]
+
+
+def of_prompts(path: Path) -> bool:
+    """Whether the file holds prompts without pictures: a .txt, or JSON Lines whose first object has no "image"."""
+    if path.suffix.lower() == ".txt":
+        return True
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            first = json.loads(next(line for line in lines if line.strip()))
+    except (OSError, StopIteration, ValueError, RecursionError):
+        return False  # which the reader of pictures says better
+    return isinstance(first, dict) and "prompt" in first and "image" not in first
+
+
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    """Its numbers as they lie in memory, wherever it is."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def draw(count: int, generator: torch.Generator) -> int:
+    """A whole number below ``count``."""
+    return int(torch.randint(count, (), generator=generator))
+
+
+BROKEN = "broken lines"
+Found = TypeVar("Found")
+
+
+def from_lines(
+    path: Path, data: Data, left_out: LeftOut, read: Callable[[str, int], Found | None]
+) -> tuple[list[Found], str]:
+    """What ``read(line, number)`` makes of a text file's lines, at most ``data.n`` of them; and the file's digest.
+
+    A line that is empty, or of which it makes None, is passed over; one that it refuses is left out and named.
+
+    Raises:
+        ValueError: the file cannot be read, or more than ``data.max_broken`` of its lines are refused.
+    """
+    try:
+        content = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise ValueError(f"data.source: cannot read {path} ({error.strerror})") from None
+    found: list[Found] = []
+    tried, refused = 0, list[str]()
+    for number, line in enumerate(content.split("\n"), start=1):  # a caption may hold other ends of lines
+        if len(found) == data.n:
+            break
+        if not line.strip():
+            continue
+        tried += 1
+        try:
+            if len(line) > MAX_LINE:
+                raise ValueError(f"a line has at most {MAX_LINE} characters (got {len(line)})")
+            if (made := read(line, number)) is not None:
+                found.append(made)
+        except (ValueError, RecursionError) as error:
+            where, why = f"{path}, line {number}", " ".join(str(error).split())
+            left_out.add(BROKEN, where, why)
+            refused.append(f"{where}, {why}")
+    if len(refused) > data.max_broken * tried:
+        raise ValueError(
+            f"data.max_broken: {len(refused)} of {tried} lines of {path} cannot be used, more than the "
+            f"{data.max_broken:g} of them that may be broken; the first: {refused[0]}; repair them, or raise it"
+        )
+    return found, digest(content.encode("utf-8", "replace"))
+
+
+def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Examples:
+    """The examples of ``data.source`` for a backbone that draws ``size`` (width, height).
+
+    Raises:
+        ValueError: not there, not readable, or nothing in it can be used.
+    """
+    rules = Rules.of(data, size, max_regions)
+    source = Path(data.source)
+    if data.source == "world":
+        reader = "world"
+    elif source.is_dir():
+        reader = "coco"
+    elif source.is_file():
+        reader = "prompts" if of_prompts(source) else "records"
+    else:
+        raise ValueError(
+            f"data.source: {data.source!r} is neither world, nor a folder in COCO's format, nor a .jsonl of "
+            "layouts, nor a .txt of prompts"
+        )
+    _refuse_idle(data, reader)
+    examples: Examples = import_module(READERS[reader]).open_examples(data, rules)
+    if not len(examples):
+        why = f" ({examples.left_out})" if examples.left_out.counts else ""
+        raise ValueError(f"data.source: nothing in {data.source} can be trained on{why}")
+    return examples
+
+
+#: Where the examples of each kind of source are read. The world reads its own scenes.
+READERS = {
+    "world": "trueline.world.training_data",
+    "coco": "trueline.training.data.coco",
+    "prompts": "trueline.training.data.prompts",
+    "records": "trueline.training.data.records",
+}
+
+
+def _refuse_idle(data: Data, reader: str) -> None:
+    """A setting that would have no effect is an error."""
+    idle = {
+        "world": ("share", "crowd", "min_boxes"), "records": ("share", "crowd", "split", "labels"),
+        "coco": ("labels",), "prompts": ("share", "crowd", "split", "labels", "min_area", "min_boxes"),
+    }  # fmt: skip
+    for name in idle[reader]:
+        if getattr(data, name) != Data.model_fields[name].default:
+            raise ValueError(f"data.{name}: has no effect on {data.source}; leave it out")

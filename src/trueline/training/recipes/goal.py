@@ -1,0 +1,212 @@
+"""The recipe of GOAL: a layout model fine-tuned with DSAlign and MAAlign beside its own loss.
+
+The defaults are the paper's: alpha 1e-2, beta 1e-3, AdamW 5e-5 constant, 14,000 steps of one picture; the gated
+layers, self- and cross-attention learn. The controls of its tables are settings: ``objective.dsa=0`` with
+``objective.maa=0`` is L_LDM alone.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor
+from transformers import CLIPModel
+
+from trueline.layout import Layout
+from trueline.models.attention import tapped
+from trueline.models.backbone import Backbone
+from trueline.models.pretrained import Checkpoint
+from trueline.models.text import locate
+from trueline.sampling.guidance import mean_map
+from trueline.training.data.latents import encode_pictures
+from trueline.training.draws import generator_of
+from trueline.training.loop import Batch
+from trueline.training.losses.denoising import ground, noised, signal_of
+from trueline.training.losses.dsalign import DSAlign, FrozenCLIP
+from trueline.training.losses.goal import GoalObjective
+from trueline.training.losses.maalign import MAAlign, counted
+from trueline.training.recipes.recipe import Task, save_backbone
+from trueline.training.settings import Count, Fraction, Frozen, Part, Training
+
+Weight = Annotated[float, Field(ge=0)]
+WORLD = "world"
+SHOWN_AT = 0.5  #: at which share of the timesteps the maps of the validation sheet are taken
+
+
+class Objective(Frozen):
+    """What GOAL has to set beside the loop; ``GoalObjective``, ``DSAlign`` and ``MAAlign`` say more of each.
+
+    Args:
+        dsa, maa: alpha and beta, weights of the two losses; 0 = without it.
+        clip: a folder or Hub id of the CLIP of DSAlign (the paper: ViT-L/14), or "world"; None = the world's for the
+            model "world". Needed unless ``dsa`` is 0.
+        dsa_local, dsa_global: whether regions and whole pictures count (Table 6).
+        background: around a region, what CLIP sees: black, grey, the picture's mean, or the box alone (crop).
+        dsa_t_max: DSAlign only below this timestep; None = at all (the paper).
+        dsa_snr_gamma: its weight by min(SNR, gamma) / gamma; None = 1 (the paper).
+        dsa_floor: only what a distance is above the training picture's own counts; False = all of it (the paper).
+        maa_in, maa_out: whether attention in the box, and outside of it, counts.
+        place, cells, fraction: which maps MAAlign looks at (Table 7).
+        heads, tokens, softmax, rounding, union, top: how it looks at them.
+        bins: spans of the timesteps for which the losses are logged too; 0 = none.
+    """
+
+    dsa: Weight = 1e-2
+    maa: Weight = 1e-3
+    clip: str | None = None
+    dsa_local: bool = True
+    dsa_global: bool = True
+    background: Literal["black", "grey", "mean", "crop"] = "black"
+    dsa_t_max: Count | None = None
+    dsa_snr_gamma: Annotated[float, Field(gt=0)] | None = None
+    dsa_floor: bool = False
+    maa_in: bool = True
+    maa_out: bool = True
+    place: Literal["up", "mid", "down"] = "up"
+    cells: Count | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    heads: Literal["mean", "each"] = "mean"
+    tokens: Literal["mean", "sum", "each", "head"] = "mean"
+    softmax: Literal["plain", "content"] = "plain"
+    rounding: Literal["outer", "half"] = "outer"
+    union: bool = True
+    top: Fraction = 0.0
+    bins: Annotated[int, Field(ge=0, le=100)] = 4
+
+    @model_validator(mode="after")
+    def _each_has_an_effect(self) -> Objective:
+        if self.dsa and not (self.dsa_local or self.dsa_global):
+            raise ValueError(
+                "objective.dsa: with dsa_local and dsa_global off nothing is left of it; set it to 0"
+            )
+        if self.maa and not (self.maa_in or self.maa_out):
+            raise ValueError("objective.maa: with maa_in and maa_out off nothing is left of it; set it to 0")
+        if self.cells is not None and self.fraction is not None:
+            raise ValueError("objective.fraction: give it or cells, not both")
+        return self
+
+
+class Settings(Training):
+    """Of ``trueline train goal``."""
+
+    steps: Count = 14_000
+    batch: Count = 1
+    warmup: Annotated[int, Field(ge=0)] = 0
+    part: Part = "fusers+attention"
+    position_net: bool = False
+    objective: Objective = Objective()
+
+
+def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
+    """The task; ``folder`` is not used.
+
+    Raises:
+        ValueError: no CLIP or one that cannot be used, or maps that the U-Net does not have.
+    """
+    wish = settings.objective
+    objective = GoalObjective(
+        wish.dsa,
+        wish.maa,
+        DSAlign(
+            wish.dsa_local, wish.dsa_global, wish.background, wish.dsa_t_max, wish.dsa_snr_gamma, wish.dsa_floor
+        ),
+        MAAlign(
+            wish.maa_in, wish.maa_out, wish.place, wish.cells, wish.fraction, wish.heads, wish.tokens,
+            wish.softmax, wish.rounding, wish.union, wish.top,
+        ),
+        wish.bins,
+    )  # fmt: skip
+    further, facts = {}, {}
+
+    def fits(layout: Layout) -> None:
+        if wish.maa:  # the view's maps are those of the loss, which not every size has
+            _channels, *latent = backbone.latent_size(layout.width, layout.height)
+            objective.maalign.sites(backbone.unet, (latent[0], latent[1]))
+
+    if wish.dsa:
+        further["clip"] = load_clip(settings)
+    if wish.maa:
+        _channels, *latent = backbone.latent_size()
+        try:
+            chosen = objective.maalign.sites(backbone.unet, (latent[0], latent[1]))
+        except ValueError as error:
+            raise ValueError(f"objective.{error}") from None
+        facts["maps"] = [site.name for site in chosen]
+    return Task(
+        objective,
+        settings.part,
+        lambda target: save_backbone(settings, backbone, target),
+        further,
+        facts=facts,
+        view=(lambda image, layout: attention_view(backbone, objective.maalign, image, layout))
+        if wish.maa
+        else None,
+        fits=fits,
+    )
+
+
+def load_clip(settings: Settings) -> FrozenCLIP:
+    """The CLIP of ``objective.clip``, float32, on the CPU.
+
+    Raises:
+        ValueError: none is given, or it cannot be read, or its parts do not fit each other.
+    """
+    name: str | Path | None = settings.objective.clip
+    if name is None and settings.model != WORLD:
+        raise ValueError(
+            "objective.clip: give the CLIP that shall look, such as openai/clip-vit-large-patch14 (the paper's), "
+            "or set objective.dsa=0"
+        )
+    if name in (None, WORLD):
+        name = Path(str(files("trueline"))) / "world" / "weights" / "clip"
+    source = Checkpoint(str(name))
+    try:
+        model = source.model(CLIPModel, "cpu", "float32")
+        return FrozenCLIP(model, source.tokenizer(), source.image_processor("CLIPImageProcessor"))
+    except ValueError as error:
+        raise ValueError(f"objective.clip: {error}") from None
+
+
+# Pictures on the way
+
+
+@torch.no_grad()
+def attention_view(backbone: Backbone, maalign: MAAlign, image: Image.Image, layout: Layout) -> Image.Image:
+    """The picture, dimmed, bright where its regions' phrases look; as it is where none of them counts.
+
+    The maps are those of MAAlign's layers (the mean over them, their heads, and a phrase's tokens; each phrase's
+    greatest value is full light) at half of the timesteps, on the picture's own latents and the same noise each time.
+    """
+    phrases = [found.tokens for found in locate(backbone.tokenizer, layout) if counted(found)]
+    if not phrases:
+        return image
+    pixels = np.array(image.convert("RGB"))
+    latents = encode_pictures(backbone, pixels[None])
+    noise = torch.randn(latents.shape, generator=generator_of(0, "attention view")).to(latents)
+    t = torch.tensor([int(SHOWN_AT * backbone.scheduler.config.num_train_timesteps)])
+    z = noised(latents, noise, signal_of(backbone, t))
+    latent = (latents.shape[-2], latents.shape[-1])
+    wanted = set(maalign.sites(backbone.unet, latent))
+    grounding = ground(backbone, Batch(latents, (layout,), noise, t))
+    with tapped(backbone.unet, wanted.__contains__) as maps:
+        backbone.predict(z, t.to(z.device), backbone.encode([layout.prompt]), grounding)
+    seen = mean_map(maps, latent)[0].cpu()
+    heats = [seen[..., list(tokens)].mean(-1) for tokens in phrases]
+    return _lit(pixels, torch.stack([heat / heat.max().clamp(min=1e-12) for heat in heats]).amax(0))
+
+
+def _lit(pixels: np.ndarray, heat: Float[Tensor, "height width"]) -> Image.Image:
+    """A grey, dimmed picture with the heat as light."""
+    height, width = pixels.shape[:2]
+    light: Any = F.interpolate(heat[None, None], size=(height, width), mode="bilinear")[0, 0].numpy()
+    grey = pixels.mean(-1)
+    shown = np.stack([grey * 0.5 + 127 * light, grey * 0.5 + 90 * light, grey * 0.5], -1)
+    return Image.fromarray(shown.clip(0, 255).astype(np.uint8))

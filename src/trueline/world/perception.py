@@ -1,0 +1,224 @@
+"""The embedded world's own models behind the protocols: its oracle, CLIP, captioner, matcher and seer.
+
+The oracle judges the tables, so nothing that is judged may look with it: for RealignDiff, captions come from the
+captioner, and names, boxes and masks from the seer. Both were trained on the scenes' truth; so was the matcher, which
+shares weights with none of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trueline.models.pretrained import precision, same_length
+from trueline.perception import Corners, Detection
+from trueline.perception.blip2 import Blip, Head
+from trueline.perception.captioner import GreedyCaptioner, blip
+from trueline.perception.clip import Clip
+from trueline.world.judge import iou
+from trueline.world.language import LENGTH
+from trueline.world.oracle import SURE
+from trueline.world.oracle import detect as see
+from trueline.world.scenes import SIZE
+from trueline.world.seer import SURE as SEER_SURE
+from trueline.world.seer import load_seer, look
+from trueline.world.vae import to_tensor
+from trueline.world.vocabulary import OBJECTS, plural
+
+_WEIGHTS = Path(str(files("trueline"))) / "world" / "weights"
+#: Where ``trueline world build`` packs the world's CLIP, its captioner, its matcher and its seer.
+CLIP_FOLDER, CAPTIONER_FOLDER, MATCHER_FOLDER, SEER_FOLDER = (
+    _WEIGHTS / name for name in ("clip", "captioner", "matcher", "seer")
+)
+
+
+class Oracle:
+    """The world's oracle: names, colours, textures, boxes and masks of the world's own objects.
+
+    It knows pictures of 128 x 128 only. Others are resized to that, PIL bicubic, with a warning; boxes are
+    fractions and masks are scaled back, so what it returns fits the picture that was given.
+    """
+
+    name = "oracle"
+
+    def __init__(self, *_settings: Any, least: float = SURE, **_files: Any):
+        self.least = least
+        self.protocol = f"world oracle, score >= {least:g}"
+
+    def detect(self, images: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        return [self._detect(image, names) for image, names in zip(images, labels, strict=True)]
+
+    def _detect(self, image: Image.Image, labels: Sequence[str]) -> list[Detection]:
+        return [
+            Detection(d.name, d.box, d.score, d.colour, d.texture, scaled(d.mask, image.size))
+            for d in see(np.asarray(_of_the_world(image)))
+            if d.name in labels and d.score >= self.least
+        ]
+
+
+def _of_the_world(image: Image.Image, who: str = "oracle") -> Image.Image:
+    picture = image.convert("RGB")
+    if picture.size == (SIZE, SIZE):
+        return picture
+    width, height = picture.size
+    warnings.warn(
+        f"the {who} knows pictures of {SIZE} x {SIZE} pixels; one of {width} x {height} was resized",
+        stacklevel=4,
+    )
+    return picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+def scaled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A float32 mask as float32 (height, width) of ``size`` = (width, height), bilinear."""
+    if mask.shape[::-1] == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR))
+
+
+def net_of_the_world(folder: str | Path, name: str) -> Path:
+    """The folder, which holds that net as ``save_pretrained`` writes it.
+
+    Raises:
+        ValueError: it does not, as in a build that has not come so far.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"{folder} holds no {name} of the world; run `trueline world build` to make it")
+    return Path(folder)
+
+
+def world_clip(checkpoint: str | Path = CLIP_FOLDER, *settings: Any, **more: Any) -> Clip:
+    """The world's CLIP as packed, or that of another build's folder.
+
+    Its preprocessor_config.json says how it was trained to see: 128 x 128, bicubic, values in -1..1.
+    """
+    return Clip(str(net_of_the_world(checkpoint, "CLIP")), *settings, name="world", **more)
+
+
+def world_captioner(
+    checkpoint: str | Path = CAPTIONER_FOLDER, *settings: Any, **more: Any
+) -> GreedyCaptioner:
+    """The world's captioner as packed, or that of another build's folder.
+
+    As a reward with a gradient, ``objectives.captioners.load_captioner`` reads the same folder; give it
+    ``longest=LENGTH`` too, since captions of four things are longer than BLIP's default.
+    """
+    captioner = blip(str(net_of_the_world(checkpoint, "captioner")), *settings, **{"longest": LENGTH, **more})
+    captioner.name = "world-captioner"
+    return captioner
+
+
+def world_itm(checkpoint: str | Path = MATCHER_FOLDER, *settings: Any, **more: Any) -> Blip:
+    """The matching head of the world's matcher as packed, or of another build's: a probability in 0..1."""
+    return _matcher(checkpoint, "itm", *settings, **more)
+
+
+def world_itc(checkpoint: str | Path = MATCHER_FOLDER, *settings: Any, **more: Any) -> Blip:
+    """The cosine of the world's matcher in -1..1: a CLIP score by a net that shares nothing with the world's CLIP."""
+    return _matcher(checkpoint, "itc", *settings, **more)
+
+
+def _matcher(checkpoint: str | Path, head: Head, *settings: Any, **more: Any) -> Blip:
+    matcher = Blip(str(net_of_the_world(checkpoint, "matcher")), *settings, head=head, **more)
+    matcher.name = f"world-{head}"
+    return matcher
+
+
+class Seer:
+    """The world's seer as tagger, detector and segmenter of the world's own objects.
+
+    It knows pictures of 128 x 128 only. Others are resized to that, PIL bicubic, with a warning; what it returns fits
+    the picture that was given. A label is looked for by its last word that is one of the world's nouns: "a red apple"
+    and "apples" both mean apples of every colour.
+    """
+
+    name = "world-seer"
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
+        *,
+        least: float = SEER_SURE,
+        **_files: Any,
+    ):
+        self.net, self.least = load_seer(checkpoint).to(device, precision(dtype)), least
+        self.protocol = f"world seer, score >= {least:g}"
+
+    def detect(self, images: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        same_length(images, labels)
+        found = []
+        for things, wanted in zip(self._see(images), labels, strict=True):
+            meant = {name: label for label in reversed(wanted) if (name := _noun(label))}
+            found.append([replace(t, label=meant[t.label]) for t in things if t.label in meant])
+        return found
+
+    def tag(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[list[str]]:
+        """What is there, whatever the prompt says."""
+        same_length(images, prompts)
+        return [list(dict.fromkeys(t.label for t in things)) for things in self._see(images)]
+
+    def segment(
+        self, images: Sequence[Image.Image], boxes: Sequence[Sequence[Corners]]
+    ) -> list[list[np.ndarray]]:
+        """Of each box the thing whose own box overlaps it most (IoU), as far as it is inside the box."""
+        same_length(images, boxes)
+        return [
+            [_within(things, box, image.size) for box in wanted]
+            for image, things, wanted in zip(images, self._see(images), boxes, strict=True)
+        ]
+
+    def _see(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+        """Every thing of each picture, surest first."""
+        if not images:
+            return []
+        found = look(self.net, self._pixels(images), self.least)
+        return [
+            [
+                Detection(d.name, d.box, d.score, d.colour, d.texture, scaled(d.mask, image.size))
+                for d in things
+            ]
+            for image, things in zip(images, found, strict=True)
+        ]
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        return to_tensor(np.stack([np.asarray(_of_the_world(image, "seer")) for image in images]))
+
+
+_NOUNS = {noun: name for name in OBJECTS for noun in (name, plural(name))}
+
+
+def _noun(label: str) -> str | None:
+    """The world's name that a label means, if it means one."""
+    named = [_NOUNS[word] for word in label.lower().split() if word in _NOUNS]
+    return named[-1] if named else None
+
+
+def _within(things: Sequence[Detection], box: Corners, size: tuple[int, int]) -> np.ndarray:
+    """The mask, float32 (height, width), of what fits ``box`` best; zeros where no thing overlaps it."""
+    width, height = size
+    mask = np.zeros((height, width), np.float32)
+    best = max(things, key=lambda t: iou(t.box, box), default=None)
+    if best is None or best.mask is None or iou(best.box, box) == 0:
+        return mask
+    x0, y0, x1, y1 = box
+    inside = np.s_[
+        max(0, round(y0 * height)) : max(0, round(y1 * height)),
+        max(0, round(x0 * width)) : max(0, round(x1 * width)),
+    ]
+    mask[inside] = best.mask[inside]
+    return mask
+
+
+def world_seer(checkpoint: str | Path = SEER_FOLDER, *settings: Any, **more: Any) -> Seer:
+    """The world's seer as packed, or that of another build's folder."""
+    return Seer(checkpoint, *settings, **more)
