@@ -38,7 +38,8 @@ from trueline.evaluation.tables import write_whole
 from trueline.layout import Layout
 from trueline.methods import METHODS, make
 from trueline.models.backbone import Backbone
-from trueline.sampling.loop import Step, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Step
 
 WORDS = ("a", "and", "cat", "clock")
 SUBJECTS = ("cat", "clock")

@@ -30,7 +30,8 @@ from trueline.commands._parser import Parser
 from trueline.methods import make
 from trueline.models.alignment import AlignmentNet
 from trueline.models.backbone import Backbone
-from trueline.sampling.loop import Method, Step, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method, Step
 
 PLAIN, ALIGNED = "gligen", "gligen+hcma"
 MOST_TIME, MOST_MEMORY = 1.10, 1.05  #: the goals, in plain pictures

@@ -39,53 +39,68 @@ def imports_of(path: Path) -> set[str]:
 
 
 def test_the_reader_of_imports_sees_what_there_is():
-    assert "trueline.layout" in imports_of(SOURCE / "grounding.py")
+    assert "trueline.layout" in imports_of(SOURCE / "models" / "grounding.py")
     assert "trueline.commands._run" in imports_of(SOURCE / "commands" / "generate.py"), "in a function"
 
 
-LOWER = {
-    "layout": set(),
-    "attention": set(),
-    "sheet": {"layout"},
-    "folder": set(),
-    "schedulers": set(),
-    "grounding": {"layout"},
-    "checkpoint": {"schedulers"},
-    "lora": {"checkpoint"},
-    "backbone": {"checkpoint", "grounding", "lora", "schedulers"},
-    "plurals": set(),
-    "phrases": {"layout", "plurals"},
-    "sample": {"attention", "backbone", "grounding", "layout", "phrases", "schedulers"},
-    "request": {"grounding", "layout", "sample", "schedulers"},
-    "records": {"backbone", "layout", "request"},
-    "pipeline": {"backbone", "layout", "records", "request", "sample"},
-}
+#: Every package and every module of the root, lowest first: each may import those before it, also in functions.
+ORDER = (
+    "errors", "boxes", "layout", "files", "pictures", "seeds",
+    "english", "models", "sampling", "chat", "perception", "planner", "formats", "methods", "realign", "training",
+    "world", "evaluation", "dataset", "commands", "cli",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LOWER)
-def test_arrows_point_down(name):
-    allowed = {f"trueline.{other}" for other in LOWER[name]}
-    assert imports_of(SOURCE / f"{name}.py") <= allowed
+def room_of(module: str) -> str:
+    """The first name under ``trueline``."""
+    return module.split(".")[1] if "." in module else module
 
 
-#: What knows the world beside itself: its command, and its side of the evaluation.
-OF_THE_WORLD = (
-    "trueline.commands.world",
-    "trueline.commands.evaluate",
-    "trueline.evaluation.benchmarks.world",
-    "trueline.evaluation.world_judge",
-    "trueline.world.perception",
-    "trueline.world.training_data",
-)
+def test_every_room_has_its_place():
+    rooms = {room_of(module) for module in MODULES} - {"trueline"}
+    assert rooms == set(ORDER) and len(set(ORDER)) == len(ORDER)
 
 
-def test_nothing_below_the_command_line_imports_it_or_the_world():
+@pytest.mark.parametrize("room", ORDER)
+def test_arrows_point_down(room):
+    """Strings that name a module (the tables of methods, readers, kinds) are plug-ins and no imports."""
+    lower = {*ORDER[: ORDER.index(room) + 1]}
     for path in FILES:
-        name = module_of(path)
-        upper = {n for n in imports_of(path) if n.startswith(("trueline.cli", "trueline.commands"))}
-        assert not upper or name.startswith(("trueline.cli", "trueline.commands")), (name, upper)
-        world = {n for n in imports_of(path) if n.startswith("trueline.world")}
-        assert not world or name.startswith(("trueline.world", *OF_THE_WORLD)), (name, world)
+        if room_of(module_of(path)) == room:
+            upward = {name for name in imports_of(path) if room_of(name) not in lower}
+            assert not upward, f"{module_of(path)} imports {sorted(upward)}"
+
+
+def circles() -> list[list[str]]:
+    """Modules that import each other, in functions too (Tarjan's components of more than one)."""
+    arrows = {module_of(path): imports_of(path) - {module_of(path)} for path in FILES}
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        number[module] = low[module] = len(number)
+        stack.append(module)
+        for other in arrows[module]:
+            if other not in number:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], number[other])
+        if low[module] == number[module]:
+            place = stack.index(module)
+            found.append(sorted(stack[place:]))
+            del stack[place:]
+
+    for module in arrows:
+        if module not in number:
+            visit(module)
+    return [component for component in found if len(component) > 1]
+
+
+def test_no_module_imports_itself_through_others():
+    assert circles() == []
 
 
 @pytest.mark.parametrize("name", MODULES)

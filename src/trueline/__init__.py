@@ -9,14 +9,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Box": "layout",
+    "Box": "boxes",
     "Region": "layout",
     "Layout": "layout",
     "read_layouts": "layout",
     "write_layouts": "layout",
     "plan": "planner.layouts",
     "Backbone": "models.backbone",
-    "Method": "sampling.loop",
+    "Method": "sampling.method",
     "AttendAndExcite": "methods.attend_and_excite",
     "AttentionRefocusing": "methods.attention_refocusing",
     "BoxDiff": "methods.boxdiff",

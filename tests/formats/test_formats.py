@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from trueline.boxes import MIN_AREA, Box
 from trueline.formats import EXTRAS, FORMATS, _masks, read, write
 from trueline.formats._conversion import Tally
 from trueline.formats._output import whole
 from trueline.formats._pairs import pairs, spelled
-from trueline.layout import MIN_AREA, Box, Layout, Region
+from trueline.layout import Layout, Region
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 #: Steps of the grid that a format counts in; the others keep fractions or fine pixels.

@@ -1,6 +1,7 @@
 """What methods that edit logits do to them, seen in a run."""
 
-from trueline.sampling.loop import Method, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method
 
 
 def opened(site):

@@ -20,7 +20,8 @@ from trueline.methods.attention_refocusing import (
 from trueline.methods.boxdiff import BoxDiff
 from trueline.methods.dense_diffusion import DenseDiffusion
 from trueline.models.text import locate
-from trueline.sampling.loop import Method, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method
 
 TWO = Layout(
     "a red apple and a blue car",

@@ -11,7 +11,8 @@ from trueline.methods.dense_diffusion import DenseDiffusion
 from trueline.methods.layout_guidance import LayoutGuidance
 from trueline.models.attention import recomputed, sites, tapped
 from trueline.sampling.guidance import look, mean_map
-from trueline.sampling.loop import Method, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method
 
 TWO = Layout(
     "a red apple and a blue car",

@@ -9,7 +9,9 @@ from pydantic import ValidationError
 from trueline.layout import Layout, Region
 from trueline.methods.composable import Composable, compose, split_prompt
 from trueline.models.grounding import pack
-from trueline.sampling.loop import Method, noise_generators, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method
+from trueline.seeds import noise_generators
 
 APPLE = Region("a red apple", (0.05, 0.3, 0.45, 0.7))
 CAR = Region("a blue car", (0.5, 0.3, 0.95, 0.7), negative="the green chair")

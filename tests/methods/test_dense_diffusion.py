@@ -10,7 +10,8 @@ from tiny import tiny_backbone
 from trueline.layout import Layout, Region
 from trueline.methods.dense_diffusion import DenseDiffusion, covered_area, matched_pairs, regularised
 from trueline.models.attention import sites
-from trueline.sampling.loop import Method, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method
 
 # Boxes on the lines of the 8 x 8 and of the 4 x 4 map.
 APPLE = Region("a red apple", (0, 0, 0.5, 0.5))

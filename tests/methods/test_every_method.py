@@ -20,8 +20,9 @@ from trueline.models.grounding import fusers
 from trueline.models.text import locate
 from trueline.sampling import guidance
 from trueline.sampling.guidance import map_grid
-from trueline.sampling.loop import Method, check_layouts, sample
+from trueline.sampling.loop import check_layouts, sample
 from trueline.sampling.masks import region_mask
+from trueline.sampling.method import Method
 from trueline.sampling.pipeline import Pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # notes are read where they are counted: in the steps

@@ -18,7 +18,8 @@ from trueline.methods.hcma import HCMA, displacement
 from trueline.models.alignment import AlignmentNet, alignment_losses, targets
 from trueline.models.backbone import Backbone, CheckpointError
 from trueline.models.schedulers import Stepper, make_scheduler
-from trueline.sampling.loop import Method, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method
 from trueline.sampling.pipeline import Pipeline
 
 TWO = Layout(

@@ -28,7 +28,8 @@ from trueline.sampling.guidance import (
     sharpened,
     smoothed,
 )
-from trueline.sampling.loop import Method, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method
 
 CAR = Layout("a red apple and a blue car", regions=[Region("a blue car", (0.5, 0.2, 1.0, 0.8))], seed=1)
 TWO = Layout(

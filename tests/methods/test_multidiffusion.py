@@ -18,8 +18,10 @@ from trueline.methods.multidiffusion import (
     fuse,
 )
 from trueline.models.schedulers import Stepper, make_scheduler
-from trueline.sampling.loop import Method, noise_generators, sample
+from trueline.sampling.loop import sample
 from trueline.sampling.masks import region_masks
+from trueline.sampling.method import Method
+from trueline.seeds import noise_generators
 
 APPLE = Region("a red apple", (0.05, 0.3, 0.6, 0.75))
 CAR = Region("a blue car", (0.4, 0.3, 0.95, 0.7), negative="the green chair")

@@ -8,8 +8,8 @@ from trueline.layout import Layout, Region
 from trueline.models.text import locate, locate_phrase, prompt_length
 from trueline.sampling.masks import region_mask, region_masks
 from trueline.sampling.pipeline import Pipeline
+from trueline.seeds import generator_of
 from trueline.training.data.examples import open_examples
-from trueline.training.draws import generator_of
 from trueline.training.settings import Data
 
 BOX = (0.1, 0.1, 0.5, 0.5)

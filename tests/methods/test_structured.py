@@ -10,7 +10,8 @@ from trueline.english import noun_chunks
 from trueline.layout import Layout, Region
 from trueline.methods.structured import Structured, noun_places, structured_values
 from trueline.models.attention import sites, tapped
-from trueline.sampling.loop import Method, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method
 
 BOTH = Layout("a red apple and a blue car", seed=1)
 THREE = Layout("a cat to the left of a clock and the blue car", [Region("cat", (0.1, 0.1, 0.5, 0.5))], seed=2)

@@ -43,7 +43,7 @@ def test_a_label_is_told_in_place_of_the_phrase():
     calls = []
     dog, cat = Region("a small dog", (0, 0, 1, 1), label="dog"), Region("a cat", (0, 0, 1, 1))
     grounding = pack([Layout("p", [dog, cat])], lambda p: calls.append(p) or lengths(p), slots=2, width=4)
-    assert calls == [["dog", "a cat"]] == [[dog.told, cat.told]]
+    assert calls == [["dog", "a cat"]] == [[dog.grounding_phrase, cat.grounding_phrase]]
     assert grounding.embeddings[0, :, 0].tolist() == [3, 5]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from shared_data import SHARED
 
-from trueline.evaluation.rules.geometry import intersection, iou
+from trueline.boxes import intersection, iou
 from trueline.planner.placing import Group, Link, holds, place
 from trueline.planner.sizes import DEFAULT, MEASURED, RIDDEN, extent, size_of
 

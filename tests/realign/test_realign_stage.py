@@ -20,8 +20,8 @@ from transformers import (
     GroundingDinoImageProcessor,
 )
 
+from trueline.boxes import iou
 from trueline.cli import main
-from trueline.evaluation.rules.geometry import iou
 from trueline.layout import Layout, Region
 from trueline.methods import of_record
 from trueline.methods.realign import LIKELIHOODS, SURPLUS, Reweighting
@@ -33,7 +33,7 @@ from trueline.realign.attributes import colour_of, count_in, count_of, likeness
 from trueline.realign.maps import Watch
 from trueline.realign.panel import panel
 from trueline.realign.stage import OTHER_NOISE, UNGROUNDED, layout_of
-from trueline.sampling.loop import Method
+from trueline.sampling.method import Method
 from trueline.sampling.pipeline import Pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # notes are read where they are counted

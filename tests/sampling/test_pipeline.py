@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import tiny_backbone
 
 from trueline.layout import Layout, Region
-from trueline.sampling.loop import Method
+from trueline.sampling.method import Method
 from trueline.sampling.pipeline import Pipeline, Result
 
 FAST = {"steps": 3, "progress": False}

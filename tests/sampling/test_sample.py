@@ -11,7 +11,9 @@ import trueline
 from trueline.layout import Layout, Region
 from trueline.models.attention import sites
 from trueline.models.schedulers import SCHEDULERS, Stepper, make_scheduler
-from trueline.sampling.loop import Method, Step, noise_generators, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method, Step
+from trueline.seeds import noise_generators
 
 APPLE = Layout("a red apple", [Region("a red apple", (0.1, 0.1, 0.5, 0.5))], seed=3)
 CAR = Layout("a blue car", seed=4)

@@ -5,7 +5,8 @@ import torch
 
 from trueline.layout import Layout
 from trueline.models.attention import tapped
-from trueline.sampling.loop import Method, sample
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Method
 
 
 @pytest.fixture

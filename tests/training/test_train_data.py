@@ -11,10 +11,10 @@ from PIL import Image
 from training_builders import Memory, Table, stream
 
 from trueline.evaluation.benchmarks.coco import BoxFilter
+from trueline.seeds import generator_of
 from trueline.training.data.examples import BrokenPicture, Rules, centre_crop, open_examples
 from trueline.training.data.latents import Latents, encode_pictures, encoded
 from trueline.training.data.stream import Shuffled
-from trueline.training.draws import generator_of
 from trueline.training.settings import Data
 from trueline.world.captions import caption
 from trueline.world.scenes import make_scene, render
@@ -244,7 +244,7 @@ def test_layouts_with_pictures(records):
     assert len(examples) == 2
     layout = examples.layout(0, torch.Generator())
     # 0.25 .. 0.5 of 200 pixels is 50 .. 100, of which the crop begins at 50; the car is beside it.
-    assert [(r.phrase, r.told, r.box.xyxy) for r in layout.regions] == [
+    assert [(r.phrase, r.grounding_phrase, r.box.xyxy) for r in layout.regions] == [
         ("a cat", "pet", (0.0, 0.0, 0.5, 1.0))
     ]
     assert (layout.prompt, layout.width, layout.seed) == ("a cat", None, None)
@@ -368,9 +368,12 @@ def test_scenes_called_by_name():
     named, said = (open_examples(Data(n=3, labels=labels), SIZE, 8) for labels in ("name", "phrase"))
     assert named.fingerprint == said.fingerprint, "the pictures are the same, so their latents are, too"
     for bare, whole in zip(named.samples(3), said.samples(3), strict=True):
-        assert [r.phrase for r in bare.regions] == [r.told for r in whole.regions]
+        assert [r.phrase for r in bare.regions] == [r.grounding_phrase for r in whole.regions]
         for region in bare.regions:
-            assert len(region.told.split()) == 2 and region.told.split()[1] == region.phrase.split()[-1]
+            assert (
+                len(region.grounding_phrase.split()) == 2
+                and region.grounding_phrase.split()[1] == region.phrase.split()[-1]
+            )
     both = open_examples(Data(n=3, labels="both"), SIZE, 8)
     drawn = {both.layout(1, generator_of(0, place)).regions for place in range(20)}
     assert drawn == {examples.layout(1, generator_of(0, 0)).regions for examples in (named, said)}

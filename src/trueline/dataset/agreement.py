@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trueline.boxes import Box, centre, iou
 from trueline.dataset import Want, Wish
-from trueline.evaluation.rules.geometry import centre, iou, surest_first
-from trueline.layout import Box, LayoutError, Region
+from trueline.errors import FieldError
+from trueline.evaluation.rules.geometry import surest_first
+from trueline.layout import Region
 from trueline.perception import Detection
 
 REASONS = ("missing", "count", "relation", "clip")  #: an item counts under the first that holds
@@ -83,7 +85,7 @@ def apart(found: Sequence[Detection]) -> list[Detection]:
         x0, y0, x1, y1 = (min(max(float(side), 0.0), 1.0) for side in seen.box)
         try:
             box = Box(x0, y0, x1, y1).xyxy
-        except LayoutError:
+        except FieldError:
             continue  # flat, tiny or not a number: nothing that could be drawn
         clash = (
             iou(box, other.box) > (SAME_LABEL if other.label == seen.label else ANY_LABEL) for other in kept

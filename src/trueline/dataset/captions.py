@@ -9,7 +9,8 @@ from pathlib import Path
 
 from trueline.dataset import NATURAL, Want, Wish
 from trueline.dataset.words import SIDES, article
-from trueline.layout import Layout, LayoutError
+from trueline.errors import FieldError
+from trueline.layout import Layout
 
 MAX_BYTES = 50_000_000  #: of a file of captions
 WORLD_SCENES = 100_000  #: of the world's endless series, after which the search for captions ends
@@ -52,8 +53,8 @@ def natural_wishes(
 
 
 def _of_world(seed: int) -> Iterator[tuple[None, str]]:
+    from trueline.seeds import generator_of
     from trueline.training.data.examples import Rules
-    from trueline.training.draws import generator_of
     from trueline.training.settings import Data
     from trueline.world.training_data import WorldScenes
 
@@ -85,7 +86,7 @@ def _record(line: str, where: str) -> tuple[str | None, str]:
     try:
         content = json.loads(line)
         layout = Layout(content["prompt"], id=content.get("id"))
-    except LayoutError as error:
+    except FieldError as error:
         raise ValueError(f"--captions-from: {where}: {error}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(
@@ -98,7 +99,7 @@ def _wish(key: str, prompt: str, world: bool) -> Wish | str:
     """The wish, or why there is none."""
     try:
         Layout(prompt, id=key)
-    except LayoutError as error:
+    except FieldError as error:
         return f"no prompt ({error.problem})"
     wants, relation = _read_world(prompt) if world else _read_english(prompt)
     if not wants:

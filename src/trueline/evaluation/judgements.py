@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trueline.boxes import Corners
 from trueline.evaluation.metrics.detection import Truth
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 
 RATIO, FEATURES = "ratio/", "features/"
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trueline.boxes import Corners
 from trueline.evaluation.benchmarks import Example, load
 from trueline.evaluation.bindings import BINDINGS
 from trueline.evaluation.metrics.statistics import Estimate, Terms, paired_difference, ratio
 from trueline.evaluation.rules.nsr_1k import counting_layout, spatial_layout
 from trueline.evaluation.rules.observation import Mode, Observations, share
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 from trueline.planner.replay import replay
 
 NSR, COMPBENCH = "nsr-1k-layout", "t2i-compbench-layout"

@@ -22,6 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
+from trueline.boxes import Corners
 from trueline.evaluation.tables import (  # fmt: skip
     NOTHING,
     Line,
@@ -39,7 +40,7 @@ from trueline.evaluation.tables import (  # fmt: skip
     write_whole,
 )
 from trueline.layout import Layout
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 from trueline.pictures import COLOURS
 
 LIMIT = 48  #: cases in a report

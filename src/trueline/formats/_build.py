@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from trueline.boxes import MIN_AREA, Box
+from trueline.errors import FieldError
 from trueline.formats._conversion import Tally
 from trueline.formats._input import short
-from trueline.layout import MAX_PHRASE, MAX_PROMPT, MAX_REGIONS, MIN_AREA, Box, Layout, LayoutError, Region
+from trueline.layout import MAX_PHRASE, MAX_PROMPT, MAX_REGIONS, Layout, Region
 
 EDGE = 1e-5  #: of a picture: what rounding may add beyond its edge
 HAIR = 1e-4  #: of the least area: what rounding may take from it
@@ -88,7 +90,7 @@ def make_region(phrase: Any, box: Box, where: str, tally: Tally, mask: Any = Non
     """
     try:
         return Region(_cut(phrase, MAX_PHRASE, "phrases", where, tally), box, mask)
-    except LayoutError as error:
+    except FieldError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -110,7 +112,7 @@ def make_layout(
     try:
         text = _cut(prompt, MAX_PROMPT, "prompts", where, tally)
         return Layout(text, kept, id=safe_id(id, where, tally), **fields)
-    except LayoutError as error:
+    except FieldError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -127,7 +129,7 @@ def safe_id(id: Any, where: str, tally: Tally) -> str | None:
         return None
     try:
         return Layout("x", id=id).id
-    except LayoutError:
+    except FieldError:
         tally.lose("ids that are not safe as file names", where)
         return None
 

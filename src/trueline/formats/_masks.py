@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from trueline.boxes import MAX_MASK_SIDE
 from trueline.formats._input import numbers, short
-from trueline.layout import MAX_MASK_SIDE
 
 MAX_PIXELS = 100_000_000  #: of a picture with masks
 

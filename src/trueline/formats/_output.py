@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trueline.boxes import MIN_AREA, Box
 from trueline.files import Folder
 from trueline.formats._conversion import PICTURE, Options
 from trueline.formats._input import MAX_SIDE
-from trueline.layout import MIN_AREA, Box, Layout
+from trueline.layout import Layout
 
 DEFAULT = (512, 512)  #: pixels of a picture whose size nobody says
 DECIMALS = 9  #: of coordinates in files: without the tails of arithmetic, and thin boxes keep their area

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trueline.errors import FieldError
 from trueline.formats import _masks
 from trueline.formats._build import extras, make_layout, make_region, pixel_box, refuse_fractions
 from trueline.formats._conversion import PICTURE, Options, Tally
 from trueline.formats._input import field_of, found, json_files, mismatch, numbers, read_json, side
 from trueline.formats._output import canvas, json_bytes, kept_extras, rounded, save_each
 from trueline.formats.coco import PIXELS, mask_of
-from trueline.layout import Layout, LayoutError, Region
+from trueline.layout import Layout, Region
 
 FORM = "an object with caption, width, height and annos"
 KEYS = ("caption", "width", "height", "annos")
@@ -44,7 +45,7 @@ def _layout(path: Path, options: Options, in_folder: bool) -> Layout | None:
     fields: dict[str, Any] = {"width": size[0], "height": size[1]}
     try:
         Layout("x", **fields)
-    except LayoutError:  # a size that no picture of ours can have
+    except FieldError:  # a size that no picture of ours can have
         meta, fields = meta | {PICTURE: fields}, {}
     id = path.stem if in_folder else None
     return make_layout(content.get("caption"), regions, str(path), tally, id=id, meta=meta, **fields)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from trueline.errors import FieldError
 from trueline.formats._conversion import Options
 from trueline.formats._input import mismatch
 from trueline.formats._output import save_file
-from trueline.layout import Layout, LayoutError, read_layouts
+from trueline.layout import Layout, read_layouts
 
 FORM = "JSON Lines, one layout a line"
 
@@ -30,5 +31,5 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
 def _sized(layout: Layout, size: tuple[int, int]) -> Layout:
     try:
         return Layout.from_record(layout.to_record() | {"width": size[0], "height": size[1]})
-    except LayoutError as error:
+    except FieldError as error:
         raise ValueError(f"--size: {error}") from None

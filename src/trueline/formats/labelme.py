@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from trueline.errors import FieldError
 from trueline.formats import _masks
 from trueline.formats._build import make_layout, make_region, pixel_box
 from trueline.formats._conversion import PICTURE, Options, Tally
 from trueline.formats._input import field_of, found, json_files, mismatch, numbers, read_json, short, side
 from trueline.formats._output import canvas, file_names, json_bytes, picture_of, rounded, save_each, whole
 from trueline.formats.coco import EMPTY
-from trueline.layout import Layout, LayoutError, Region
+from trueline.layout import Layout, Region
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +90,7 @@ def _region(shape: dict[str, Any], size: tuple[int, int], where: str, tally: Tal
     region = make_region(shape.get("label"), box, f"{where}, label", tally, mask)
     try:
         return Region(region.phrase, region.box, region.mask, shape.get("negative"), shape.get(TOLD))
-    except LayoutError as error:
+    except FieldError as error:
         raise ValueError(f"{where}: {error}") from None
 
 

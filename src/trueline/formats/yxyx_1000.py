@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trueline.boxes import Box
 from trueline.formats._build import check_order, cut_box, make_layout, make_region
 from trueline.formats._conversion import Options, Tally
 from trueline.formats._input import field_of, found, json_files, mismatch, numbers, read_json
 from trueline.formats._output import kept_extras, save_each, whole
-from trueline.layout import Box, Layout, Region
+from trueline.layout import Layout, Region
 
 FORM = "an object with high_level_description and compositional_deconstruction (background, elements)"
 PROMPT, PARTS, ELEMENTS = "high_level_description", "compositional_deconstruction", "elements"

@@ -25,7 +25,7 @@ from trueline.sampling.guidance import (  # fmt: skip
     smoothed,
     subjects,
 )
-from trueline.sampling.loop import Context, Method
+from trueline.sampling.method import Context, Method
 
 
 def subject_maps(

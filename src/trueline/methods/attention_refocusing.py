@@ -39,8 +39,8 @@ from trueline.sampling.guidance import (  # fmt: skip
     sharpened,
     smoothed,
 )
-from trueline.sampling.loop import Context, Method, Part
 from trueline.sampling.masks import region_masks
+from trueline.sampling.method import Context, Method, Part
 
 __all__ = ["AttentionRefocusing", "Stage", "car_loss", "gated_loss", "least_inside", "sar_loss", "words_of"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
-from trueline.sampling.loop import Context, Method, Part, overrides
+from trueline.sampling.method import Context, Method, Part, overrides
 
 SEPARATOR = "|"
 

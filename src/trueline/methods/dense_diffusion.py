@@ -21,8 +21,8 @@ from trueline.models.attention import Site
 from trueline.models.backbone import Backbone
 from trueline.models.text import locate, prompt_length
 from trueline.sampling.guidance import latent_grid, map_grid
-from trueline.sampling.loop import Context, Method, Part
 from trueline.sampling.masks import region_masks
+from trueline.sampling.method import Context, Method, Part
 
 __all__ = ["DenseDiffusion", "covered_area", "matched_pairs", "named_regions", "regularised"]
 

@@ -31,7 +31,7 @@ from trueline.models.backbone import Backbone
 from trueline.models.checkpoint import CheckpointError
 from trueline.models.schedulers import Stepper
 from trueline.sampling.guidance import Look, move
-from trueline.sampling.loop import Context, Method
+from trueline.sampling.method import Context, Method
 
 # What is kept between hooks, each as long as the object that it belongs to: nothing outlives a backbone or a run.
 _NETS: WeakKeyDictionary[Backbone, dict[Path, tuple[Any, AlignmentNet]]] = WeakKeyDictionary()

@@ -18,7 +18,7 @@ from trueline.sampling.guidance import (  # fmt: skip
     subjects,
     union_mask,
 )
-from trueline.sampling.loop import Context, Method, Part
+from trueline.sampling.method import Context, Method, Part
 
 
 def inside_loss(

@@ -14,7 +14,6 @@ schedulers is drawn once. A scheduler that clips or thresholds x0 is not linear:
 the equations; the authors' code has no licence and was not read.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -25,8 +24,10 @@ from torch import Tensor
 
 from trueline.layout import MAX_SEED, Layout, Region
 from trueline.models.backbone import Backbone
-from trueline.sampling.loop import Context, Method, Part, draw, noise_generators
+from trueline.sampling.loop import draw
 from trueline.sampling.masks import region_masks
+from trueline.sampling.method import Context, Method, Part
+from trueline.seeds import hashed, noise_generators
 
 PATCH = 8
 """Side, in latents, of the picture that a colour is encoded in: enough that its centre does not see the edge."""
@@ -186,4 +187,4 @@ class MultiDiffusion(Method):
 def background_seed(layout: Layout, region: Region) -> int:
     """A seed made of prompt, phrase and box, the same on every machine."""
     words = repr((layout.prompt, region.phrase, region.box.xyxy))
-    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") & MAX_SEED
+    return hashed(words) & MAX_SEED

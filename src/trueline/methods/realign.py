@@ -20,8 +20,8 @@ from trueline.methods.dense_diffusion import named_regions
 from trueline.models.attention import Site
 from trueline.models.backbone import Backbone
 from trueline.sampling.guidance import latent_grid, map_grid
-from trueline.sampling.loop import Context, Method, Part
 from trueline.sampling.masks import region_shares
+from trueline.sampling.method import Context, Method, Part
 
 __all__ = [
     "LIKELIHOODS",

@@ -24,7 +24,7 @@ from trueline.english.noun_chunks import Parser, chunks
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.text import locate_phrase
-from trueline.sampling.loop import Method
+from trueline.sampling.method import Method
 
 __all__ = ["Structured", "noun_places", "structured_values"]
 

@@ -31,9 +31,10 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from trueline.errors import first_line
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
-from trueline.models.checkpoint import CheckpointError, first_line
+from trueline.models.checkpoint import CheckpointError
 from trueline.training.losses.denoising import Latents, noised, signal_of
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from trueline.errors import first_line
 from trueline.models import checkpoint, lora
 from trueline.models.checkpoint import CheckpointError
 from trueline.models.grounding import RELEASED_SCHEDULE, RELEASED_SLOTS, Grounding, check_schedule, grounded
@@ -158,7 +159,7 @@ class Backbone:
         except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
             if not self.adapters:
                 self.unet.unload_lora()  # what is left of it
-            problem = checkpoint.first_line(error)
+            problem = first_line(error)
             raise CheckpointError(f"{path} does not fit this U-Net: {problem}") from error
         self.adapters[adapter_name] = weight
         self.unet.set_adapters(list(self.adapters), list(self.adapters.values()))

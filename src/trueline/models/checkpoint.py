@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from trueline.errors import first_line
 from trueline.models.schedulers import SCHEDULER_CLASSES
 
 ALIASES = {
@@ -282,9 +283,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _either(names: set[str]) -> str:
     return " or ".join(sorted(names))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text: the libraries' messages run over pages."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

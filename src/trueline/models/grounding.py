@@ -60,13 +60,13 @@ def pack(
     slots: int,
     width: int,
 ) -> Grounding:
-    """One row per layout, padded with null tokens to ``slots``; each distinct text (``Region.told``) is encoded
-    once. On the CPU.
+    """One row per layout, padded with null tokens to ``slots``; each distinct ``Region.grounding_phrase`` is
+    encoded once. On the CPU.
 
     Raises:
         ValueError: a layout has more regions than the backbone has slots.
     """
-    phrases = list(dict.fromkeys(region.told for layout in layouts for region in layout.regions))
+    phrases = list(dict.fromkeys(region.grounding_phrase for layout in layouts for region in layout.regions))
     encoded = encode_phrases(phrases).float().cpu() if phrases else torch.zeros(0, width)
     vectors = dict(zip(phrases, encoded, strict=True))
     batch = len(layouts)
@@ -80,7 +80,7 @@ def pack(
             )
         for slot, region in enumerate(layout.regions):
             boxes[row, slot] = torch.tensor(region.box.xyxy)
-            embeddings[row, slot] = vectors[region.told]
+            embeddings[row, slot] = vectors[region.grounding_phrase]
         masks[row, :count] = 1
     return Grounding(boxes, masks, embeddings)
 

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from trueline.models.checkpoint import CheckpointError, first_line
+from trueline.errors import first_line
+from trueline.models.checkpoint import CheckpointError
 
 WORLD = "world"  #: the model whose LoRAs have names
 SHIPPED = Path(str(files("trueline"))) / "world" / "weights" / "lora"

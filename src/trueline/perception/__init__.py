@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-Corners = tuple[float, float, float, float]
+from trueline.boxes import Corners
 
 
 @dataclass(frozen=True)

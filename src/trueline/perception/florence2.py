@@ -15,9 +15,10 @@ import torch
 from PIL.Image import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
+from trueline.boxes import Corners
 from trueline.english.naming import Noun, how_named, words_of
 from trueline.models.pretrained import Checkpoint, rgb, same_length
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 from trueline.perception.grounding_dino import caption as listed
 from trueline.perception.grounding_dino import label_of
 

@@ -26,8 +26,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from trueline.boxes import Corners
 from trueline.models.pretrained import same_length
-from trueline.perception import Corners
 
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", re.ASCII)
 

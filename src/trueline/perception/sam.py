@@ -14,8 +14,8 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import Sam2Model, SamModel
 
+from trueline.boxes import Corners
 from trueline.models.pretrained import Checkpoint, rgb, same_length
-from trueline.perception import Corners
 
 BATCH = 2  #: pictures of 1024 x 1024 pixels in the image encoder at once
 BOXES = 16  #: boxes of a picture in the mask decoder at once

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trueline.layout import Box
+from trueline.boxes import Box
 
 MAX_RULES = 20_000  #: rules of a text that are looked at
 _PROPERTY = re.compile(

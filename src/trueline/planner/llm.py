@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, WrapValidator
 
+from trueline.boxes import MIN_AREA
 from trueline.chat import Chat, ChatError, ChatSettings, Messages, keep_usable
 from trueline.english.naming import bare_noun, described, phrase_for, single, standing
-from trueline.layout import MAX_PHRASE, MAX_REGIONS, MIN_AREA, Layout, Region
+from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned, make_planner
 from trueline.planner.css import css, read_css
 from trueline.planner.exemplars import Exemplars, TextEncoder

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trueline.boxes import MIN_AREA, Corners
 from trueline.english.naming import bare_noun
 from trueline.evaluation.benchmarks._files import Source, read_json_list
-from trueline.layout import MAX_REGIONS, MIN_AREA, Layout, Region, read_layouts
-from trueline.perception import Corners
+from trueline.layout import MAX_REGIONS, Layout, Region, read_layouts
 from trueline.planner import Planned
 from trueline.planner.layouts import KEY
 

@@ -8,9 +8,9 @@ import numpy as np
 from PIL.Image import Image
 from scipy.optimize import linear_sum_assignment
 
+from trueline.boxes import iou
 from trueline.english.naming import nouns, same_words
 from trueline.english.words import PARTS, SURROUNDINGS
-from trueline.evaluation.rules.geometry import iou
 from trueline.perception import Detection
 from trueline.perception.reason import CERTAIN, POSSIBLE, Reasoned
 from trueline.realign.attributes import count_in, likeness

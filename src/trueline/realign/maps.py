@@ -17,7 +17,7 @@ from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.text import locate
 from trueline.sampling.guidance import cross_sites, latent_grid, mean_map
-from trueline.sampling.loop import Context, Method, Part
+from trueline.sampling.method import Context, Method, Part
 
 Seen = Float[Tensor, "height width keys"]
 

@@ -19,7 +19,8 @@ from trueline.realign.check import Check, checked
 from trueline.realign.detect_and_segment import Eyes, look
 from trueline.realign.maps import Watch, phrase_maps
 from trueline.realign.observation import Looked
-from trueline.sampling.loop import BOXES_IGNORED, Method, check_layouts
+from trueline.sampling.loop import BOXES_IGNORED, check_layouts
+from trueline.sampling.method import Method
 from trueline.sampling.options import Request
 from trueline.sampling.pipeline import DEFAULT_BATCH, Picture, Pipeline
 

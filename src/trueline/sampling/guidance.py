@@ -20,8 +20,8 @@ from torch import Tensor
 from trueline.layout import Layout, Region
 from trueline.models.attention import Kind, Maps, Site, recomputed, sites
 from trueline.models.text import Located, locate
-from trueline.sampling.loop import Context
 from trueline.sampling.masks import region_masks
+from trueline.sampling.method import Context
 
 Losses = Float[Tensor, " batch"]
 #: Maps of one pass to one loss per picture.

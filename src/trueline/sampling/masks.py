@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from trueline.layout import Box, Region
+from trueline.boxes import Box
+from trueline.layout import Region
 
 
 def region_mask(region: Region, height: int, width: int) -> Float[Tensor, "height width"]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from trueline.layout import MAX_SEED, Layout
 from trueline.models.grounding import check_schedule
 from trueline.models.schedulers import SCHEDULERS, check_interval
-from trueline.sampling.loop import Method, check_steps
+from trueline.sampling.loop import check_steps
+from trueline.sampling.method import Method
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 TENSOR_INPUTS = ("latents", "x0")

@@ -18,18 +18,11 @@ from tqdm.auto import tqdm
 
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
-from trueline.sampling.loop import (  # fmt: skip
-    Method,
-    Seed,
-    Step,
-    check_layouts,
-    draw,
-    fresh_seed,
-    noise_generators,
-    sample,
-)
+from trueline.sampling.loop import check_layouts, draw, sample
+from trueline.sampling.method import Method, Step
 from trueline.sampling.options import Request
 from trueline.sampling.records import make_record, unknown_words
+from trueline.seeds import Seed, fresh_seed, noise_generators
 
 DEFAULT_BATCH = 16  # pictures denoised at once when the caller does not say
 

@@ -76,7 +76,7 @@ def unknown_words(layout: Layout, vocabulary: frozenset[str] | None) -> list[str
     texts = (
         layout.prompt,
         layout.negative_prompt,
-        *(text for region in layout.regions for text in (region.phrase, region.told)),
+        *(text for region in layout.regions for text in (region.phrase, region.grounding_phrase)),
     )
     words = dict.fromkeys(word for text in texts for word in _WORD.findall(text.lower()))
     return [word for word in words if word not in vocabulary]

@@ -31,8 +31,8 @@ from trueline.files import Folder
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.devices import fast_bfloat16
+from trueline.seeds import seeded
 from trueline.training.checkpoints import Checkpoints
-from trueline.training.draws import seeded
 from trueline.training.log import Log
 from trueline.training.parts import Average, Parameters
 from trueline.training.settings import Plan

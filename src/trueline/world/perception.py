@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trueline.boxes import Corners
 from trueline.models.pretrained import precision, same_length
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 from trueline.perception.blip2 import Blip, Head
 from trueline.perception.captioner import GreedyCaptioner, blip
 from trueline.perception.clip import Clip

@@ -41,8 +41,8 @@ def test_boxes_can_be_called_by_name(monkeypatch):
         assert (plain.id, plain.prompt) == (bare.id, bare.prompt)
         things = named.things(bare)
         for thing, told, before in zip(things, bare.layout.regions, plain.layout.regions, strict=True):
-            assert before.told == before.phrase == told.phrase == thing.phrase
-            article, name = told.told.split()
+            assert before.grounding_phrase == before.phrase == told.phrase == thing.phrase
+            article, name = told.grounding_phrase.split()
             assert name == thing.name and article == ("an" if name[0] in "aeiou" else "a")
     with pytest.raises(ValueError, match="--option: labels must be one of phrase, name"):
         World(labels="none")

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from trueline.evaluation.rules.geometry import area, intersection, iou, surest, surest_first
+from trueline.boxes import area, intersection, iou
+from trueline.evaluation.rules.geometry import surest, surest_first
 from trueline.evaluation.rules.observation import aggregate, is_official, share, total
 from trueline.perception import Detection
 

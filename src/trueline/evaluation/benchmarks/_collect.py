@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trueline.boxes import MIN_AREA
 from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.benchmarks._files import Source
-from trueline.layout import MAX_PROMPT, MAX_REGIONS, MIN_AREA, Layout, Region
+from trueline.layout import MAX_PROMPT, MAX_REGIONS, Layout, Region
 
 
 class Collector:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trueline.boxes import MIN_AREA
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, chosen, row_of
 from trueline.evaluation.benchmarks._files import Source, read_json_object
-from trueline.layout import MAX_REGIONS, MIN_AREA, Region
+from trueline.layout import MAX_REGIONS, Region
 
 if TYPE_CHECKING:
     from PIL.Image import Image

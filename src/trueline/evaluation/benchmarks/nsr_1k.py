@@ -21,7 +21,7 @@ class NSR1K:
 
     ``category``: "single-category", "two-categories", "comparison", "real" (the counting sub-types) or "spatial".
     ``truth``: ``query`` (the row's id, by which published plans are found); for counting ``counts`` [[category, n]]
-    and ``sub_type``, for spatial ``first``, ``second`` and ``relation``: the arguments of ``evaluation.rules.nsr_1k``.
+    and ``sub_type``, for spatial ``first``, ``second`` and ``relation``: the arguments of ``rules.nsr_1k``.
     Regions are the true boxes. ``left_out`` counts the boxes that no layout can hold, by reason: the files have no
     boxes for 19 spatial prompts (38 boxes of zeros).
     """

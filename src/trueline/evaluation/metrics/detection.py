@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from trueline.perception import Corners, Detection
+from trueline.boxes import Corners
+from trueline.perception import Detection
 
 AUC_THRESHOLDS = tuple(k / 10 for k in range(11))
 _TIE = 1e-9  # weight of a right attribute between equal overlaps: far above rounding, far below any overlap

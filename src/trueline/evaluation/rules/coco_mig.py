@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from trueline.evaluation.rules.geometry import iou
+from trueline.boxes import Corners, iou
 from trueline.evaluation.rules.observation import Mode, Observations, is_official
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 
 MIN_IOU = 0.5
 

@@ -24,9 +24,10 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from trueline.evaluation.rules.geometry import area, intersection, iou, scaled, surest, surest_first
+from trueline.boxes import Corners, area, intersection, iou, scaled
+from trueline.evaluation.rules.geometry import surest, surest_first
 from trueline.evaluation.rules.observation import Mode, is_official
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 
 if TYPE_CHECKING:
     import numpy as np

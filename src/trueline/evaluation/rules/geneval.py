@@ -14,9 +14,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trueline.evaluation.rules.geometry import centre, scaled, surest_first
+from trueline.boxes import Corners, centre, scaled
+from trueline.evaluation.rules.geometry import surest_first
 from trueline.evaluation.rules.observation import Mode, Observation, is_official
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 THRESHOLD, COUNTING_THRESHOLD = 0.3, 0.9

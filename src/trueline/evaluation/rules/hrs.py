@@ -20,9 +20,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from trueline.evaluation.rules.geometry import area, centre, surest_first
+from trueline.boxes import Corners, area, centre
+from trueline.evaluation.rules.geometry import surest_first
 from trueline.evaluation.rules.observation import Mode, Observations, aggregate, is_official, share
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 
 COLOUR_SKIPPED = (131, 500)
 ABOVE = frozenset({"on", "above", "over", "top"})

@@ -25,9 +25,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from trueline.evaluation.rules.geometry import centre
+from trueline.boxes import Corners, centre
 from trueline.evaluation.rules.observation import Mode, Observations, is_official, share
-from trueline.perception import Corners, Detection
+from trueline.perception import Detection
 
 THRESHOLD = 0.7  # GLIP's confidence
 COMPARISON = "comparison"

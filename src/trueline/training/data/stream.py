@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from trueline.layout import Layout
+from trueline.seeds import generator_of
 from trueline.training.data.examples import Examples
 from trueline.training.data.latents import Latents, Unseen
-from trueline.training.draws import generator_of
 from trueline.training.loop import Batch
 
 

@@ -31,7 +31,7 @@ from trueline.models.attention import recomputed
 from trueline.models.backbone import Backbone
 from trueline.models.grounding import Grounding, alpha_schedule
 from trueline.models.schedulers import Stepper, make_scheduler
-from trueline.training.draws import generator_of
+from trueline.seeds import generator_of
 from trueline.training.early_stop import drift
 from trueline.training.losses.denoising import DenoisingObjective, ground, noised, signal_of
 from trueline.training.losses.x0 import decoded

@@ -23,9 +23,9 @@ from torch import Tensor
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.grounding_layers import prepare_grounding, with_grounding
+from trueline.seeds import generator_of
 from trueline.training.data.examples import BrokenPicture, Examples, open_examples
 from trueline.training.data.latents import encode_pictures
-from trueline.training.draws import generator_of
 from trueline.training.loop import Batch, Losses, Nets
 from trueline.training.losses.denoising import DenoisingObjective, ground, noised, signal_of, target
 from trueline.training.recipes.recipe import Task, save_backbone
@@ -128,7 +128,9 @@ def add_layers(settings: Settings, backbone: Backbone, examples: Examples) -> No
     backbone.unet = with_grounding(backbone.unet, settings.seed)
     if start == "prepared":
         layouts = examples.samples(PHRASED)
-        phrases = list(dict.fromkeys(region.told for layout in layouts for region in layout.regions))
+        phrases = list(
+            dict.fromkeys(region.grounding_phrase for layout in layouts for region in layout.regions)
+        )
         if len(phrases) < 2:
             raise ValueError(
                 "objective.start: prepared needs at least two different phrases in the data "

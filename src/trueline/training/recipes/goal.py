@@ -26,8 +26,8 @@ from trueline.models.backbone import Backbone
 from trueline.models.pretrained import Checkpoint
 from trueline.models.text import locate
 from trueline.sampling.guidance import mean_map
+from trueline.seeds import generator_of
 from trueline.training.data.latents import encode_pictures
-from trueline.training.draws import generator_of
 from trueline.training.loop import Batch
 from trueline.training.losses.denoising import ground, noised, signal_of
 from trueline.training.losses.dsalign import DSAlign, FrozenCLIP

@@ -28,8 +28,8 @@ from trueline.models.schedulers import SCHEDULERS
 from trueline.perception import load
 from trueline.perception.caption_nets import load_blip2_text, load_captioner
 from trueline.perception.plugins import TARGET
+from trueline.seeds import generator_of
 from trueline.training.data.latents import encode_pictures
-from trueline.training.draws import generator_of
 from trueline.training.early_stop import diversity, drift
 from trueline.training.loop import Batch, Nets
 from trueline.training.losses.dsalign import FrozenCLIP

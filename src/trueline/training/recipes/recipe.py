@@ -16,7 +16,7 @@ from torch import nn
 from trueline.layout import Layout
 from trueline.models import lora
 from trueline.models.backbone import Backbone
-from trueline.sampling.loop import Method
+from trueline.sampling.method import Method
 from trueline.training.data.examples import bytes_of, digest
 from trueline.training.loop import Objective
 from trueline.training.parts import ADAPTER
