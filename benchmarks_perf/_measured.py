@@ -51,9 +51,13 @@ def backbone_of(unet: UNet2DConditionModel, text_shape: Mapping[str, int], words
         norm_num_groups=4,
     )
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
     return Backbone(unet, vae, text_encoder, words, scheduler)
 
 
@@ -63,9 +67,17 @@ def origin(script: str, arguments: Sequence[str]) -> dict[str, str]:
 
 
 def row(
-    made: Mapping[str, Any], benchmark: str, model: str, method: str, metric: str, values: Sequence[float],
-    protocol: str, goal: str | None = None, seed: int = 0, counts: str = "measurements",
-) -> dict[str, Any]:  # fmt: skip
+    made: Mapping[str, Any],
+    benchmark: str,
+    model: str,
+    method: str,
+    metric: str,
+    values: Sequence[float],
+    protocol: str,
+    goal: str | None = None,
+    seed: int = 0,
+    counts: str = "measurements",
+) -> dict[str, Any]:
     """A row of ``trueline.evaluation.tables``: the median, with the least and the greatest value as its interval.
 
     ``made``: what ``origin`` says. ``counts``: what ``values`` are.

@@ -44,13 +44,21 @@ GOAL_GIB = 24.0  #: of bf16 with both checkpoints, at most
 VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32}
 SMALL_VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
 VISION = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "image_size": 224, "patch_size": 14,
-}  # fmt: skip
-SMALL_VISION = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
     "patch_size": 14,
-}  # fmt: skip
+}
+SMALL_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 TRAINED = ("lora", "full")
 
 
@@ -93,10 +101,13 @@ def nets(options: argparse.Namespace) -> tuple[Backbone, FrozenCLIP]:
     with init_empty_weights():
         backbone = random_backbone(shape, SMALL_TEXT if small else TEXT)
         backbone.vae = AutoencoderKL(
-            **(SMALL_VAE if small else VAE), down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, sample_size=8 * options.latent,
+            **(SMALL_VAE if small else VAE),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            sample_size=8 * options.latent,
             scaling_factor=0.18215,
-        ).eval()  # fmt: skip
+        ).eval()
         config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=32 if small else 768)
         clip = CLIPModel(config)
     for net in (backbone.unet, backbone.text_encoder, backbone.vae, clip):
@@ -145,18 +156,30 @@ def measured(options: argparse.Namespace, trained: str, checkpointing: bool) -> 
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone, clip = nets(options)
-    settings = make(Settings, {
-        "precision": options.precision, "steps": options.steps, "lora": options.rank if trained == "lora" else 0,
-        "log_every": 1, "save_every": 10**9, "checkpointing": checkpointing,
-    })  # fmt: skip
+    settings = make(
+        Settings,
+        {
+            "precision": options.precision,
+            "steps": options.steps,
+            "lora": options.rank if trained == "lora" else 0,
+            "log_every": 1,
+            "save_every": 10**9,
+            "checkpointing": checkpointing,
+        },
+    )
     backbone.enable_gradient_checkpointing(settings.checkpointing)
     weights = open_part(backbone.unet, settings.part, settings.position_net, settings.lora, settings.seed)
     stream = Same(torch.randn(1, *backbone.latent_size(), generator=torch.Generator().manual_seed(1)))
     with tempfile.TemporaryDirectory() as folder:
         fit = Fit(
-            Path(folder), GoalObjective(), Nets(backbone, {"clip": clip}), weights, stream, settings,  # type: ignore[arg-type]
+            Path(folder),
+            GoalObjective(),
+            Nets(backbone, {"clip": clip}),
+            weights,
+            stream,
+            settings,  # type: ignore[arg-type]
             make_accelerator(settings, device),
-        )  # fmt: skip
+        )
         gc.collect()
         resting = reset(device)
         began, lines = time.perf_counter(), []
@@ -169,9 +192,11 @@ def measured(options: argparse.Namespace, trained: str, checkpointing: bool) -> 
     if fit.skipped or not all(name in lines[-1] for name in ("dsa_local", "dsa_global", "maa_in", "maa_out")):
         raise RuntimeError(f"the step is not GOAL's whole step: {lines[-1]}")
     return {
-        "resting_gib": resting, "peak_gib": most, "step_seconds": took,
+        "resting_gib": resting,
+        "peak_gib": most,
+        "step_seconds": took,
         "trained_millions": sum(weight.numel() for weight in weights.values()) / 1e6,
-    }  # fmt: skip
+    }
 
 
 def reset(device: torch.device) -> float:

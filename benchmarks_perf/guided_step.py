@@ -142,9 +142,11 @@ def random_backbone(shape: dict[str, Any], *, gated: bool) -> Backbone:
     with tempfile.TemporaryDirectory() as folder:
         words = tokenizer(Path(folder))
     text = {
-        "hidden_size": shape["cross_attention_dim"], "intermediate_size": 64,
-        "num_hidden_layers": 1, "num_attention_heads": 4,
-    }  # fmt: skip
+        "hidden_size": shape["cross_attention_dim"],
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
     return backbone_of(unet, text, words)
 
 
@@ -315,9 +317,16 @@ def their_run(backbone: Backbone, steps: int, noise: Tensor, clock: Callable[[],
     excite = pipeline(StableDiffusionAttendAndExcitePipeline)
     marks[:], start = [], clock()
     latents = excite(
-        LAYOUT.prompt, subjects, num_inference_steps=steps, latents=noise.clone(), callback=mark,
-        max_iter_to_alter=steps // 2, thresholds={}, attn_res=(min(16, side),) * 2, **shared,
-    ).images  # fmt: skip
+        LAYOUT.prompt,
+        subjects,
+        num_inference_steps=steps,
+        latents=noise.clone(),
+        callback=mark,
+        max_iter_to_alter=steps // 2,
+        thresholds={},
+        attn_res=(min(16, side),) * 2,
+        **shared,
+    ).images
     return Whole(plain, [b - a for a, b in zip([start, *marks], marks, strict=False)], latents)
 
 

@@ -90,9 +90,14 @@ def tokenizer() -> CLIPTokenizer:
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
-        vocab={token: place for place, token in enumerate(tokens)}, merges=[], unk_token="<|endoftext|>",
-        bos_token="<|startoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_max_length=TOKENS,
-    )  # fmt: skip
+        vocab={token: place for place, token in enumerate(tokens)},
+        merges=[],
+        unk_token="<|endoftext|>",
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=TOKENS,
+    )
 
 
 # Measuring

@@ -47,11 +47,16 @@ def main(arguments: Sequence[str]) -> int:
     def seconds(recipe: Recipe) -> float:
         began = time.process_time()
         pipe(
-            [recipe.layout(picture) for picture in pictures], seeds=[p.place for p in pictures],
-            methods=recipe.methods, grounding_schedule=None if recipe.grounded else UNGROUNDED,
-            steps=options.steps, guidance_scale=options.guidance_scale, batch_size=len(pictures), progress=False,
+            [recipe.layout(picture) for picture in pictures],
+            seeds=[p.place for p in pictures],
+            methods=recipe.methods,
+            grounding_schedule=None if recipe.grounded else UNGROUNDED,
+            steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            batch_size=len(pictures),
+            progress=False,
             guidance_interval=fractions("--guidance-interval", options.guidance_interval, "0,.5"),
-        )  # fmt: skip
+        )
         return (time.process_time() - began) / len(pictures)
 
     plain = Recipe("plain")

@@ -277,8 +277,9 @@ class Study:
         methods = list(dict.fromkeys(self.method(row, seed) for row, seed in runs))
         loras = {
             self.lora(row.training, seed): self.trained(row.training, seed) / "final" / LORA_FILE
-            for row, seed in runs if row.training and row.training.lora and seed is not None
-        }  # fmt: skip
+            for row, seed in runs
+            if row.training and row.training.lora and seed is not None
+        }
         arguments = ["evaluate", "world", *(["--methods", *methods] if methods else [])]
         arguments += ["--loras", *(f"{name}={file}" for name, file in loras.items())] if loras else []
         for name, flags in self.settings.items():

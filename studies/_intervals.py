@@ -83,9 +83,13 @@ def of_sets(
             for figure in figures
         ]
     return Draws(
-        np.array(values), np.array(drawn).reshape(len(values), len(picks)), tuple(seeds), len(prompts),
-        tuple(keys), centred=True,
-    )  # fmt: skip
+        np.array(values),
+        np.array(drawn).reshape(len(values), len(picks)),
+        tuple(seeds),
+        len(prompts),
+        tuple(keys),
+        centred=True,
+    )
 
 
 def pigeonhole(drawn: np.ndarray, picked: np.ndarray) -> np.ndarray:
@@ -146,6 +150,4 @@ def _estimate(
     low, high = np.quantile(kept, [edge, 1 - edge])
     if own.centred:
         low, high = (end - kept.mean() + value for end in (low, high))
-    return Estimate(
-        value, max(float(low), bounds[0]), min(float(high), bounds[1]), own.n, clusters, empty
-    )  # fmt: skip
+    return Estimate(value, max(float(low), bounds[0]), min(float(high), bounds[1]), own.n, clusters, empty)

@@ -69,16 +69,21 @@ CLIP = Column("clip_score", "clip_score", about=f"cosine, world's CLIP; {IN_SAMP
 REGION_CLIP = Column("region_clip_score", "region_clip_score", about=f"cosine, world's CLIP; {IN_SAMPLE}")
 DIVERSITY = Column("diversity", "", "diversity")
 ORACLE = (
-    Column("object", "object_accuracy"), Column("colour", "color_accuracy"), Column("texture", "texture_accuracy"),
-    Column("relation", "relation_accuracy"), Column("count", "count_accuracy"),
-)  # fmt: skip
+    Column("object", "object_accuracy"),
+    Column("colour", "color_accuracy"),
+    Column("texture", "texture_accuracy"),
+    Column("relation", "relation_accuracy"),
+    Column("count", "count_accuracy"),
+)
 SHAPE, OFF = (
     Column("shape score", "shape_score"),
     Column("colour error", "color_error"),
 )  #: of what is in place
 IOU, BOX, WHOLE = (
-    Column("mean_iou", "mean_iou"), Column("box_accuracy", "box_accuracy"), Column("prompt", "prompt_accuracy")
-)  # fmt: skip
+    Column("mean_iou", "mean_iou"),
+    Column("box_accuracy", "box_accuracy"),
+    Column("prompt", "prompt_accuracy"),
+)
 
 
 @dataclass(frozen=True)
@@ -229,18 +234,32 @@ def table_rows(study: Study, pictures: Pictures, table: Table, command: str) -> 
                 continue
             own, base = estimate(draws, bounds), ours[first]
             made: dict[str, Any] = {
-                "benchmark": table.title, "model": "world", "method": row.name, "metric": column.name, "category": "",
-                "value": own.value, "low": own.low, "high": own.high, "n": own.n,
-                "images_per_prompt": len(pictures.seeds), "seeds": pictures.seeds, "protocol": column.protocol,
-                "command": command, "commit": commit(), "reads": reads,
-                "training_seeds": list(draws.seeds), "per_seed": [float(value) for value in draws.values],
-            }  # fmt: skip
+                "benchmark": table.title,
+                "model": "world",
+                "method": row.name,
+                "metric": column.name,
+                "category": "",
+                "value": own.value,
+                "low": own.low,
+                "high": own.high,
+                "n": own.n,
+                "images_per_prompt": len(pictures.seeds),
+                "seeds": pictures.seeds,
+                "protocol": column.protocol,
+                "command": command,
+                "commit": commit(),
+                "reads": reads,
+                "training_seeds": list(draws.seeds),
+                "per_seed": [float(value) for value in draws.values],
+            }
             if row is not first and base is not None:
                 change = difference(draws, base)
                 made |= {
-                    "against": first.name, "difference": change.value, "difference_low": change.low,
+                    "against": first.name,
+                    "difference": change.value,
+                    "difference_low": change.low,
                     "difference_high": change.high,
-                }  # fmt: skip
+                }
             found.append(made)
     return found
 

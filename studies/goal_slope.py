@@ -99,13 +99,24 @@ def main(arguments: Sequence[str]) -> int:
     command, rows = shlex.join(["python", "studies/goal_slope.py", *arguments]), []
     for t in TIMES:
         for result in pulled(backbone, clip, scenes, t):
-            rows.append({
-                "benchmark": "DSAlign's pull", "model": "world", "method": "a step down D_local",
-                "metric": result.name, "category": f"t = {t}", "value": result.mean, "low": result.low,
-                "high": result.high, "n": result.n, "images_per_prompt": 1, "seeds": [t],
-                "protocol": f"held-out scenes, one-step pictures, a step of {STEP:g} in latents; n counts things",
-                "command": command, "commit": commit(),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "benchmark": "DSAlign's pull",
+                    "model": "world",
+                    "method": "a step down D_local",
+                    "metric": result.name,
+                    "category": f"t = {t}",
+                    "value": result.mean,
+                    "low": result.low,
+                    "high": result.high,
+                    "n": result.n,
+                    "images_per_prompt": 1,
+                    "seeds": [t],
+                    "protocol": f"held-out scenes, one-step pictures, a step of {STEP:g} in latents; n counts things",
+                    "command": command,
+                    "commit": commit(),
+                }
+            )
         print(t, *(f"{row['metric']} {row['value']:.3f}" for row in rows[-2:]), flush=True)
     if options.out:
         write_whole(options.out, json.dumps(rows, indent=1) + "\n")

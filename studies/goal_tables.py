@@ -41,7 +41,7 @@ from _tables import (
     Table,
     table_rows,
     write,
-)  # fmt: skip
+)
 
 ABOUT = (
     Column("colour", "color_accuracy", categories=("color",)),
@@ -50,7 +50,7 @@ ABOUT = (
     Column("spatial", "relation_accuracy", categories=("spatial",)),
     Column("count", "count_accuracy", categories=("counting",)),
     Column("complex", "prompt_accuracy", categories=("complex",)),
-)  # fmt: skip
+)
 #: The same on all prompts: more pictures for each.
 ALL = tuple(Column(f"{column.name}, all prompts", column.metric) for column in ORACLE[:3])
 COLUMNS = (*ABOUT, *ALL, WHOLE, SHAPE, OFF, IOU, FID, REGION_FID, CLIP, REGION_CLIP)
@@ -70,10 +70,14 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 #: Strengths as chosen on the split "tune" (docs/world.md). The paper's Table 3 has some without GLIGEN.
 FREE = (
-    "structured", "boxdiff@strength=.3,refinements=5", "attend-and-excite@refinements=5",
-    "attention-refocusing@strength=.3", "gligen+boxdiff@strength=.3,refinements=5",
-    "gligen+attention-refocusing@strength=.3", "gligen+layout-guidance@strength=3",
-)  # fmt: skip
+    "structured",
+    "boxdiff@strength=.3,refinements=5",
+    "attend-and-excite@refinements=5",
+    "attention-refocusing@strength=.3",
+    "gligen+boxdiff@strength=.3,refinements=5",
+    "gligen+attention-refocusing@strength=.3",
+    "gligen+layout-guidance@strength=3",
+)
 #: Weights of L_DSA and L_MAA that are swept; the first pair is the paper's.
 WEIGHTS = (("1e-2", "1e-3"), ("1e-1", "1e-2"), ("1", "1e-1"), ("1", "0"), ("0", "1e-1"))
 ITEMS = 2000  #: of GOAL2K
@@ -123,9 +127,15 @@ def training_of(options: argparse.Namespace, name: str, settings: Sequence[str])
     labels = (f"data.labels={options.labels}",) if options.labels != "phrase" else ()
     chosen = (*labels, f"lora={options.lora}", f"data.cache={Path(options.out) / 'cache'}", *own)
     return Training(
-        name, "goal", "goal_world.yaml", chosen,
-        data=data, lora=True, steps=1750, seconds=STEP_BLIND if "objective.dsa=0" in own else STEP_OF_8,
-    )  # fmt: skip
+        name,
+        "goal",
+        "goal_world.yaml",
+        chosen,
+        data=data,
+        lora=True,
+        steps=1750,
+        seconds=STEP_BLIND if "objective.dsa=0" in own else STEP_OF_8,
+    )
 
 
 def rows_of(options: argparse.Namespace) -> list[Row]:
@@ -262,11 +272,15 @@ def _painters(study: Study) -> dict[str, Callable[[], None]]:
     def painter(recipe: Recipe, pipe: Pipeline) -> Callable[[], None]:
         def paint() -> None:
             pipe(
-                [recipe.layout(picture) for picture in pictures], seeds=[(p.seed, p.place) for p in pictures],
-                methods=recipe.methods, grounding_schedule=None if recipe.grounded else UNGROUNDED,
-                steps=study.options.steps, guidance_scale=study.options.guidance_scale, batch_size=len(pictures),
+                [recipe.layout(picture) for picture in pictures],
+                seeds=[(p.seed, p.place) for p in pictures],
+                methods=recipe.methods,
+                grounding_schedule=None if recipe.grounded else UNGROUNDED,
+                steps=study.options.steps,
+                guidance_scale=study.options.guidance_scale,
+                batch_size=len(pictures),
                 progress=False,
-            )  # fmt: skip
+            )
 
         return paint
 
@@ -286,13 +300,20 @@ def time_rows(study: Study, title: str, command: str) -> list[dict[str, Any]]:
     made = {"command": command, "commit": commit(), "images_per_prompt": 1, "seeds": [0], "category": ""}
     return [
         {
-            "benchmark": title, "model": "world", "method": name, "metric": SECONDS, "n": len(found),
-            "value": statistics.median(found), "low": min(found), "high": max(found), **made,
+            "benchmark": title,
+            "model": "world",
+            "method": name,
+            "metric": SECONDS,
+            "n": len(found),
+            "value": statistics.median(found),
+            "low": min(found),
+            "high": max(found),
+            **made,
             "protocol": "CPU seconds of a picture in those of gligen just before and after: median, least and "
             f"greatest; n counts timings. {MERGED}: its LoRA added to the weights",
         }
         for name, found in ratios.items()
-    ]  # fmt: skip
+    ]
 
 
 def tables(study: Study, command: str) -> list[Job]:
@@ -317,9 +338,13 @@ def main(arguments: Sequence[str]) -> int:
     benchmark = (f"labels={options.labels}",) if options.labels != "phrase" else ()
     study = Study("goal", options, rows_of(options), benchmark=benchmark)
     steps = {
-        "data": lambda: data(options), "train": study.train, "draw": study.draw, "judge": study.judge,
-        "time": lambda: timed(study), "tables": lambda: tables(study, command),
-    }  # fmt: skip
+        "data": lambda: data(options),
+        "train": study.train,
+        "draw": study.draw,
+        "judge": study.judge,
+        "time": lambda: timed(study),
+        "tables": lambda: tables(study, command),
+    }
     swept = sweep_of(study, "goal", sweep_rows(options), options.sweep_n)
     title = "GOAL, weights of the losses on the split tune"
     return run(options, steps | sweep_steps(swept, title, SWEPT, command))

@@ -127,13 +127,22 @@ def main(arguments: Sequence[str]) -> int:
             for result in retrieval(one, backbone, latents, layouts, t):
                 rows.append(
                     {
-                        "benchmark": "HCMA's alignment net", "model": "world", "method": method,
-                        "metric": result.name, "category": f"t = {t}", "value": result.mean, "low": result.low,
-                        "high": result.high, "n": result.n, "images_per_prompt": 1, "seeds": [t],
+                        "benchmark": "HCMA's alignment net",
+                        "model": "world",
+                        "method": method,
+                        "metric": result.name,
+                        "category": f"t = {t}",
+                        "value": result.mean,
+                        "low": result.low,
+                        "high": result.high,
+                        "n": result.n,
+                        "images_per_prompt": 1,
+                        "seeds": [t],
                         "protocol": f"held-out scenes noised to t; {len(all_phrases())} labels",
-                        "command": command, "commit": commit(),
+                        "command": command,
+                        "commit": commit(),
                     }
-                )  # fmt: skip
+                )
             print(method, t, *(f"{row['metric']} {row['value']:.3f}" for row in rows[-2:]), flush=True)
     if options.out:
         write_whole(options.out, json.dumps(rows, indent=1) + "\n")

@@ -49,9 +49,13 @@ from trueline.methods import make
 COLUMNS = (FID, CLIP, REGION_FID, REGION_CLIP, *ORACLE, WHOLE, IOU, BOX)
 #: Strengths as chosen on the split "tune" (docs/world.md).
 FREE = (
-    "attention-refocusing@strength=.3", "boxdiff@strength=.3,refinements=5", "layout-guidance@strength=3",
-    "dense-diffusion", "multidiffusion", "realign",
-)  # fmt: skip
+    "attention-refocusing@strength=.3",
+    "boxdiff@strength=.3,refinements=5",
+    "layout-guidance@strength=3",
+    "dense-diffusion",
+    "multidiffusion",
+    "realign",
+)
 UNGROUNDED = ("attend-and-excite@refinements=5", *FREE[1:3])  #: the paper's rows without GLIGEN
 ONLY = {"global only": {"local_weight": "0"}, "local only": {"global_weight": "0"}, "both": {}}
 WEIGHTINGS = {"gradient": "adaptive by gradient norms", "complexity": "adaptive by number of boxes"}
@@ -67,7 +71,7 @@ SWEEP: tuple[dict[str, str], ...] = (
         for globe, local in (("1", "0"), ("3", "1"), ("1", "1"), ("1", "3"), ("0", "1"))
     ),
     {"rule": "constant", "eta": "1"},
-)  # fmt: skip
+)
 NET = HOME / "src" / "trueline" / "world" / "weights" / "hcma"  #: the alignment net that ships
 ALIGN = Training("align", "hcma", "hcma_world.yaml", stage="align", steps=4000, seconds=1.5)
 CONTROL = Training("control", "hcma", "hcma_world.yaml", stage="control", steps=2000, seconds=4.5)
@@ -121,9 +125,14 @@ def joint(part: str, alignment: str, settings: dict[str, str], steps: int) -> Tr
     own = {"alignment": alignment, "sampling_steps": str(steps)}
     own |= {f"guidance.{key}": value for key, value in settings.items()}
     return Training(
-        f"joint-{part.partition(' ')[0]}", "hcma", "hcma_world.yaml",
-        tuple(f"objective.{key}={value}" for key, value in own.items()), stage="joint", steps=2000, seconds=5.0,
-    )  # fmt: skip
+        f"joint-{part.partition(' ')[0]}",
+        "hcma",
+        "hcma_world.yaml",
+        tuple(f"objective.{key}={value}" for key, value in own.items()),
+        stage="joint",
+        steps=2000,
+        seconds=5.0,
+    )
 
 
 def rows_of(options: argparse.Namespace, alignment: str) -> list[Row]:

@@ -55,16 +55,23 @@ FREE = ("dense-diffusion", "structured", "attend-and-excite@refinements=5")
 #: Reward -> whose model it takes, and what it sets over configs/realign_world.yaml, with the model's folder for {}.
 REWARDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "clip": ("", ()),
-    "itm": ("itm", ("objective.rewards.clip=0", "objective.rewards.blip-itm=1", "objective.models.blip-itm={}")),
+    "itm": (
+        "itm",
+        ("objective.rewards.clip=0", "objective.rewards.blip-itm=1", "objective.models.blip-itm={}"),
+    ),
     "likelihood": (
         "captioner",
-        ("objective.rewards.clip=0", "objective.rewards.prompt_likelihood=1", "objective.models.captioner={}"),
+        (
+            "objective.rewards.clip=0",
+            "objective.rewards.prompt_likelihood=1",
+            "objective.models.captioner={}",
+        ),
     ),
     "caption": (
         "captioner",
         ("objective.rewards.clip=0", "objective.rewards.caption=1", "objective.models.captioner={}"),
     ),
-}  # fmt: skip
+}
 BASE, FINE = "base", "fine"
 BOTH = "coarse + fine"
 ROUNDS = 3
@@ -113,17 +120,23 @@ def parser() -> argparse.ArgumentParser:
     top = base_parser("realign_tables.py", __doc__ or "", seeds=1, images=2)
     ours = top.add_argument_group("RealignDiff")
     ours.add_argument(
-        "--captioner", metavar="DIR", default=WORLD,
+        "--captioner",
+        metavar="DIR",
+        default=WORLD,
         help="of the caption reward and of prompt likelihood (default: the world's)",
-    )  # fmt: skip
+    )
     ours.add_argument(
-        "--itm", metavar="DIR", default=WORLD,
+        "--itm",
+        metavar="DIR",
+        default=WORLD,
         help="BLIP of the ITM reward and of the column itm (default: the world's)",
-    )  # fmt: skip
+    )
     ours.add_argument(
-        "--held-out", metavar="KIND=DIR", default=ITC,
+        "--held-out",
+        metavar="KIND=DIR",
+        default=ITC,
         help="judge of the column held_out_clip, such as clip=DIR (default: the cosine of the world's matcher)",
-    )  # fmt: skip
+    )
     ours.add_argument(
         "--coarse",
         choices=tuple(REWARDS),
@@ -132,9 +145,12 @@ def parser() -> argparse.ArgumentParser:
     )
     ours.add_argument("--lora", type=int, default=16, metavar="RANK", help="default %(default)s")
     ours.add_argument(
-        "--eyes", nargs=3, default=["world-seer"] * 3, metavar=("TAGGER", "DETECTOR", "SEGMENTER"),
+        "--eyes",
+        nargs=3,
+        default=["world-seer"] * 3,
+        metavar=("TAGGER", "DETECTOR", "SEGMENTER"),
         help="that look in step fine, as `trueline generate --realign` takes them (default: the world's seer)",
-    )  # fmt: skip
+    )
     ours.add_argument(
         "--data", metavar="DIR", help="the benchmarks' files: also CC-500's sentences that the world can draw"
     )
@@ -145,9 +161,10 @@ def columns_of(options: argparse.Namespace) -> tuple[Column, ...]:
     """Columns are named after what they measure, whoever measures it."""
     judge, _, _ = options.held_out.partition("=")
     held_out = Column(
-        "held_out_clip", "clip_score[*" if judge in EMBEDDERS else judge,
+        "held_out_clip",
+        "clip_score[*" if judge in EMBEDDERS else judge,
         about=f"cosine, {options.held_out}; {BY_MATCHER if judge == ITC else 'a CLIP that no reward was made of'}",
-    )  # fmt: skip
+    )
     itm = Column("itm", itm_judge(options).partition("=")[0], about=f"probability of a match; {BY_MATCHER}")
     return (FID, CLIP, held_out, itm, *ORACLE, WHOLE, DIVERSITY)
 
@@ -168,9 +185,11 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
         rows.append(Row(f"coarse, {name} reward", "{lora}", training))
     trained = next(row.training for row in rows if row.name == f"coarse, {options.coarse} reward")
     for way, alone, both in (
-        ("fine", FINE, BOTH), ("tuned", TUNED_FINE, BOTH_TUNED),
-        ("checked", CHECKED, BOTH_CHECKED), ("rounds", REFINED, BOTH_REFINED),
-    ):  # fmt: skip
+        ("fine", FINE, BOTH),
+        ("tuned", TUNED_FINE, BOTH_TUNED),
+        ("checked", CHECKED, BOTH_CHECKED),
+        ("rounds", REFINED, BOTH_REFINED),
+    ):
         rows.append(Row(alone, "plain", folder=f"{way}/base"))
         rows.append(Row(both, "{lora}", trained, folder=f"{way}/coarse-{{seed}}"))
     rows.append(Row(BEST_OF_2, "plain", folder="best2/base"))
@@ -204,8 +223,9 @@ def other_tables(tables: Sequence[Table]) -> list[Table]:
     for name, category in OTHERS.items():
         columns = tuple(
             replace(column, categories=(category,))
-            for column in first.columns if column.kind != "frechet" and column.name != "relation"
-        )  # fmt: skip
+            for column in first.columns
+            if column.kind != "frechet" and column.name != "relation"
+        )
         found.append(Table(f"{first.title}, {name}", first.rows, columns))
     return found
 
@@ -235,9 +255,10 @@ def _fine(study: Study, row: Row, seed: int | None) -> Job:
             world.examples, choose(world.examples, options.n), tuple(range(options.images_per_prompt))
         )
         todo = [
-            batch for number, batch in enumerate(batches(chosen, options.batch_size or 16))
+            batch
+            for number, batch in enumerate(batches(chosen, options.batch_size or 16))
             if shard.takes(number) and not all((folder / f"{one.name}.png").exists() for one in batch)
-        ]  # fmt: skip
+        ]
         if not todo:
             return
         with warnings_as_lines(), _painter(study, row, seed) as paint:
@@ -338,9 +359,14 @@ def _asked(batch: Sequence[Wanted], how: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "prompt": [PLAIN.layout(picture) for picture in batch],
-        "seeds": [(one.seed, one.place) for one in batch], "scheduler": "ddim", "batch_size": len(batch),
-        "grounding_schedule": UNGROUNDED, "progress": False, "checked": True, **how,
-    }  # fmt: skip
+        "seeds": [(one.seed, one.place) for one in batch],
+        "scheduler": "ddim",
+        "batch_size": len(batch),
+        "grounding_schedule": UNGROUNDED,
+        "progress": False,
+        "checked": True,
+        **how,
+    }
 
 
 # Tables
@@ -355,13 +381,24 @@ def training_rows(study: Study, table: Table, command: str) -> list[dict[str, An
         times = [seconds_of(study.trained(row.training, seed)) for seed in study.seeds(row) if row.training]
         known = [time for time in times if time is not None]
         if known:
-            found.append({
-                "benchmark": table.title, "model": "world", "method": row.name, "metric": "training_seconds",
-                "category": "", "value": sum(known) / len(known), "low": min(known), "high": max(known),
-                "n": len(known), "images_per_prompt": 1, "seeds": list(study.seeds(row)), "command": command,
-                "commit": commit(),
-                "protocol": "wall seconds of the whole training: mean, least and greatest; n counts trainings",
-            })  # fmt: skip
+            found.append(
+                {
+                    "benchmark": table.title,
+                    "model": "world",
+                    "method": row.name,
+                    "metric": "training_seconds",
+                    "category": "",
+                    "value": sum(known) / len(known),
+                    "low": min(known),
+                    "high": max(known),
+                    "n": len(known),
+                    "images_per_prompt": 1,
+                    "seeds": list(study.seeds(row)),
+                    "command": command,
+                    "commit": commit(),
+                    "protocol": "wall seconds of the whole training: mean, least and greatest; n counts trainings",
+                }
+            )
     return found
 
 
@@ -391,9 +428,12 @@ def main(arguments: Sequence[str]) -> int:
     for note in notes:
         print(f"left out: {note}", file=sys.stderr)
     steps = {
-        "train": study.train, "draw": study.draw, "fine": lambda: fine(study), "judge": study.judge,
+        "train": study.train,
+        "draw": study.draw,
+        "fine": lambda: fine(study),
+        "judge": study.judge,
         "tables": lambda: tables(study, tables_of(options), command, notes),
-    }  # fmt: skip
+    }
     return run(options, steps)
 
 

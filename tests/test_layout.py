@@ -140,8 +140,10 @@ def test_a_region_without_a_label_is_written_as_before_there_were_labels():
     bare, told = Region("a", (0, 0, 1, 1)), Region("a", (0, 0, 1, 1), label="b")
     assert list(bare.model_dump(mode="json")) == ["phrase", "box", "mask", "negative"]
     assert told.model_dump(mode="json", exclude_defaults=True) == {
-        "phrase": "a", "box": [0, 0, 1, 1], "label": "b",
-    }  # fmt: skip
+        "phrase": "a",
+        "box": [0, 0, 1, 1],
+        "label": "b",
+    }
 
 
 def test_files(tmp_path):

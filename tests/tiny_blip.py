@@ -18,9 +18,13 @@ WORDS = ["a", "the", "red", "blue", "green", "apple", "car", "cat", "dog", "cloc
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIDE = 16
 VISION = {
-    "image_size": SIDE, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+    "image_size": SIDE,
+    "patch_size": 8,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
     "num_attention_heads": 2,
-}  # fmt: skip
+}
 PROCESSOR = BlipImageProcessor(size={"height": SIDE, "width": SIDE}, resample=3)
 
 
@@ -43,10 +47,19 @@ def loud(net: Any, std: float = 0.3) -> Any:
 def blip_config(tokenizer: Any) -> BlipConfig:
     begin = len(tokenizer)  # as BLIP: [DEC] and [ENC] behind BERT's words
     text = {
-        "vocab_size": begin + 2, "bos_token_id": begin, "hidden_size": 16, "encoder_hidden_size": 16,
-        "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 8,
-        "max_position_embeddings": 48, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0,
-    }  # fmt: skip
+        "vocab_size": begin + 2,
+        "bos_token_id": begin,
+        "hidden_size": 16,
+        "encoder_hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "projection_dim": 8,
+        "max_position_embeddings": 48,
+        "sep_token_id": 3,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
     return BlipConfig(text_config=text, vision_config=VISION, image_text_hidden_size=8, projection_dim=8)
 
 
@@ -57,10 +70,15 @@ def blip(tokenizer: Any, kind: Any) -> Any:
 
 def _qformer(tokenizer: Any) -> dict:
     return {
-        "vocab_size": len(tokenizer), "hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 32,
-        "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 48,
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "encoder_hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 48,
         "use_qformer_text_input": True,
-    }  # fmt: skip
+    }
 
 
 def blip2_text(tokenizer: Any, kind: Any) -> Any:
@@ -78,17 +96,35 @@ def blip2_captioner(tokenizer: Any, language: str) -> Blip2ForConditionalGenerat
     words = len(tokenizer) + 1
     ends = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     text: Any = OPTConfig(
-        vocab_size=words, hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=64, dropout=0.0, **ends,
-    )  # fmt: skip
+        vocab_size=words,
+        hidden_size=16,
+        word_embed_proj_dim=16,
+        ffn_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        dropout=0.0,
+        **ends,
+    )
     if language == "t5":
         text = T5Config(
-            vocab_size=words, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=2,
-            decoder_start_token_id=0, dropout_rate=0.0, **ends,
-        )  # fmt: skip
+            vocab_size=words,
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_decoder_layers=2,
+            num_heads=2,
+            decoder_start_token_id=0,
+            dropout_rate=0.0,
+            **ends,
+        )
     qformer = _qformer(tokenizer) | {"use_qformer_text_input": False}
     config = Blip2Config(
-        vision_config=VISION, qformer_config=qformer, text_config=text.to_dict(), num_query_tokens=3,
+        vision_config=VISION,
+        qformer_config=qformer,
+        text_config=text.to_dict(),
+        num_query_tokens=3,
         image_token_index=words - 1,
-    )  # fmt: skip
+    )
     return loud(Blip2ForConditionalGeneration(config))

@@ -17,9 +17,13 @@ def clip_parts(
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     layers = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}
     text = layers | {
-        "vocab_size": len(tokenizer), "max_position_embeddings": 24, "projection_dim": width,
-        "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 24,
+        "projection_dim": width,
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
     vision = layers | {"image_size": SIDE, "patch_size": 8, "projection_dim": width}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
     with torch.no_grad():  # random towers hardly tell inputs apart; louder words and patches do

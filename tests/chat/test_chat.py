@@ -233,7 +233,7 @@ def test_free_text_is_read_by_the_caller():
         (flood(), "longer than 2000000 bytes", 4),
         (flood(500), "answered with status 500", 4),
     ],
-)  # fmt: skip
+)
 def test_a_server_that_fails(act, said, asked):
     text, count, seconds = failure(act)
     assert said in text and count == asked and seconds < 10
@@ -466,11 +466,20 @@ def test_without_the_package(monkeypatch):
 
 @pytest.mark.parametrize(
     "text",
-    ["<think>" * 150_000, "{" * 1_000_000, "```" * 300_000, "'" * 1_000_000, '{"' * 400_000, "\\'" * 500_000,
-     "{" + "'\\" * 500_000 + "}", "{" + '"\\' * 500_000 + "}", "{," + " " * 900_000 + "x}",
-     "{" + ",  " * 300_000 + "}"],
+    [
+        "<think>" * 150_000,
+        "{" * 1_000_000,
+        "```" * 300_000,
+        "'" * 1_000_000,
+        '{"' * 400_000,
+        "\\'" * 500_000,
+        "{" + "'\\" * 500_000 + "}",
+        "{" + '"\\' * 500_000 + "}",
+        "{," + " " * 900_000 + "x}",
+        "{" + ",  " * 300_000 + "}",
+    ],
     ids=range(10),
-)  # fmt: skip
+)
 def test_text_made_to_be_slow_is_refused_fast(text):
     start = time.process_time()
     assert all(isinstance(value, dict | list) for value in json_values(text))
@@ -506,11 +515,18 @@ def write_llama(folder, template=TEMPLATE, positions=256, train=()):
     torch.manual_seed(0)
     net = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=positions, bos_token_id=None,
-            eos_token_id=end, pad_token_id=end,
+            vocab_size=len(tokenizer),
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=positions,
+            bos_token_id=None,
+            eos_token_id=end,
+            pad_token_id=end,
         )
-    )  # fmt: skip
+    )
     optimiser = torch.optim.AdamW(net.parameters(), lr=5e-3)
     for text, wanted in train:
         asked, said = tokenizer(text).input_ids, [*tokenizer(wanted).input_ids, end]

@@ -78,10 +78,13 @@ def test_words_come_from_a_file(tmp_path):
     )
     assert article("orange owl") == "an orange owl" and plural("wine glass") == "wine glasses"
     for text, said in {
-        "objects: [yes, cat]": "objects must be a list of words", "colours: [red]": "must hold objects",
-        "objects: [cat]": "at least two objects", "objects: [cat, dog]\nsize: [x]": "has 'size'",
-        "objects: [cat, dog]\nmost: 20": "most must be a number from 2 to 8", "[": "is not YAML",
-    }.items():  # fmt: skip
+        "objects: [yes, cat]": "objects must be a list of words",
+        "colours: [red]": "must hold objects",
+        "objects: [cat]": "at least two objects",
+        "objects: [cat, dog]\nsize: [x]": "has 'size'",
+        "objects: [cat, dog]\nmost: 20": "most must be a number from 2 to 8",
+        "[": "is not YAML",
+    }.items():
         path.write_text(text)
         with pytest.raises(ValueError, match=re.escape(said)):
             read_words(str(path))
@@ -212,10 +215,10 @@ def renders(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def build(out: Path, captions: Path, pictures: Path, *more: str) -> int:
+    fixed = ["dataset", "build", "--templates", "0", "--captions", "8", "--batch-size", "3", "--quiet"]
     return main(
-        ["dataset", "build", "--out", str(out), "--templates", "0", "--captions", "8",
-         "--captions-from", str(captions), "--images", str(pictures), "--batch-size", "3", "--quiet", *more]
-    )  # fmt: skip
+        [*fixed, "--out", str(out), "--captions-from", str(captions), "--images", str(pictures), *more]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -318,10 +321,8 @@ def test_unreadable_pictures_are_counted_and_named_and_too_many_end_the_build(re
 
 
 def test_a_model_draws_until_a_prompt_agrees(tmp_path, capsys):
-    arguments = [
-        "dataset", "build", "--out", str(tmp_path / "out"), "--templates", "2", "--captions", "1", "--steps", "2",
-        "--tries", "2", "--batch-size", "2", "--device", "cpu", "--dtype", "fp32",
-    ]  # fmt: skip
+    settings = "--templates 2 --captions 1 --steps 2 --tries 2 --batch-size 2 --device cpu --dtype fp32"
+    arguments = ["dataset", "build", "--out", str(tmp_path / "out"), *settings.split()]
     assert main(arguments) in (0, 1)  # two steps draw next to nothing
     said = capsys.readouterr().err
     assert "try 1: looked at 2 of 3" in said and "try 2: looked at" in said
@@ -394,9 +395,13 @@ def test_a_review_in_a_browser_is_kept_and_saved(built, tmp_path):
     assert not console
     said, saved = json.loads(Page(document).text.strip().splitlines()[0])
     assert said == [
-        "1 of 7: 0 kept, 0 dropped", "3 of 7: 1 kept, 1 dropped", "2 of 7: 1 kept, 0 dropped", 0,
-        "All decided: 6 kept, 1 dropped", 7,
-    ]  # fmt: skip
+        "1 of 7: 0 kept, 0 dropped",
+        "3 of 7: 1 kept, 1 dropped",
+        "2 of 7: 1 kept, 0 dropped",
+        0,
+        "All decided: 6 kept, 1 dropped",
+        7,
+    ]
     assert saved["seen"] == seen_of(built)
     (tmp_path / "d.json").write_text(json.dumps(saved))
     assert finish(built, tmp_path / "set", "--decisions", str(tmp_path / "d.json")) == 0
@@ -438,9 +443,14 @@ def test_the_set_is_what_training_reads(built, tmp_path, capsys):
     assert examples.picture(0).shape == (128, 128, 3) and examples.samples(1)[0].prompt == items[1]["prompt"]
     card = (target / "README.md").read_text()
     for said in (
-        'license: "CC-BY-4.0"', "# My \\*set\\* &lt;b&gt;", "| natural | 8 | 7 | 6 |", "`oracle`, asked for nouns",
-        "2 items decided by a person, 1 dropped; those not decided: keep", "made elsewhere", "cosine at least 0.45",
-    ):  # fmt: skip
+        'license: "CC-BY-4.0"',
+        "# My \\*set\\* &lt;b&gt;",
+        "| natural | 8 | 7 | 6 |",
+        "`oracle`, asked for nouns",
+        "2 items decided by a person, 1 dropped; those not decided: keep",
+        "made elsewhere",
+        "cosine at least 0.45",
+    ):
         assert said in card, said
     before = files(target)
     assert finish(built, target, *more) == 0 and files(target) == before, "the same bytes"

@@ -160,9 +160,14 @@ def test_the_true_boxes_are_hidden_from_the_planner(listed, data, tmp_path):
 
 def published(path: Path, rows) -> Path:
     things = lambda names: [[name, list(box)] for name, box in names]  # noqa: E731
-    path.write_text(json.dumps([
-        {"query_id": query, "iter": i, "prompt": "p", "object_list": things(names)} for query, i, names in rows
-    ]))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            [
+                {"query_id": query, "iter": i, "prompt": "p", "object_list": things(names)}
+                for query, i, names in rows
+            ]
+        )
+    )
     return path
 
 
@@ -179,8 +184,19 @@ def test_published_plans_beside_a_planner(listed, data, tmp_path, capsys):
     assert old["difference"] == pytest.approx(old["value"] - own["value"])
     assert ("old", "", "spatial_accuracy") not in found
     assert found["old", "two-categories", "counting_accuracy"]["value"] == 50
-    assert evaluate("nsr-1k-layout", data, tmp_path / "out", "--planner", "rules", f"old=replay:{file}",
-                    "--against", "old") == 0  # fmt: skip
+    assert (
+        evaluate(
+            "nsr-1k-layout",
+            data,
+            tmp_path / "out",
+            "--planner",
+            "rules",
+            f"old=replay:{file}",
+            "--against",
+            "old",
+        )
+        == 0
+    )
     swapped = table(tmp_path / "out")["listed", "", "counting_accuracy"]
     assert (swapped["against"], swapped["difference"]) == ("old", pytest.approx(-old["difference"]))
     assert "old: 1 of 8 plans are missing and count as plans without boxes" in capsys.readouterr().err

@@ -128,8 +128,10 @@ def test_worst_cases_come_first(page, shots, tmp_path):
 
 
 def test_less_is_better_turns_the_order(shots):
-    cases = [Case({"m": Shot("x", "", "p", "m", i, shots[0].path, shots[0].layout, {"lpips_mae": v})})
-             for i, v in enumerate((0.1, 0.7, float("nan"), 0.4))]  # fmt: skip
+    cases = [
+        Case({"m": Shot("x", "", "p", "m", i, shots[0].path, shots[0].layout, {"lpips_mae": v})})
+        for i, v in enumerate((0.1, 0.7, float("nan"), 0.4))
+    ]
     assert [case.first.seed for case in worst(cases, ["lpips_mae"], 9)] == [1, 3, 0, 2], "no score: last"
 
 

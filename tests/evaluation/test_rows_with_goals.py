@@ -7,10 +7,21 @@ from trueline.evaluation.tables import READS, check_rows, lower_is_better, markd
 
 def row(method, **changes):
     return {
-        "benchmark": "guided step", "model": "m", "method": method, "metric": "step_cost", "category": "",
-        "value": 1.5, "low": 1.4, "high": 1.6, "n": 2, "images_per_prompt": 1, "seeds": [0],
-        "protocol": "CPU time", "command": "python speed.py", "commit": "abc1234",
-    } | changes  # fmt: skip
+        "benchmark": "guided step",
+        "model": "m",
+        "method": method,
+        "metric": "step_cost",
+        "category": "",
+        "value": 1.5,
+        "low": 1.4,
+        "high": 1.6,
+        "n": 2,
+        "images_per_prompt": 1,
+        "seeds": [0],
+        "protocol": "CPU time",
+        "command": "python speed.py",
+        "commit": "abc1234",
+    } | changes
 
 
 def test_a_goal_and_what_the_numbers_are_stand_below_the_table():

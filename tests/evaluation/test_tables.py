@@ -23,10 +23,21 @@ from trueline.evaluation.tables import (
 def row(method="plain", metric="color_accuracy", value=0.5, category="", difference=None, **changes):
     """A row of results.json; ``difference``: (value, low, high) against "plain"."""
     made = {
-        "benchmark": "world", "model": "m", "method": method, "metric": metric, "category": category,
-        "value": value, "low": value - 0.05, "high": value + 0.05, "n": 256, "images_per_prompt": 1,
-        "seeds": [0, 1, 2, 7], "protocol": "oracle, fixed", "command": "trueline evaluate world", "commit": "abc1234",
-    }  # fmt: skip
+        "benchmark": "world",
+        "model": "m",
+        "method": method,
+        "metric": metric,
+        "category": category,
+        "value": value,
+        "low": value - 0.05,
+        "high": value + 0.05,
+        "n": 256,
+        "images_per_prompt": 1,
+        "seeds": [0, 1, 2, 7],
+        "protocol": "oracle, fixed",
+        "command": "trueline evaluate world",
+        "commit": "abc1234",
+    }
     if difference:
         names = ("difference", "difference_low", "difference_high")
         made |= {"against": "plain"} | dict(zip(names, difference, strict=True))
@@ -108,26 +119,50 @@ def test_names_cannot_break_the_table():
 
 @pytest.mark.parametrize(
     ("metric", "expected"),
-    [("fid[clean]", True), ("region_fid[world]", True), ("kid[clean]", True), ("cmmd", True), ("counting_mae", True),
-     ("color_accuracy", False), ("clip_score[fidelity]", False), ("mean_iou", False)],
-)  # fmt: skip
+    [
+        ("fid[clean]", True),
+        ("region_fid[world]", True),
+        ("kid[clean]", True),
+        ("cmmd", True),
+        ("counting_mae", True),
+        ("color_accuracy", False),
+        ("clip_score[fidelity]", False),
+        ("mean_iou", False),
+    ],
+)
 def test_direction_of_a_metric(metric, expected):
     assert lower_is_better(metric) is expected
 
 
 @pytest.mark.parametrize(
     ("metric", "low", "high", "expected"),
-    [("mean_iou", 0.1, 0.2, "better"), ("mean_iou", -0.2, -0.1, "worse"), ("fid", 0.1, 0.2, "worse"),
-     ("fid", -2.0, -1.0, "better"), ("fid", -1.0, 1.0, ""), ("mean_iou", 0.0, 0.2, ""), ("mean_iou", None, None, "")],
-)  # fmt: skip
+    [
+        ("mean_iou", 0.1, 0.2, "better"),
+        ("mean_iou", -0.2, -0.1, "worse"),
+        ("fid", 0.1, 0.2, "worse"),
+        ("fid", -2.0, -1.0, "better"),
+        ("fid", -1.0, 1.0, ""),
+        ("mean_iou", 0.0, 0.2, ""),
+        ("mean_iou", None, None, ""),
+    ],
+)
 def test_verdict_needs_an_interval_without_zero(metric, low, high, expected):
     assert verdict(row(metric=metric, difference=(0.1, low, high))) == expected
 
 
 def test_numbers_read_well():
     assert [decimals([v]) for v in (0.0, 0.5, 1.0, 9.99, 31.4, 143.2, 1234.5, 0.042, 0.0042, 1e-12)] == [
-        3, 3, 3, 3, 2, 1, 0, 4, 5, 6,
-    ]  # fmt: skip
+        3,
+        3,
+        3,
+        3,
+        2,
+        1,
+        0,
+        4,
+        5,
+        6,
+    ]
     assert number(1234.56, 1) == "1,234.6" and number(0.25, 3, sign=True) == "+0.250"
     assert number(-0.0001, 3, sign=True) == "0.000", "no sign on a zero"
     assert number(None, 3) == "-" and interval(None, 1.0, 3) == ""
@@ -195,9 +230,12 @@ def test_goals_of_the_world_are_shown_where_the_file_has_them(tmp_path):
         ('{"a": 1}', "x.json: neither a list of rows nor the figures"),
         ('[{"benchmark": "b"}]', r"x.json\[0\]: model is missing"),
         ('{"figures": [{"name": "a"}]}', r"x.json: figures\[0\].mean is missing"),
-        ('{"figures": [{"name": "a", "mean": null, "low": 0, "high": 0, "n": 1}]}', "must be a finite number"),
+        (
+            '{"figures": [{"name": "a", "mean": null, "low": 0, "high": 0, "n": 1}]}',
+            "must be a finite number",
+        ),
     ],
-)  # fmt: skip
+)
 def test_broken_result_files_are_named(tmp_path, text, sentence):
     (tmp_path / "x.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=sentence):

@@ -139,7 +139,7 @@ KEY = {
         }
         for i in range(4)
     },
-}  # fmt: skip  p0: a | b, p1: b | a, p2: a | b, p3: b | a; p0 and p1 share a prompt, and so do p2 and p3
+}  # p0: a | b, p1: b | a, p2: a | b, p3: b | a; p0 and p1 share a prompt, and so do p2 and p3
 
 
 @pytest.fixture

@@ -202,10 +202,12 @@ def test_the_row_that_others_are_compared_with(done, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "name"),
     [
-        (["--steps", "4"], "steps;"), (["--seeds", "4"], "seeds;"), (["--n", "7"], "n;"),
+        (["--steps", "4"], "steps;"),
+        (["--seeds", "4"], "seeds;"),
+        (["--n", "7"], "n;"),
         (["--option", "split=tune"], "set of prompts or boxes"),
     ],
-)  # fmt: skip
+)
 def test_another_configuration_is_refused(done, capsys, more, name):
     before = files(done)
     assert evaluate(done, *more) == 2

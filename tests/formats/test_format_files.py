@@ -123,9 +123,13 @@ def test_coco(tmp_path):
     first, second = read(tmp_path, "coco", tally=tally)
     counts = {what: count.number for what, count in tally.lost.items()}
     assert counts == {
-        CUT: 1, CROWDS: 1, SMALL: 1, "annotations of unknown pictures or classes, left out": 1,
-        "ids that are not safe as file names": 1, "pictures without a caption or a box, left out": 1,
-    }  # fmt: skip
+        CUT: 1,
+        CROWDS: 1,
+        SMALL: 1,
+        "annotations of unknown pictures or classes, left out": 1,
+        "ids that are not safe as file names": 1,
+        "pictures without a caption or a box, left out": 1,
+    }
     assert first.regions[0].box.xyxy == pytest.approx((600 / 640, 400 / 427, 1, 1))
     mask = first.regions[1].mask_array()
     assert mask.shape == (427, 640) and mask[43:85, 64:128].all() and mask.sum() == 42 * 64
@@ -171,11 +175,15 @@ def test_training_reads_what_is_written_as_coco(tmp_path):
 
 def test_gligen_keeps_what_belongs_to_gligen(tmp_path):
     row = {
-        "ckpt": "x.pth", "prompt": "a bear and a bird", "phrases": ["a bear", "a bird", "style"],
+        "ckpt": "x.pth",
+        "prompt": "a bear and a bird",
+        "phrases": ["a bear", "a bird", "style"],
         "images": [None, None, "s.jpg"],
-        "locations": [[0.0, 0.09, 0.33, 0.76], [0.55, 0.11, 1.0, 0.8], [0, 1, 0, 1]], "text_mask": [1, 1, 0],
-        "alpha_type": [0.3, 0.0, 0.7], "save_folder_name": "bears",
-    }  # fmt: skip
+        "locations": [[0.0, 0.09, 0.33, 0.76], [0.55, 0.11, 1.0, 0.8], [0, 1, 0, 1]],
+        "text_mask": [1, 1, 0],
+        "alpha_type": [0.3, 0.0, 0.7],
+        "save_folder_name": "bears",
+    }
     tally = Tally()
     (layout,) = read(save(tmp_path, "in.json", [row]), "gligen", tally=tally)
     assert [region.phrase for region in layout.regions] == ["a bear", "a bird"]
@@ -268,8 +276,11 @@ def test_labelme_shapes(tmp_path):
             shape("circle", [50, 50], [60, 50], group_id=3),
             shape("line", [1, 1], [9, 9]),
         ],
-        "imageWidth": 100, "imageHeight": 80, "imagePath": "..\\pics\\a.jpg", "imageData": None,
-    }  # fmt: skip
+        "imageWidth": 100,
+        "imageHeight": 80,
+        "imagePath": "..\\pics\\a.jpg",
+        "imageData": None,
+    }
     tally = Tally()
     (layout,) = read(save(tmp_path, "a.json", content), "labelme", tally=tally)
     box, polygon, circle = layout.regions
@@ -294,13 +305,20 @@ def test_labelme_carries_a_whole_layout(tmp_path):
 
 def test_ideogram_and_flux(tmp_path):
     elements = [
-        {"type": "text", "bbox": [360, 80, 560, 920], "text": "HI", "desc": "a headline", "color_palette": ["#F"]},
+        {
+            "type": "text",
+            "bbox": [360, 80, 560, 920],
+            "text": "HI",
+            "desc": "a headline",
+            "color_palette": ["#F"],
+        },
         {"type": "obj", "desc": "stars"},
-    ]  # fmt: skip
+    ]
     content = {
-        "high_level_description": "A poster.", "style_description": {"medium": "photograph"},
+        "high_level_description": "A poster.",
+        "style_description": {"medium": "photograph"},
         "compositional_deconstruction": {"background": "A gradient.", "elements": elements},
-    }  # fmt: skip
+    }
     tally = Tally()
     (layout,) = read(save(tmp_path, "p.json", content), "yxyx-1000", tally=tally)
     assert layout.regions == (Region("a headline", (0.08, 0.36, 0.92, 0.56)),)
@@ -331,9 +349,10 @@ def test_texts_that_are_too_long_and_regions_too_many_are_counted(tmp_path):
     assert len(layout.regions) == 30 and layout.regions[0].box.width * 512 == pytest.approx(11)
     assert len(layout.prompt) <= 2000 and layout.regions[0].phrase.endswith("word")
     assert {what: count.number for what, count in tally.lost.items()} == {
-        "phrases cut to 256 characters": 31, "prompts cut to 2000 characters": 1,
+        "phrases cut to 256 characters": 31,
+        "prompts cut to 2000 characters": 1,
         "regions beyond 30, the smallest, left out": 1,
-    }  # fmt: skip
+    }
     assert (layout.width, layout.meta["picture"]) == (None, {"width": 512, "height": 427}), (
         "427 is no side of a picture"
     )
@@ -369,8 +388,20 @@ def changed(value, spot: tuple, new):
 WHOLE = Layout("a cat", [Region("a cat", (0.1, 0.1, 0.9, 0.9), "8x8:9,9,46")], "blurry", 512, 512, 7, "one")
 
 
-@pytest.mark.parametrize("name", ["gligen", "lmd-cache", "boxdiff", "instancediffusion", "layoutgpt-json", "labelme",
-                                  "yxyx-1000", "coco", "trueline"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gligen",
+        "lmd-cache",
+        "boxdiff",
+        "instancediffusion",
+        "layoutgpt-json",
+        "labelme",
+        "yxyx-1000",
+        "coco",
+        "trueline",
+    ],
+)
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(new=values, draw=st.randoms(use_true_random=False))
 def test_a_file_with_anything_in_a_field_is_read_or_refused(name, new, draw: random.Random):

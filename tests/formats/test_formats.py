@@ -87,8 +87,12 @@ def test_there_and_back_within_a_pixel_or_refused_for_its_text(name, made):
         assert any(mark in said for mark in MARKS) or said.strip(". ") == "" or name == "yolo", error
         return
     if name == "lmd-cache":  # answers of one caption stand together
-        made = sorted(made, key=lambda layout: [x.prompt.strip().rstrip(".") for x in made].index(
-            layout.prompt.strip().rstrip(".")))  # fmt: skip
+        made = sorted(
+            made,
+            key=lambda layout: [x.prompt.strip().rstrip(".") for x in made].index(
+                layout.prompt.strip().rstrip(".")
+            ),
+        )
     elif name == "yolo":
         made = [layout for layout in made if layout.regions]
     assert len(back) == len(made)
@@ -97,8 +101,9 @@ def test_there_and_back_within_a_pixel_or_refused_for_its_text(name, made):
         if "prompt" in FORMATS[name].holds and name != "lmd-cache":
             assert second.prompt == first.prompt
         if name in ("trueline", "instancediffusion"):
-            assert (second.width, second.height) == ((first.width, first.height) if first.width or
-                   name == "trueline" else (512, 512))  # fmt: skip
+            assert (second.width, second.height) == (
+                (first.width, first.height) if first.width or name == "trueline" else (512, 512)
+            )
 
 
 @pytest.mark.parametrize("name", ["lmd", "boxdiff", "layoutgpt-css"])
@@ -191,10 +196,12 @@ def test_what_a_format_cannot_hold_is_counted_and_gone(tmp_path, name):
     lost = set(tally.lost) & set(EXTRAS.values())
     assert lost == set(FORMATS[name].lacks)
     has = {
-        "negative_prompt": back.negative_prompt == "blurry", "seed": back.seed == 7,
-        "mask": back.regions[0].mask is not None, "negative": back.regions[0].negative == "a dog",
+        "negative_prompt": back.negative_prompt == "blurry",
+        "seed": back.seed == 7,
+        "mask": back.regions[0].mask is not None,
+        "negative": back.regions[0].negative == "a dog",
         "label": back.regions[0].label == "cat",
-    }  # fmt: skip
+    }
     assert {key for key, there in has.items() if there} == set(has) & set(FORMATS[name].holds)
 
 
@@ -243,13 +250,19 @@ def test_losses_are_a_warning_where_nobody_counts(tmp_path):
         (lambda path: read(path, "coco", size=(4, 4)), "--from-size"),
         (lambda path: read(path, "lmd", names=path), "--names: lmd takes none, only coco, yolo"),
         (lambda path: write([FULL], path / "x", "yolo", size=(4, 4)), "--size: yolo has no place for it"),
-        (lambda path: write([FULL], path / "x", "trueline", size=(5, 5)), "--size: width: must be a multiple of 8"),
+        (
+            lambda path: write([FULL], path / "x", "trueline", size=(5, 5)),
+            "--size: width: must be a multiple of 8",
+        ),
         (lambda path: write([], path / "x", "trueline"), "there is no layout to write"),
         (lambda path: write([FULL, FULL], path / "x.json", "labelme"), "both would be the file one"),
         (lambda path: write([FULL], path, "gligen"), "is a folder; gligen is one file"),
-        (lambda path: write([Layout("a"), Layout("b")], path / "x.json", "yxyx-1000"), "give a folder, a name"),
+        (
+            lambda path: write([Layout("a"), Layout("b")], path / "x.json", "yxyx-1000"),
+            "give a folder, a name",
+        ),
     ],
-)  # fmt: skip
+)
 def test_calls_that_cannot_be_met(tmp_path, call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call(tmp_path)

@@ -216,10 +216,14 @@ def test_misuse_is_one_sentence(plain):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"strength": 1.1}, {"strength": float("nan")}, {"weights": (101,)}, {"weights": (float("nan"),)},
-        {"negative_weight": -1}, {"weight": 3},
+        {"strength": 1.1},
+        {"strength": float("nan")},
+        {"weights": (101,)},
+        {"weights": (float("nan"),)},
+        {"negative_weight": -1},
+        {"weight": 3},
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValidationError, match=next(iter(settings))):
         Composable(**settings)

@@ -29,9 +29,10 @@ TWO = Layout(
 )
 CAR = Layout("a blue car", regions=[Region("a blue car", (0.5, 0.2, 1.0, 0.8))], seed=1)
 CATS = Layout(
-    "a cat", regions=[Region(word, (x, 0.5, x + 0.3, 0.9)) for word, x in (("cat", 0), ("clock", 0.3), ("cat", 0.6))],
+    "a cat",
+    regions=[Region(word, (x, 0.5, x + 0.3, 0.9)) for word, x in (("cat", 0), ("clock", 0.3), ("cat", 0.6))],
     seed=3,
-)  # fmt: skip
+)
 PLAIN = Layout("a green chair", seed=4)
 SCHEDULERS = ("ddim", "euler", "lms", "dpmsolver++")
 

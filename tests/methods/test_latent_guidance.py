@@ -153,18 +153,34 @@ def test_the_grid_of_a_map_rounds_up_as_the_nets_halving_does():
 def test_attend_and_excite_equals_diffusers(plain):
     """Guided at every step, refined at the first and the third; the word is one token."""
     pipeline = diffusers_module.StableDiffusionAttendAndExcitePipeline(
-        plain.vae, plain.text_encoder, plain.tokenizer, plain.unet,
-        DDIMScheduler.from_config(plain.scheduler.config), None, None, requires_safety_checker=False,
-    )  # fmt: skip
+        plain.vae,
+        plain.text_encoder,
+        plain.tokenizer,
+        plain.unet,
+        DDIMScheduler.from_config(plain.scheduler.config),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
     layout = Layout("a cat and a clock", regions=[Region("cat", (0, 0, 1, 1)), Region("clock", (0, 0, 1, 1))])
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     ids = plain.tokenizer(layout.prompt).input_ids
     tokens = [ids.index(plain.tokenizer.convert_tokens_to_ids(f"{word}</w>")) for word in ("cat", "clock")]
     expected = pipeline(
-        layout.prompt, tokens, height=64, width=64, num_inference_steps=5, guidance_scale=4.0, latents=noise.clone(),
-        output_type="latent", max_iter_to_alter=5, thresholds={0: 0.9, 2: 0.95}, scale_factor=7, attn_res=(8, 8),
-    ).images  # fmt: skip
+        layout.prompt,
+        tokens,
+        height=64,
+        width=64,
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        latents=noise.clone(),
+        output_type="latent",
+        max_iter_to_alter=5,
+        thresholds={0: 0.9, 2: 0.95},
+        scale_factor=7,
+        attn_res=(8, 8),
+    ).images
     method = AttendAndExcite(scale=7, until=1.0, thresholds=((0.0, 0.9), (0.4, 0.95)), cells=8)
     ours = last(plain, [layout], method, steps=5, latents=noise)
     assert not torch.allclose(ours, last(plain, [layout], steps=5, latents=noise), atol=1e-3), (

@@ -245,10 +245,10 @@ def test_what_is_too_much_is_no_phrases_place(plain):
         side = int(before.shape[-2] ** 0.5)
         pushed = (before - after)[0].amax(dim=0).view(side, side, -1)[side // 4 :, side // 2 :]
         assert pushed.amax(dim=(0, 1)).nonzero().flatten().tolist() == (
-            TOKENS_OF["a red apple"] if site.kind == "cross" else [
-                row * side + column for row in range(side // 2) for column in range(side // 2)
-            ]
-        )  # fmt: skip
+            TOKENS_OF["a red apple"]
+            if site.kind == "cross"
+            else [row * side + column for row in range(side // 2) for column in range(side // 2)]
+        )
 
 
 def test_without_its_push_surplus_is_nothing(plain):

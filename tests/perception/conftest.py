@@ -69,16 +69,27 @@ def save(folder: Path, *parts) -> Path:
 def _clip_text(tokenizer) -> dict:
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     return {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": 24, "projection_dim": 16,
-        "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 24,
+        "projection_dim": 16,
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
 
 
 VISION = {
-    "image_size": 32, "patch_size": 8, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="session")
@@ -119,10 +130,19 @@ def dino_folder(tmp_path_factory) -> Path:
 def _blip_config(tokenizer) -> BlipConfig:
     begin = len(tokenizer)  # as BLIP: [DEC] and [ENC] behind BERT's words
     text = {
-        "vocab_size": begin + 2, "bos_token_id": begin, "hidden_size": 32, "encoder_hidden_size": 32,
-        "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "projection_dim": 16,
-        "max_position_embeddings": 48, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0,
-    }  # fmt: skip
+        "vocab_size": begin + 2,
+        "bos_token_id": begin,
+        "hidden_size": 32,
+        "encoder_hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "projection_dim": 16,
+        "max_position_embeddings": 48,
+        "sep_token_id": 3,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
     return BlipConfig(text_config=text, vision_config=VISION, image_text_hidden_size=16, projection_dim=16)
 
 
@@ -155,12 +175,18 @@ def blip2_folder(tmp_path_factory) -> Path:
     config = Blip2Config(
         vision_config=VISION,
         qformer_config={
-            "vocab_size": len(tokenizer), "hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 64,
-            "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 48,
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "encoder_hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 48,
             "use_qformer_text_input": True,
         },
-        num_query_tokens=4, image_text_hidden_size=16,
-    )  # fmt: skip
+        num_query_tokens=4,
+        image_text_hidden_size=16,
+    )
     net = Blip2ForImageTextRetrieval(config)
     with torch.no_grad():
         for weight in net.parameters():

@@ -78,9 +78,10 @@ def test_blip2_heads(head, blip2_folder, pictures):
                 queries = net.qformer(query_embeds=net.query_tokens, encoder_hidden_states=seen)[0]
                 image = net.vision_projection(queries)[0]
                 read = net.qformer(
-                    query_embeds=net.embeddings(input_ids=words.input_ids), query_length=0,
+                    query_embeds=net.embeddings(input_ids=words.input_ids),
+                    query_length=0,
                     attention_mask=words.attention_mask,
-                )[0]  # fmt: skip
+                )[0]
                 wanted = torch.cosine_similarity(image, net.text_projection(read[:, 0])).max()
             else:  # mean over queries of the two logits, then softmax
                 joint = net.embeddings(input_ids=words.input_ids, query_embeds=net.query_tokens)

@@ -159,11 +159,15 @@ def open_clip_state(tokenizer):
     generator = torch.Generator().manual_seed(5)
     random = lambda *shape: torch.randn(shape, generator=generator) * 0.2  # noqa: E731
     state = {
-        "positional_embedding": random(24, 64), "text_projection": random(64, 16),
-        "logit_scale": torch.tensor(2.0), "token_embedding.weight": random(len(tokenizer), 64) * 5,
-        "visual.class_embedding": random(128), "visual.positional_embedding": random(17, 128),
-        "visual.proj": random(128, 16), "visual.conv1.weight": random(128, 3, 8, 8),
-    }  # fmt: skip
+        "positional_embedding": random(24, 64),
+        "text_projection": random(64, 16),
+        "logit_scale": torch.tensor(2.0),
+        "token_embedding.weight": random(len(tokenizer), 64) * 5,
+        "visual.class_embedding": random(128),
+        "visual.positional_embedding": random(17, 128),
+        "visual.proj": random(128, 16),
+        "visual.conv1.weight": random(128, 3, 8, 8),
+    }
     norms = {"ln_final": 64, "visual.ln_pre": 128, "visual.ln_post": 128}
     for prefix, width in (("transformer", 64), ("visual.transformer", 128)):
         for i in range(2):
@@ -174,8 +178,10 @@ def open_clip_state(tokenizer):
                 f"{name}.attn.in_proj_bias": random(3 * width),
             }
             for part, out, into in (
-                ("attn.out_proj", width, width), ("mlp.c_fc", 4 * width, width), ("mlp.c_proj", width, 4 * width),
-            ):  # fmt: skip
+                ("attn.out_proj", width, width),
+                ("mlp.c_fc", 4 * width, width),
+                ("mlp.c_proj", width, 4 * width),
+            ):
                 state |= {f"{name}.{part}.weight": random(out, into), f"{name}.{part}.bias": random(out)}
     for name, width in norms.items():
         state |= {f"{name}.weight": 1 + random(width), f"{name}.bias": random(width)}

@@ -30,8 +30,11 @@ def at(x0, y0, x1, y1):
         (places(*BOX), [("", BOX)], 0),
         (f"K\u00e4fer{places(*BOX)}", [("K\u00e4fer", BOX)], 0),
         (f"cat<poly>{places(100, 200, 500, 300, 200, 600)}</poly>", [("cat", BOX)], 0),
-        (f"cat<poly>{places(100, 200)}<sep>{places(500, 600)}</poly>dog{places(*OTHER)}",
-         [("cat", BOX), ("dog", OTHER)], 0),
+        (
+            f"cat<poly>{places(100, 200)}<sep>{places(500, 600)}</poly>dog{places(*OTHER)}",
+            [("cat", BOX), ("dog", OTHER)],
+            0,
+        ),
         ("", [], 0),
         ("</s><s></s>", [], 0),
         # what is broken is left out and counted; the rest stays
@@ -48,7 +51,7 @@ def at(x0, y0, x1, y1):
         (f"a<b{places(*BOX)}", [("b", BOX)], 2),
         ("<loc_><loc_x><<>>" + "<loc_99999999999999999999>", [], 9),
     ],
-)  # fmt: skip
+)
 def test_answers_are_read(text, wanted, broken):
     found, lost = located(text)
     assert [phrase for phrase, _ in found] == [phrase for phrase, _ in wanted]
@@ -85,10 +88,15 @@ def test_any_garbage_is_read_without_an_error():
 @pytest.mark.parametrize(
     ("name", "label"),
     [
-        ("apple", "red apple"), ("man", "person"), ("person", "person"), ("Dogs", "dog"), ("car", None),
-        ("chair", None), ("", None),
+        ("apple", "red apple"),
+        ("man", "person"),
+        ("person", "person"),
+        ("Dogs", "dog"),
+        ("car", None),
+        ("chair", None),
+        ("", None),
     ],
-)  # fmt: skip
+)
 def test_the_label_that_a_thing_is(name, label):
     assert kind_of(name, ["red apple", "person", "red car", "blue car", "dog", ""]) == label
 
@@ -119,12 +127,16 @@ def taught(folder, tmp_path_factory):
     pictures = (FLORENCE_SIDE // 8) ** 2 + 1
     asked = tokenizer(
         [f"{'<image>' * pictures}<s>{question}</s>" for question in ANSWERS],
-        padding=True, return_tensors="pt", add_special_tokens=False,
-    )  # fmt: skip
-    told = tokenizer(
-        [f"<s>{answer}</s>" for answer in ANSWERS.values()], padding=True, return_tensors="pt",
+        padding=True,
+        return_tensors="pt",
         add_special_tokens=False,
-    ).input_ids  # fmt: skip
+    )
+    told = tokenizer(
+        [f"<s>{answer}</s>" for answer in ANSWERS.values()],
+        padding=True,
+        return_tensors="pt",
+        add_special_tokens=False,
+    ).input_ids
     told[told == tokenizer.pad_token_id] = -100
     net.model.vision_tower.requires_grad_(False)
     optimizer = torch.optim.Adam([weight for weight in net.parameters() if weight.requires_grad], 2e-2)

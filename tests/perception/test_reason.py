@@ -122,8 +122,11 @@ def test_three_hundred_tags_are_quick():
     objects = RulesReasoner().reason(prompt, tags).objects
     assert time.process_time() - start < 2
     assert {each.tag: each.score for each in objects if each.score} == {
-        "car": 2, "dog": 2, "animal": 2, "apple": 0.5,
-    }  # fmt: skip
+        "car": 2,
+        "dog": 2,
+        "animal": 2,
+        "apple": 0.5,
+    }
 
 
 @settings(max_examples=150, deadline=None)
@@ -148,15 +151,23 @@ def test_any_words(words):
 
 def test_nouns_and_names():
     assert [noun.phrase for noun in nouns("two cats on top of the left chair, no dogs")] == [
-        "two cats", "the left chair", "no dogs",
-    ]  # fmt: skip
+        "two cats",
+        "the left chair",
+        "no dogs",
+    ]
     assert [noun.absent for noun in nouns("a cat without a hat")] == [False, True]
     assert phrase_for("apples", "a red apple") == "a red apple" and phrase_for("", "a cat") is None
     assert phrase_for("animal", "a car and a dog") == "a dog" and phrase_for("pen", "a pencil") is None
     names = {
-        "two red apples": "apple", "a brown teddy bear": "teddy bear", "the hot dogs": "hot dog", "men": "man",
-        "a black and white cat": "cat", "dog 2": "dog", "green": "green", "\u732b": "\u732b",
-    }  # fmt: skip
+        "two red apples": "apple",
+        "a brown teddy bear": "teddy bear",
+        "the hot dogs": "hot dog",
+        "men": "man",
+        "a black and white cat": "cat",
+        "dog 2": "dog",
+        "green": "green",
+        "\u732b": "\u732b",
+    }
     assert {phrase: bare_noun(phrase) for phrase in names} == names
 
 

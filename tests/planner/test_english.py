@@ -211,8 +211,10 @@ def test_relations(text, expected):
     ("text", "expected"),
     [
         ("a dog with a ball in its mouth", [("hold", ["dog"], ["ball"])]),
-        ("a dog next to a tree with a ball in its mouth",
-         [("beside", ["dog"], ["tree"]), ("hold", ["dog"], ["ball"])]),
+        (
+            "a dog next to a tree with a ball in its mouth",
+            [("beside", ["dog"], ["tree"]), ("hold", ["dog"], ["ball"])],
+        ),
         ("a man with a board under his arm", [("hold", ["man"], ["board"])]),
         ("a man with a skateboard under his feet", [("below", ["skateboard"], ["man"])]),
         ("a woman holding an umbrella over her head", [("above", ["umbrella"], ["woman"])]),
@@ -222,13 +224,15 @@ def test_relations(text, expected):
         ("a cat with a hat on its head", [("wear", ["cat"], ["hat"])]),
         ("a book with a prism on its cover", [("on", ["prism"], ["book"])]),
         ("a truck with a horse in its bed", [("in", ["horse"], ["truck"])]),
-        ("a pineapple with a cup to its left and a dog on its right",
-         [("left", ["cup"], ["pineapple"]), ("right", ["dog"], ["pineapple"])]),
+        (
+            "a pineapple with a cup to its left and a dog on its right",
+            [("left", ["cup"], ["pineapple"]), ("right", ["dog"], ["pineapple"])],
+        ),
         ("a bus next to a truck on its side", [("beside", ["bus"], ["truck"])]),
         ("a cat with its head in a bowl", [("in", ["cat"], ["bowl"])]),
         ("a dog laying on its back on a couch", [("on", ["dog"], ["couch"])]),
     ],
-)  # fmt: skip
+)
 def test_parts_of_whoever_has_a_thing_tell_where_it_is(text, expected):
     assert relations(text) == expected
 
@@ -334,10 +338,13 @@ def test_what_is_not_understood_is_said(text, note):
 @pytest.mark.parametrize(
     "text",
     [
-        "a dog and a cat next to one another", "one dog looks at another dog", "some dogs and another cat",
-        "a cat on one side of a table and a dog on the other side", "one cat and the other cat",
+        "a dog and a cat next to one another",
+        "one dog looks at another dog",
+        "some dogs and another cat",
+        "a cat on one side of a table and a dog on the other side",
+        "one cat and the other cat",
     ],
-)  # fmt: skip
+)
 def test_one_and_other_is_not_said_of_what_was_read(text):
     assert "told apart" not in " ".join(read(text).notes)
 

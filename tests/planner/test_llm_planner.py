@@ -109,9 +109,10 @@ def test_a_canvas_has_the_picture_s_proportions():
     assert "512 pixels wide and 256 high" in requests[0]["messages"][0]["content"]
     assert (planned.layout.width, planned.layout.height) == (1024, 512)
     assert boxes(planned)[0] == (0, 0.5, 0.25, 1) and "2 of 3 boxes stuck out" in planned.notes[0]
-    assert "32 pixels wide and 64 high" in plan(say(GOOD), width=256, height=512, style="css", retries=0)[1][0][
-        "messages"
-    ][0]["content"]  # fmt: skip
+    assert (
+        "32 pixels wide and 64 high"
+        in plan(say(GOOD), width=256, height=512, style="css", retries=0)[1][0]["messages"][0]["content"]
+    )
 
 
 def test_a_seed_asks_for_another_plan():
@@ -140,9 +141,16 @@ def test_boxes_outside_the_canvas_are_cut():
 
 @pytest.mark.parametrize(
     "box",
-    [[600, 600, 700, 700], [100, 100, 100, 200], [200, 100, 100, 300], [0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4],
-     [1e308, 0, -1e308, 9], [0, 0, 0, 0]],
-)  # fmt: skip
+    [
+        [600, 600, 700, 700],
+        [100, 100, 100, 200],
+        [200, 100, 100, 300],
+        [0, 0, 1, 1],
+        [0.1, 0.2, 0.3, 0.4],
+        [1e308, 0, -1e308, 9],
+        [0, 0, 0, 0],
+    ],
+)
 def test_boxes_without_area_are_asked_for_again_and_then_left_out(box):
     planned, requests = plan(say(regions(("apple", "a red apple", box), ("cat", "cats", [0, 0, 99, 99]))))
     assert planned.names == ("cat",) and planned.planner == "llm:test" and len(requests) == 4
@@ -154,11 +162,20 @@ def test_boxes_without_area_are_asked_for_again_and_then_left_out(box):
 
 @pytest.mark.parametrize(
     "entry",
-    [{"phrase": "apple"}, {"phrase": "apple", "box": [1, 2, 3]}, {"phrase": "", "box": [1, 2, 30, 40]}, None,
-     {"phrase": "apple", "box": ["a", 1, 2, 3]}, {"phrase": "a" * 300, "box": [1, 2, 30, 40]}, "apple", [[]],
-     {"phrase": ["apple"], "box": [1, 2, 30, 40]}, {"phrase": "apple", "box": {"x": 1}},
-     {"phrase": "apple", "box": [10**400, 1, 2, 3]}],
-)  # fmt: skip
+    [
+        {"phrase": "apple"},
+        {"phrase": "apple", "box": [1, 2, 3]},
+        {"phrase": "", "box": [1, 2, 30, 40]},
+        None,
+        {"phrase": "apple", "box": ["a", 1, 2, 3]},
+        {"phrase": "a" * 300, "box": [1, 2, 30, 40]},
+        "apple",
+        [[]],
+        {"phrase": ["apple"], "box": [1, 2, 30, 40]},
+        {"phrase": "apple", "box": {"x": 1}},
+        {"phrase": "apple", "box": [10**400, 1, 2, 3]},
+    ],
+)
 def test_an_entry_that_cannot_be_read_does_not_spoil_the_others(entry):
     answer = GOOD | {"regions": [*GOOD["regions"], entry]}
     planned, requests = plan(say(answer))
@@ -175,9 +192,11 @@ def test_an_answer_that_is_better_the_second_time():
 @pytest.mark.parametrize("style", ["json", "css"])
 def test_ten_thousand_boxes(style):
     thing = ("apple", "a red apple", [10, 10, 40, 40])
-    text = regions(*[thing] * 10_000) if style == "json" else css(
-        [("red apple", Region("x", (0.1, 0.1, 0.5, 0.5)).box)] * 10_000, 64, 64
-    )  # fmt: skip
+    text = (
+        regions(*[thing] * 10_000)
+        if style == "json"
+        else css([("red apple", Region("x", (0.1, 0.1, 0.5, 0.5)).box)] * 10_000, 64, 64)
+    )
     start = time.process_time()
     planned, requests = plan(say(text), style=style)
     assert time.process_time() - start < 10 and len(requests) == 4

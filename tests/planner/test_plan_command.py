@@ -39,8 +39,10 @@ class Known:
         if prompt not in THINGS:
             raise ValueError("knows no such prompt;\nask for another")
         things = THINGS[prompt]
-        boxes = [(1 - x1, y0, 1 - x0, y1) if (seed or 0) % 2 else (x0, y0, x1, y1)
-                 for _, (x0, y0, x1, y1), _ in things]  # fmt: skip
+        boxes = [
+            (1 - x1, y0, 1 - x0, y1) if (seed or 0) % 2 else (x0, y0, x1, y1)
+            for _, (x0, y0, x1, y1), _ in things
+        ]
         regions = [Region(phrase, box) for (phrase, _, _), box in zip(things, boxes, strict=True)]
         notes = () if things else ("found nothing to draw",)
         return Planned(Layout(prompt, regions), tuple(name for _, _, name in things), notes, self.name)
@@ -89,8 +91,10 @@ def test_one_bad_prompt_does_not_cost_the_others(known, tmp_path, capsys):
     assert written.out == ""
     found = read_layouts(out)
     assert [(each.id, each.prompt) for each in found] == [
-        ("0001", PROMPT), ("0002", "a green clock"), ("0004", "freedom")
-    ]  # fmt: skip
+        ("0001", PROMPT),
+        ("0002", "a green clock"),
+        ("0004", "freedom"),
+    ]
     said = written.err.splitlines()
     assert said[0] == ('trueline: prompt 1 ("a herring"): not planned: knows no such prompt; ask for another')
     assert 'prompt 4 ("a caf' in said[1] and "UTF-8" in said[1]
@@ -159,9 +163,11 @@ def test_it_reads_a_pipe_and_loads_no_torch(tmp_path):
     )
     arguments = ["plan", "--file", "-", "--draw", str(tmp_path / "boxes.png")]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], input=b"two cats\na dog\n", capture_output=True,
+        [sys.executable, "-c", code, *arguments],
+        input=b"two cats\na dog\n",
+        capture_output=True,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert [len(json.loads(line)["regions"]) for line in done.stdout.splitlines()] == [2, 1]
     assert done.stderr.splitlines()[-1] == b"False False"
@@ -259,11 +265,17 @@ def test_nobody_plans_unasked(known, generate, tmp_path, capsys):
     ("arguments", "said"),
     [
         (["a green clock", *BOXDIFF, "--planner", "none"], "regions: BoxDiff needs at least one region"),
-        (["freedom", *BOXDIFF], "--planner: known finds nothing that a box could hold; give boxes, or leave BoxDiff"),
-        (["a herring", *BOXDIFF], "--planner: prompt 1 cannot be planned (knows no such prompt; ask for another)"),
+        (
+            ["freedom", *BOXDIFF],
+            "--planner: known finds nothing that a box could hold; give boxes, or leave BoxDiff",
+        ),
+        (
+            ["a herring", *BOXDIFF],
+            "--planner: prompt 1 cannot be planned (knows no such prompt; ask for another)",
+        ),
         (["a green clock", "--llm.url", "x"], "--llm.url: belongs to --planner llm, which is not given"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_planned_is_refused(known, generate, tmp_path, capsys, arguments, said):
     assert generate(tmp_path, *arguments) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]

@@ -110,10 +110,12 @@ def test_sizes_in_words():
 @pytest.mark.parametrize(
     "prompt",
     [
-        "a table with a vase of flowers, two cups and a plate of food", "a bed with six cats and two dogs",
-        "a vase with seven roses", "a tray with a cup, a bowl and three spoons",
+        "a table with a vase of flowers, two cups and a plate of food",
+        "a bed with six cats and two dogs",
+        "a vase with seven roses",
+        "a tray with a cup, a bowl and three spoons",
     ],
-)  # fmt: skip
+)
 def test_with_on_a_furnishing_means_on_it_and_holds(prompt):
     assert "could not be kept" not in " ".join(PLANNER.plan(prompt).notes)
     base, *upon = [box for _, box in things(prompt)]

@@ -197,8 +197,10 @@ def test_what_is_too_many_may_be_what_nobody_saw():
     ]
     prompt = "a red book, a blue umbrella and a green hat without a cat"
     assert give(prompt, books)[0] == [
-        ("a red book", spots[0]), ("a blue umbrella", spots[2]), ("a green hat", spots[1])
-    ]  # fmt: skip
+        ("a red book", spots[0]),
+        ("a blue umbrella", spots[2]),
+        ("a green hat", spots[1]),
+    ]
     things, _ = give("two chairs and a book", [seen("chair", spots[0]), *books[1:3]])
     assert things == [("two chairs", spots[0]), ("a book", spots[1]), ("two chairs", spots[2])]
     # A place or a part is none that a box of something else may be.
@@ -226,8 +228,9 @@ def test_doubles_are_left_out():
     moved = (0.02, 0.25, 0.52, 0.75)
     assert iou(LEFT, moved) > 0.9 and iou(LEFT, RIGHT) == 0 and iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
     assert distinct([seen("cat", moved, 0.5), seen("cat", LEFT, 0.9), seen("dog", LEFT, 0.1)]) == [
-        seen("cat", LEFT, 0.9), seen("dog", LEFT, 0.1)
-    ]  # fmt: skip
+        seen("cat", LEFT, 0.9),
+        seen("dog", LEFT, 0.1),
+    ]
     objects = [Reasoned("puppy", 0.5, "a dog"), Reasoned("dog", 2.0, "a dog")]
     found = [seen("puppy", LEFT, 0.9), seen("dog", moved, 0.4)]
     things = assigned(white(), "a dog", objects, found, [])
@@ -243,8 +246,9 @@ def test_a_look():
     assert isinstance(eyes, Tagger) and isinstance(eyes, Detector) and isinstance(eyes, Segmenter)
     assert looked.tags == ("apple", "car", "hat") and eyes.asked == [["apple", "car"]]
     assert [(t.tag, t.phrase, t.score) for t in looked.things] == [
-        ("apple", "a red apple", 2.0), ("car", "a blue car", 2.0)
-    ]  # fmt: skip
+        ("apple", "a red apple", 2.0),
+        ("car", "a blue car", 2.0),
+    ]
     assert [each.score for each in looked.objects] == [2.0, 2.0, 0.0]
     assert looked.things[0].seen.mask.mean() == pytest.approx(0.25)
     record = json.loads(json.dumps(looked.record()))
@@ -651,7 +655,7 @@ def test_scores_of_0_leave_nothing_to_draw(gated, first):
     assert done.image.tobytes() == first and "the likelihood of every region is 0" in done.notes[0]
     (done,) = realign(
         gated, Scripted([APPLE]), reasoner=Doubtful(), method=Reweighting(suppress=2, duration=1)
-    )(PROMPT, seeds=[7], **FAST)  # fmt: skip
+    )(PROMPT, seeds=[7], **FAST)
     assert done.kept == 1 and done.image.tobytes() != first
 
 
@@ -825,7 +829,7 @@ SEEING = ("--realign", "--detector", "oracle", "--segmenter", "none")
         (["--realign", "--detector", "magic=x", "--segmenter", "none"], "unknown kind of model 'magic'"),
         (["--realign", "--detector", "noun-phrases", "--segmenter", "none"], "'noun-phrases' is no detector"),
     ],
-)  # fmt: skip
+)
 def test_bad_flags_are_one_sentence(trueline, arguments, said, tmp_path):
     code, _, stderr = trueline("a red apple", *arguments, looking=[])
     assert code == 2 and said in stderr.strip().splitlines()[-1]

@@ -164,12 +164,22 @@ def test_a_record_says_everything_in_json(pipe):
     assert json.loads(json.dumps(record)) == record
     assert record["layout"] == {"schema": 1, "prompt": "a blue car", "width": 64, "height": 64, "seed": 4}
     wanted = {
-        "index": 1, "seed": 4, "seed_index": 0, "steps": 3, "scheduler": "ddim", "guidance_scale": 4.0,
+        "index": 1,
+        "seed": 4,
+        "seed_index": 0,
+        "steps": 3,
+        "scheduler": "ddim",
+        "guidance_scale": 4.0,
         "guidance_interval": [0.0, 1.0],
-        "grounding_schedule": [0.3, 0.0, 0.7], "eta": 0.0, "dtype": "float32", "device": "cpu", "notes": [],
-        "methods": [{"name": "Shift", "settings": {"by": 0.2}}], "batch": {"size": 2, "row": 1},
+        "grounding_schedule": [0.3, 0.0, 0.7],
+        "eta": 0.0,
+        "dtype": "float32",
+        "device": "cpu",
+        "notes": [],
+        "methods": [{"name": "Shift", "settings": {"by": 0.2}}],
+        "batch": {"size": 2, "row": 1},
         "model": {"source": "memory", "revision": None, "loras": {}},
-    }  # fmt: skip
+    }
     assert {key: record[key] for key in wanted} == wanted
     assert set(record["versions"]) == {"trueline", "python", "torch", "diffusers", "transformers"}
 

@@ -327,8 +327,10 @@ def test_rows_of_a_table_from_what_was_seen(study, tmp_path):
     rows = [common.Row("gligen", "gligen"), common.Row("GOAL", "gligen+{lora}", training)]
     own = common.Study("goal", options, rows)
     assert [own.seen_as(row, seed) for row, seed in own.runs()] == [
-        "gligen", "gligen+lora:goal-full-0", "gligen+lora:goal-full-1",
-    ]  # fmt: skip
+        "gligen",
+        "gligen+lora:goal-full-0",
+        "gligen+lora:goal-full-1",
+    ]
 
     examples = load("world").examples
     names = [one.name for one in wanted(examples, choose(examples, 30), (0, 1))]

@@ -62,14 +62,26 @@ def train(folder: Path, tokenizer: Path, processes: int, checkpointing: bool) ->
     backbone.unet.add_module(STATISTICS, rewards.running)
     objective = Noted(ReFL(rewards, seed=3, scale=1.0, steps=4, span=(0, 3), backprop=1))
     plan = Plan(
-        batch=PICTURES // processes, steps=4, warmup=0, lr=1e-3, clip=0, precision="fp32", log_every=1,
+        batch=PICTURES // processes,
+        steps=4,
+        warmup=0,
+        lr=1e-3,
+        clip=0,
+        precision="fp32",
+        log_every=1,
         save_every=9,
-    )  # fmt: skip
+    )
     looks = Looks(lambda step, _: {"held_out": FALLS[step]}, 1, True, "held_out", patience=1)
     fit = Fit(
-        folder, objective, Nets(backbone, {"rewards": rewards}), {f"unet.{n}": w for n, w in names.items()},
-        stream(0), plan, make_accelerator(plan, CPU), looks=looks,
-    )  # fmt: skip
+        folder,
+        objective,
+        Nets(backbone, {"rewards": rewards}),
+        {f"unet.{n}": w for n, w in names.items()},
+        stream(0),
+        plan,
+        make_accelerator(plan, CPU),
+        looks=looks,
+    )
     assert fit.accelerator.num_processes == processes
     list(fit)
     return {

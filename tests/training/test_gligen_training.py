@@ -263,9 +263,14 @@ def train(plain_folder, data, tmp_path, capsys):
 
 def test_a_run_makes_a_checkpoint_that_honours_boxes(train, tmp_path, plain_folder, layouts):
     code, said = train(
-        "objective.start=prepared", "objective.gap_every=2", "objective.gap_n=2", "objective.warn_after=4",
-        "objective.least_gap=1000", "data.max_boxes=6", "position_net=false",
-    )  # fmt: skip
+        "objective.start=prepared",
+        "objective.gap_every=2",
+        "objective.gap_n=2",
+        "objective.warn_after=4",
+        "objective.least_gap=1000",
+        "data.max_boxes=6",
+        "position_net=false",
+    )
     assert (
         code == 0
         and "warning: objective.warn_after: the checkpoint of 4 steps: the loss is no smaller" in said

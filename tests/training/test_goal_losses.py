@@ -445,9 +445,14 @@ def like_sd() -> UNet2DConditionModel:
     """Stable Diffusion's blocks, narrow."""
     cross, up = ("CrossAttnDownBlock2D",) * 3, ("CrossAttnUpBlock2D",) * 3
     return UNet2DConditionModel(
-        sample_size=64, block_out_channels=(8, 8, 8, 8), down_block_types=(*cross, "DownBlock2D"),
-        up_block_types=("UpBlock2D", *up), norm_num_groups=4, cross_attention_dim=8, attention_head_dim=2,
-    )  # fmt: skip
+        sample_size=64,
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=(*cross, "DownBlock2D"),
+        up_block_types=("UpBlock2D", *up),
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=2,
+    )
 
 
 @pytest.mark.parametrize(

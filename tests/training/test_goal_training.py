@@ -47,10 +47,15 @@ def clip_folder(tokenizer, tmp_path_factory) -> Path:
 def fit(folder, backbone, clip, plan, objective=None, source=None, part="fusers+attention", **more) -> Fit:
     names = open_part(backbone.unet, part, position_net=False)
     return Fit(
-        folder, objective or GoalObjective(dsa=0.1, maa=0.1), Nets(backbone, {"clip": clip}),
-        {f"unet.{name}": weight for name, weight in names.items()}, source or stream(0), plan,
-        make_accelerator(plan, CPU), **more,
-    )  # fmt: skip
+        folder,
+        objective or GoalObjective(dsa=0.1, maa=0.1),
+        Nets(backbone, {"clip": clip}),
+        {f"unet.{name}": weight for name, weight in names.items()},
+        source or stream(0),
+        plan,
+        make_accelerator(plan, CPU),
+        **more,
+    )
 
 
 # Going on

@@ -182,9 +182,17 @@ def test_a_net_that_learns_from_no_loss_is_refused():
 
 def test_stage_align_draws_with_the_net_as_it_is(gated_folder, tmp_path):
     sets = {f"objective.{name}": value for name, value in SIZES.items()} | {
-        "steps": 2, "batch": 2, "warmup": 0, "lr": 0.01, "data.n": 4, "precision": "fp32", "validation.every": 1,
-        "validation.n": 2, "validation.steps": 2, "objective.guidance.beta": 0.5,
-    }  # fmt: skip
+        "steps": 2,
+        "batch": 2,
+        "warmup": 0,
+        "lr": 0.01,
+        "data.n": 4,
+        "precision": "fp32",
+        "validation.every": 1,
+        "validation.n": 2,
+        "validation.steps": 2,
+        "objective.guidance.beta": 0.5,
+    }
     command = [
         "train",
         "hcma",

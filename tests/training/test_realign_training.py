@@ -50,9 +50,15 @@ def fit(folder, backbone: Backbone, wish: Settings, **more) -> Fit:
     task = prepare(wish, backbone, folder)
     names = open_part(backbone.unet, task.part, lora=wish.lora)
     return Fit(
-        folder, task.objective, Nets(backbone, task.further), {f"unet.{n}": w for n, w in names.items()},
-        stream(0), wish, make_accelerator(wish, CPU), **more,
-    )  # fmt: skip
+        folder,
+        task.objective,
+        Nets(backbone, task.further),
+        {f"unet.{n}": w for n, w in names.items()},
+        stream(0),
+        wish,
+        make_accelerator(wish, CPU),
+        **more,
+    )
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(plain, folders, tmp_path):
@@ -81,8 +87,10 @@ def test_a_reward_can_be_over_fitted(plain, folders, tmp_path):
         folders,
         {"rewards": {"red": 1.0}, "models": {"red": f"{__name__}:redness"}, "held_out": None}
         | {"standardise": False, "preserve": "none", "sampling_steps": 2, "first": 0, "last": 0},
-        steps=12, lr=0.02, lora=4,
-    )  # fmt: skip
+        steps=12,
+        lr=0.02,
+        lora=4,
+    )
     run = fit(tmp_path, twin(plain), wish)
 
     def score() -> float:  # of pictures from the same noise
@@ -165,11 +173,17 @@ def test_a_whole_net_is_trained_beside_its_base(plain, folders, tmp_path):
     ("objective", "problem"),
     [
         ({"gradient": "none"}, "objective.reward caption: its scores carry no gradient"),
-        ({"rewards": {"aesthetic": 1.0}}, "objective.rewards: there is no reward 'aesthetic'; there are caption"),
+        (
+            {"rewards": {"aesthetic": 1.0}},
+            "objective.rewards: there is no reward 'aesthetic'; there are caption",
+        ),
         ({"rewards": {"caption": 0.0}}, "objective.rewards: give at least one reward a weight"),
         ({"rewards": {"blip-itm": 1.0}}, "objective.models.blip-itm: give the model that shall look"),
         ({"models": {}}, "objective.models.text_encoder: give the model"),
-        ({"models": {"text_encdoer": "x"}}, "objective.models: there is no part 'text_encdoer'; there are captioner"),
+        (
+            {"models": {"text_encdoer": "x"}},
+            "objective.models: there is no part 'text_encdoer'; there are captioner",
+        ),
         ({"models": {"text_encoder": "/nowhere"}}, "objective.models.text_encoder: the weights"),
         ({"rewards": {"clip": 1.0}}, "objective.held_out: clip is trained on"),
         ({"last": 3}, "objective.span: must be first <= last of the steps 0 to 2"),
@@ -177,7 +191,7 @@ def test_a_whole_net_is_trained_beside_its_base(plain, folders, tmp_path):
         ({"captions": 1}, "objective.captions: must be 2 or more"),
         ({"scheduler": "heun"}, "objective.scheduler: unknown name 'heun'"),
     ],
-)  # fmt: skip
+)
 def test_misuse_is_said_in_one_sentence(plain, folders, objective, problem):
     with pytest.raises(ValueError) as caught:
         prepare(settings(folders, objective), twin(plain), Path())

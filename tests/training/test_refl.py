@@ -127,8 +127,8 @@ def test_one_call_has_a_gradient_and_the_steps_before_have_none(plain):
 
     plain_layouts = [Layout(layout.prompt) for layout in LAYOUTS]
     *_, before, _ = sample(
-        backbone, plain_layouts, steps=steps, scheduler="ddim", guidance_scale=1.0, latents=batch.noise,
-    )  # fmt: skip
+        backbone, plain_layouts, steps=steps, scheduler="ddim", guidance_scale=1.0, latents=batch.noise
+    )
     stepper = Stepper(make_scheduler("ddim", backbone.scheduler), steps, "cpu")
     stepper.index = steps - 1
     z = before.z

@@ -144,9 +144,11 @@ class Cut(ToyEncoder):
 def exact(captioner, value, picture) -> torch.Tensor:
     """The gradient of E[value(caption, picture)], summed over all captions."""
     captions = [
-        c for n in (1, 2, 3) for c in itertools.product(range(4), repeat=n)
+        c
+        for n in (1, 2, 3)
+        for c in itertools.product(range(4), repeat=n)
         if 0 not in c[:-1] and (c[-1] == 0 or n == 3)
-    ]  # fmt: skip
+    ]
     picture = picture.clone().requires_grad_(True)
     total, mass = 0.0, 0.0
     for caption in captions:
@@ -610,9 +612,11 @@ def test_weights_and_running_estimates():
     assert running.std == pytest.approx(float(numbers.std(correction=0)), rel=1e-9)
     # A hundred times as loud, standardised it is the same: total is 1.5 of it.
     torch.testing.assert_close(
-        total.detach(), 1.5 * ((seen[-1] - numbers.mean()) / numbers.std(correction=0)).float(),
-        atol=1e-4, rtol=1e-4,
-    )  # fmt: skip
+        total.detach(),
+        1.5 * ((seen[-1] - numbers.mean()) / numbers.std(correction=0)).float(),
+        atol=1e-4,
+        rtol=1e-4,
+    )
     plain = Rewards({"one": (Mean(), 1.0), "loud": (Mean(100.0), -0.5)}, standardise=False)
     parts = plain.parts(images, ["x"] * 4)
     torch.testing.assert_close(plain.combine(parts), parts["one"] - 0.5 * parts["loud"])

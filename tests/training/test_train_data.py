@@ -147,15 +147,21 @@ def test_two_epochs_have_equal_boxes(coco):
 
 
 def test_what_is_broken_is_counted_and_named(coco):
-    change(coco, "instances_val", lambda content: content["annotations"].extend([
-        {"image_id": 9, "category_id": 1, "bbox": [0, 0, 9, 9]},
-        {"image_id": 1, "category_id": 7, "bbox": [0, 0, 9, 9]},
-        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 9]},
-        {"image_id": 1, "category_id": 1, "bbox": [0, 0, "9", 9]},
-        {"image_id": 1, "category_id": [1], "bbox": [0, 0, 9, 9]},
-        {"image_id": 1, "category_id": 1, "bbox": [200, 0, 9, 9]},
-        "thing",
-    ]))  # fmt: skip
+    change(
+        coco,
+        "instances_val",
+        lambda content: content["annotations"].extend(
+            [
+                {"image_id": 9, "category_id": 1, "bbox": [0, 0, 9, 9]},
+                {"image_id": 1, "category_id": 7, "bbox": [0, 0, 9, 9]},
+                {"image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 9]},
+                {"image_id": 1, "category_id": 1, "bbox": [0, 0, "9", 9]},
+                {"image_id": 1, "category_id": [1], "bbox": [0, 0, 9, 9]},
+                {"image_id": 1, "category_id": 1, "bbox": [200, 0, 9, 9]},
+                "thing",
+            ]
+        ),
+    )
     change(coco, "captions_val", lambda content: content["images"].append({"id": 3, "file_name": "x.png"}))
     change(
         coco, "captions_val", lambda content: content["annotations"].append({"image_id": 1, "caption": " "})
@@ -183,13 +189,19 @@ def test_what_is_broken_is_counted_and_named(coco):
 @pytest.mark.parametrize(
     ("spoil", "match"),
     [
-        (lambda folder: (folder / "annotations" / "instances_val.json").unlink(), "holds no instances_X.json"),
-        (lambda folder: (folder / "annotations" / "captions_val.json").unlink(), "cannot read .*captions_val.json"),
+        (
+            lambda folder: (folder / "annotations" / "instances_val.json").unlink(),
+            "holds no instances_X.json",
+        ),
+        (
+            lambda folder: (folder / "annotations" / "captions_val.json").unlink(),
+            "cannot read .*captions_val.json",
+        ),
         (lambda folder: write(folder, "captions_val", []), "has no list of images"),
         (lambda folder: write(folder, "instances_more", {}), "data.split: say which .*there are more, val"),
         (lambda folder: change(folder, "captions_val", silence), "nothing in .*2 pictures"),
     ],
-)  # fmt: skip
+)
 def test_a_folder_that_cannot_be_used_says_why(coco, spoil, match):
     spoil(coco)
     with pytest.raises(ValueError, match=match):

@@ -31,9 +31,13 @@ def processes(tokenizer, tmp_path_factory) -> tuple[Path, list[dict]]:
     home = tmp_path_factory.mktemp("processes")
     tokenizer.save_pretrained(home / "tokenizer")
     common = {
-        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
-    }  # fmt: skip
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+    }
     command = [sys.executable, str(HERE / "refl_process.py"), str(home)]
     started = [
         subprocess.Popen(

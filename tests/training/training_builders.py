@@ -110,9 +110,15 @@ def fit(
     net = Guess()
     trained = {f"guess.{name}": weight for name, weight in net.named_parameters()}
     made = Fit(
-        folder, objective or Guessing(), Nets(backbone, {"guess": net}), trained, stream(plan.seed), plan,
-        make_accelerator(plan, CPU), **more,  # type: ignore[arg-type]
-    )  # fmt: skip
+        folder,
+        objective or Guessing(),
+        Nets(backbone, {"guess": net}),
+        trained,
+        stream(plan.seed),
+        plan,
+        make_accelerator(plan, CPU),
+        **more,  # type: ignore[arg-type]
+    )
     return made, net
 
 

@@ -54,14 +54,20 @@ def test_captions_are_measured_by_names_colours_and_inventions():
     wrong = f"a {other} {first.name} and a {second.colour} {second.name}"
     much = f"two {first.colour} {captioner.plural(first.name)}"
     assert captioner.heard([f"{first.phrase} and {second.phrase}"], [scene]) == {
-        "named": 1, "named_and_coloured": 1, "invented": 0, "wrong": 0,
-    }  # fmt: skip
+        "named": 1,
+        "named_and_coloured": 1,
+        "invented": 0,
+        "wrong": 0,
+    }
     assert captioner.heard([right], [scene])["named"] == 1
     assert captioner.heard([wrong], [scene])["named_and_coloured"] == 0.5
     assert captioner.heard([wrong], [scene])["named"] == 1
     assert captioner.heard([much], [scene]) == {
-        "named": 0.5, "named_and_coloured": 0.5, "invented": 0.5, "wrong": 0.5,
-    }  # fmt: skip
+        "named": 0.5,
+        "named_and_coloured": 0.5,
+        "invented": 0.5,
+        "wrong": 0.5,
+    }
     assert captioner.heard([""], [scene])["invented"] == 1 - 0 / 1
 
 

@@ -62,8 +62,12 @@ def test_only_what_was_named_is_altered(change):
         assert [t.colour for t in changed.things] == ["blue", "red"]
     else:
         fields = ("name", "colour", "texture")
-        differ = [f for a, b in zip(scene.things, changed.things, strict=True) for f in fields
-                  if getattr(a, f) != getattr(b, f)]  # fmt: skip
+        differ = [
+            f
+            for a, b in zip(scene.things, changed.things, strict=True)
+            for f in fields
+            if getattr(a, f) != getattr(b, f)
+        ]
         assert differ == [change]
 
 

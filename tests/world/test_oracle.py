@@ -218,8 +218,11 @@ class TestCheck:
         assert stranger == Verdict(1, 1, 1, 1, True, False)
 
     def test_counts_of_groups_with_one_name(self) -> None:
-        two = said("two red cats and a blue cat", Group("cat", "red", "plain", (0, 1), (8, 12)),
-                   Group("cat", "blue", "plain", (2,), (24, 27)))  # fmt: skip
+        two = said(
+            "two red cats and a blue cat",
+            Group("cat", "red", "plain", (0, 1), (8, 12)),
+            Group("cat", "blue", "plain", (2,), (24, 27)),
+        )
         cats = [seen("cat", c, "plain", (0.1, 0.1, 0.2, 0.2)) for c in ("red", "red", "blue")]
         assert check(cats, two).all_right
         assert check(cats[:2], two).count == 0

@@ -160,9 +160,10 @@ def test_a_seer_that_cannot_be_used_is_refused(packed, tmp_path):
 def looker(packed):
     """The seer's adapter with a net that knows the scene, so that what it makes of answers is tested alone."""
     scene = _scene(
-        _thing("car", "red", "plain", 4, 8), _thing("cat", "blue", "striped", 68, 66),
+        _thing("car", "red", "plain", 4, 8),
+        _thing("cat", "blue", "striped", 68, 66),
         _thing("car", "green", "plain", 66, 4, 50),
-    )  # fmt: skip
+    )
     made = load(f"world-seer={packed}")
     made.net = Known([scene])
     return made, scene, Image.fromarray(render(scene))

@@ -98,9 +98,12 @@ def test_goal_reads_colours_from_the_caption():
         if lora:
             pipe.load_lora(lora)
         images = pipe(
-            [example.layout for example in examples], seeds=[0] * len(examples), steps=12, guidance_scale=4.0,
+            [example.layout for example in examples],
+            seeds=[0] * len(examples),
+            steps=12,
+            guidance_scale=4.0,
             progress=False,
-        ).images  # fmt: skip
+        ).images
         seen = judge.look(examples, images)
         right.append(sum(one[f"{RATIO}color_accuracy"][0] for one in seen))
     assert right[1] >= right[0] + 4, (

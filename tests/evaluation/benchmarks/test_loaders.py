@@ -100,8 +100,11 @@ def test_7bench_reads_pixels_and_clips_regions_but_not_the_truth(tmp_path):
     assert (rose.id, rose.category, rose.prompt) == ("object_binding-000000", "object_binding", "A rose")
     assert rose.layout.regions[0].box.xyxy == (0.25, 0, 0.5, 1)
     assert pair.truth["labels"] == ["cat", "dog"] and pair.truth["boxes"][1] == [
-        400 / 512, 400 / 512, 600 / 512, 500 / 512,
-    ]  # fmt: skip
+        400 / 512,
+        400 / 512,
+        600 / 512,
+        500 / 512,
+    ]
     assert pair.layout.regions[1].box.x1 == 1
 
 

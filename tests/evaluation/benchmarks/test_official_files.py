@@ -77,9 +77,14 @@ def test_t2i_compbench():
     assert sum("relation" in e.truth for e in complex_) == 87, "of 88; one names none of the phrases"
     relations = Counter(e.truth["relation"] for e in benchmark.examples if e.category == "spatial")
     assert relations == {
-        "on the top of": 56, "on the right of": 56, "on the bottom of": 52, "on the left of": 51,
-        "on side of": 37, "next to": 24, "near": 24,
-    }  # fmt: skip
+        "on the top of": 56,
+        "on the right of": 56,
+        "on the bottom of": 52,
+        "on the left of": 51,
+        "on side of": 37,
+        "next to": 24,
+        "near": 24,
+    }
 
 
 def test_t2i_compbench_later_categories_and_splits():
@@ -87,8 +92,10 @@ def test_t2i_compbench_later_categories_and_splits():
     assert Counter(e.category for e in later.examples) == {"numeracy": 300, "3d_spatial": 300}
     assert all(e.truth["counts"] for e in later.examples if e.category == "numeracy")
     assert {e.truth["relation"] for e in later.examples if e.category == "3d_spatial"} == {
-        "in front of", "behind", "hidden by",
-    }  # fmt: skip
+        "in front of",
+        "behind",
+        "hidden by",
+    }
     train, _ = load("t2i-compbench", split="train")
     assert Counter(e.category for e in train.examples)["color"] == 700
     assert len({e.prompt for e in train.examples if e.category == "color"}) == 679, (
@@ -96,8 +103,13 @@ def test_t2i_compbench_later_categories_and_splits():
     )
     every, _ = load("t2i-compbench", split="all")
     assert Counter(e.category for e in every.examples) == {
-        "color": 860, "shape": 1000, "texture": 1000, "spatial": 1000, "non_spatial": 1000, "complex": 1000,
-    }  # fmt: skip
+        "color": 860,
+        "shape": 1000,
+        "texture": 1000,
+        "spatial": 1000,
+        "non_spatial": 1000,
+        "complex": 1000,
+    }
     kinds = Counter(e.truth["kind"] for e in every.examples if e.category == "complex")
     assert kinds == {"spatial": 58 + 130, "action": 212 + 504, "spatialaction": 30 + 66}
     assert len(load("t2i-compbench", split="val_seen")[0].examples) == 3 * 200
@@ -126,8 +138,16 @@ def test_cc_500_is_446_lines_of_which_444_are_pairs():
     assert len(pairs) == 444
     assert pairs[0] == [["bench", "green"], ["car", "red"]]
     assert {colour for pair in pairs for _, colour in pair} == {
-        "brown", "red", "blue", "green", "yellow", "gold", "pink", "white", "black",
-    }  # fmt: skip
+        "brown",
+        "red",
+        "blue",
+        "green",
+        "yellow",
+        "gold",
+        "pink",
+        "white",
+        "black",
+    }
     assert all(e.prompt == e.prompt.strip() for e in benchmark.examples)
 
 
@@ -136,15 +156,22 @@ def test_drawbench():
     goal, said = load("drawbench", subset="goal", gpt4_boxes=True)
     assert not said and len(goal.examples) == 94
     assert Counter(e.category for e in goal.examples) == {
-        "Colors": 25, "Descriptions": 20, "Counting": 19, "Positional": 20, "Conflicting": 10,
-    }  # fmt: skip
+        "Colors": 25,
+        "Descriptions": 20,
+        "Counting": 19,
+        "Positional": 20,
+        "Conflicting": 10,
+    }
     assert {e.id for e in goal.examples} < {e.id for e in everything.examples}, "the subset keeps the ids"
     counting = [e for e in goal.examples if e.category == "Counting"]
     positional = [e for e in goal.examples if e.category == "Positional"]
     assert all(e.truth["counts"] and e.layout.regions for e in counting)
     assert {relation for e in positional for relation in e.truth["relations"]} == {
-        "above", "below", "left", "right",
-    }  # fmt: skip
+        "above",
+        "below",
+        "left",
+        "right",
+    }
     assert all(len(e.truth["objects"]) == 2 == len(e.layout.regions) for e in positional)
     assert not any(e.layout.regions for e in everything.examples), "only when asked"
 
@@ -152,16 +179,24 @@ def test_drawbench():
 def test_geneval():
     benchmark, _ = load("geneval")
     assert Counter(e.category for e in benchmark.examples) == {
-        "position": 100, "color_attr": 100, "two_object": 99, "colors": 94, "single_object": 80, "counting": 80,
-    }  # fmt: skip
+        "position": 100,
+        "color_attr": 100,
+        "two_object": 99,
+        "colors": 94,
+        "single_object": 80,
+        "counting": 80,
+    }
     assert sum("exclude" in e.truth for e in benchmark.examples) == 80
 
 
 def test_hrs():
     benchmark, said = load("hrs")
     assert Counter(e.category for e in benchmark.examples) == {
-        "counting": 3000, "spatial": 1002, "size": 501, "color": 501,
-    }  # fmt: skip
+        "counting": 3000,
+        "spatial": 1002,
+        "size": 501,
+        "color": 501,
+    }
     assert Counter((e.category, e.truth["level"]) for e in benchmark.examples)[("spatial", 2)] == 334
     assert len({e.prompt for e in benchmark.examples if e.category == "spatial"}) == 898, "equal prompts stay"
     assert "10 boxes without four numbers dropped" in said and "2 boxes after the 30th dropped" in said

@@ -8,13 +8,18 @@ from trueline.layout import Layout
 
 WORDS = Words(
     names={
-        "cat": "cat", "cats": "cat", "dog": "dog", "dogs": "dog", "fish": "fish", "wine glass": "wine glass",
+        "cat": "cat",
+        "cats": "cat",
+        "dog": "dog",
+        "dogs": "dog",
+        "fish": "fish",
+        "wine glass": "wine glass",
     },
     colours=("red", "blue"),
     textures=("plain", "striped"),
     numbers={"one": 1, "two": 2, "three": 3},
     relations={"on the left of": "left", "to the left of": "left", "above": "above", "next to": "near"},
-)  # fmt: skip
+)
 GLASS = Said("wine glass", None, None, 1)
 CAT, DOG = Said("cat", None, None, 1), Said("dog", None, None, 1)
 

@@ -21,9 +21,13 @@ def test_how_many_prompts_the_world_can_draw():
     with pytest.warns(UserWarning, match="38 boxes without area"):
         world = World(DATA)
     assert world.covered == {
-        "cc-500": (54, 446), "compbench-color": (12, 300), "compbench-spatial": (20, 300),
-        "compbench-numeracy": (9, 300), "nsr-counting": (30, 762), "nsr-spatial": (21, 283),
-    }  # fmt: skip
+        "cc-500": (54, 446),
+        "compbench-color": (12, 300),
+        "compbench-spatial": (20, 300),
+        "compbench-numeracy": (9, 300),
+        "nsr-counting": (30, 762),
+        "nsr-spatial": (21, 283),
+    }
     assert len(world.examples) == len({e.id for e in world.examples}) == 600 + 146
     assert "cc-500 54 of 446" in world.source
     for example in world.examples[600:]:
