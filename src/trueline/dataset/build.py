@@ -19,7 +19,7 @@ from trueline.dataset import Wish
 from trueline.dataset.agreement import Verdict, agree, queries
 from trueline.dataset.pictures import BrokenPicture, Pictures
 from trueline.evaluation.metrics.clip_score import clip_scores
-from trueline.files import Folder
+from trueline.files import Folder, json_digest
 from trueline.layout import MAX_REGIONS, Layout, Region
 from trueline.training.settings import check_same
 
@@ -252,7 +252,7 @@ def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(content)[:16]
 
 
 def seen_of(sha256: str, regions: Sequence[Mapping[str, Any]]) -> str:

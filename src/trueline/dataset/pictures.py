@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from PIL import Image
 
 from trueline.dataset import Wish
-from trueline.files import Folder
+from trueline.files import Folder, file_digest
 
 if TYPE_CHECKING:
     from trueline.dataset.build import Settings
@@ -130,7 +129,7 @@ def opened(path: Path) -> Image.Image:
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_digest(path)
     except OSError:
         return ""
 

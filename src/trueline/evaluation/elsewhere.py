@@ -6,13 +6,13 @@ first picture; or by the manifest of a folder that ``export_compbench`` wrote. P
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from trueline.evaluation.benchmarks.compbench_folder import MANIFEST, SAMPLES, read_compbench
 from trueline.evaluation.plan import Wanted
+from trueline.files import file_digest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -65,7 +65,7 @@ class Elsewhere:
         """SHA-256 of the file, so that what was seen in another picture is not taken for this one's."""
         path = self.path(picture)
         if path not in self._digests:
-            self._digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+            self._digests[path] = file_digest(path)
         return self._digests[path]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trueline.files import file_digest
 from trueline.models.lora import weights_of
 from trueline.sampling.pipeline import Pipeline
 
@@ -64,7 +64,6 @@ def worn(pipe: Pipeline, loras: Sequence[RowLora]) -> Iterator[None]:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise ValueError(f"--loras: cannot read {path} ({error.strerror})") from None

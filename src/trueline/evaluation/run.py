@@ -10,7 +10,6 @@ elsewhere (``Elsewhere``) are methods that are only looked at.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import zipfile
@@ -28,7 +27,7 @@ from trueline.evaluation.elsewhere import Elsewhere
 from trueline.evaluation.judgements import Distance, Seen
 from trueline.evaluation.loras import RowLora, worn
 from trueline.evaluation.plan import Shard, Wanted, batches, choose, wanted
-from trueline.files import Folder
+from trueline.files import Folder, json_digest
 from trueline.layout import Layout
 from trueline.sampling.pipeline import Pipeline
 
@@ -329,7 +328,7 @@ def _differences(path: Path, manifest: dict[str, Any]) -> list[str]:
 def _digest(pictures: Sequence[Wanted]) -> str:
     """Of what the layouts say: splits of one benchmark may call their examples by the same names."""
     layouts = {picture.example.id: picture.example.layout.model_dump(mode="json") for picture in pictures}
-    return hashlib.sha256(json.dumps(layouts, sort_keys=True).encode()).hexdigest()
+    return json_digest(layouts)
 
 
 def _load(path: Path, about: dict[str, Any]) -> list[Seen] | None:

@@ -13,12 +13,12 @@ from typing import Any
 
 from trueline.boxes import MIN_AREA, Corners
 from trueline.english.naming import bare_noun
-from trueline.evaluation.benchmarks._files import Source, read_json_list
+from trueline.files import read_json_list
 from trueline.layout import MAX_REGIONS, Layout, Region, read_layouts
 from trueline.planner import Planned
 from trueline.planner.layouts import KEY
 
-SOURCE = Source("weixi-feng/LayoutGPT", "fc3195496255", "MIT")
+CURE = "take a file of weixi-feng/LayoutGPT@fc3195496255 (MIT)"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def replay(path: str | Path) -> list[Plan]:
     """
     path = Path(path)
     plans: dict[tuple[int, int], Plan] = {}
-    for number, row in enumerate(read_json_list(path, SOURCE), start=1):
+    for number, row in enumerate(read_json_list(path, CURE), start=1):
         try:
             plan = _plan(row)
             if (key := (plan.query, plan.iteration)) in plans:

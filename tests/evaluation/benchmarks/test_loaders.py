@@ -243,7 +243,7 @@ def test_a_missing_file_is_named_with_its_source_licence_and_option(tmp_path, na
     for part in (
         next(iter(FORMS[name])).partition("/")[0],
         "@",
-        "--data DIR",
+        "; data, or",
         "TRUELINE_DATA",
         "No such file",
     ):
@@ -255,7 +255,7 @@ def test_a_missing_file_is_named_with_its_source_licence_and_option(tmp_path, na
 @pytest.mark.parametrize("name", FORMS)
 def test_no_folder_given(tmp_path, name, monkeypatch):
     with pytest.raises(
-        ValueError, match=r"--data: say where the files of .*@.* are, with --data DIR or TRUE"
+        ValueError, match=r"data: say where the files of .*@.* are; give their folder, or set TRUE"
     ):
         benchmarks.load(name)
     with pytest.raises(ValueError, match=r"nowhere is not a folder; it must hold the files of .*@"):

@@ -117,10 +117,10 @@ def test_a_missing_key_and_a_repeated_id_are_named(tmp_path):
 def test_missing_file_names_source_licence_and_cure(tmp_path, monkeypatch):
     with pytest.raises(ValueError) as caught:
         NSR1K(tmp_path)
-    for part in ("counting.val.json", "weixi-feng/LayoutGPT", "MIT", "--data"):
+    for part in ("counting.val.json", "weixi-feng/LayoutGPT", "MIT", "; data, or"):
         assert part in str(caught.value)
     monkeypatch.delenv("TRUELINE_DATA", raising=False)
-    with pytest.raises(ValueError, match=r"--data.*weixi-feng/LayoutGPT.*TRUELINE_DATA"):
+    with pytest.raises(ValueError, match=r"^data: .*weixi-feng/LayoutGPT.*TRUELINE_DATA"):
         NSR1K()
 
 

@@ -1,6 +1,6 @@
 """Benchmarks: what to draw, and what is measured on it. One file and one line in the table below each.
 
-A benchmark's *files* are the user's (``--data DIR`` or ``TRUELINE_DATA``); their licences stay theirs.
+A benchmark's *files* are the user's (``data``, or the folder that TRUELINE_DATA names); their licences stay theirs.
 """
 
 from __future__ import annotations

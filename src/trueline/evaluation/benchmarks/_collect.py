@@ -11,7 +11,6 @@ from typing import Any
 
 from trueline.boxes import MIN_AREA
 from trueline.evaluation.benchmarks import Example
-from trueline.evaluation.benchmarks._files import Source
 from trueline.layout import MAX_PROMPT, MAX_REGIONS, Layout, Region
 
 
@@ -80,15 +79,15 @@ class Collector:
 
 
 @contextmanager
-def row_of(path: Path, row: int | str, source: Source) -> Iterator[None]:
+def row_of(path: Path, row: int | str, cure: str) -> Iterator[None]:
     """Errors within are about this row: its line number, or its name."""
     where = f"{path}, line {row}" if isinstance(row, int) else f"{path}, {row}"
     try:
         yield
     except KeyError as error:
-        raise ValueError(f"{where}: {error} is missing; take the file of {source}") from None
+        raise ValueError(f"{where}: {error} is missing; {cure}") from None
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}; take the file of {source}") from None
+        raise ValueError(f"{where}: {error}; {cure}") from None
 
 
 def chosen(option: str, given: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -5,13 +5,13 @@ Neither has real pictures: no FID.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector
-from trueline.evaluation.benchmarks._files import Source, read_lines
+from trueline.evaluation.benchmarks._files import Source
+from trueline.files import file_digest, read_lines
 
 SOURCE = Source(
     "weixi-feng/Structured-Diffusion-Guidance",
@@ -81,8 +81,8 @@ def coloured_pair(prompt: str) -> list[list[str]] | None:
 
 def _lines(data: str | Path | None, file: str, collector: Collector) -> list[str]:
     path = data_folder(data, SOURCE) / FOLDER / file
-    lines = read_lines(path, SOURCE)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = read_lines(path, SOURCE.cure)
+    found = file_digest(path)
     if found != SHA256[file]:
         collector.left_out[
             f"file differs from the official one ({file}: sha256 {found}, not {SHA256[file]})"

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from trueline.boxes import MIN_AREA
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, chosen, row_of
-from trueline.evaluation.benchmarks._files import Source, read_json_object
+from trueline.evaluation.benchmarks._files import Source
+from trueline.files import read_json_object
 from trueline.layout import MAX_REGIONS, Region
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class COCO2014:
             collector.left_out[f"pictures fewer than the {n} asked for"] += n - len(drawn)
         for image_id in drawn:
             image, said = images[image_id], texts.get(image_id, [])
-            with row_of(captions_file, f"image {image_id}", SOURCE):
+            with row_of(captions_file, f"image {image_id}", SOURCE.cure):
                 crop = centre_square(image["width"], image["height"]) if square else _whole(image)
                 kept = keep(things.get(image_id, []), crop, boxes, self.dropped)
                 if len(kept) < boxes.min_boxes:
@@ -147,7 +148,7 @@ class COCO2014:
             with Image.open(path) as picture:
                 return picture.convert("RGB").crop(tuple(example.truth["crop"]))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path}: cannot read the picture ({error}); it is a file of {SOURCE}") from None
+            raise ValueError(f"{path}: cannot read the picture ({error}); {SOURCE.cure}") from None
 
 
 def _box_filter(settings: Mapping[str, Any]) -> BoxFilter:
@@ -228,16 +229,16 @@ def _annotations(folder: Path) -> Path:
 
 def _captions(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, list[str]]]:
     """Images by id, and their captions in the file's order."""
-    content = read_json_object(path, SOURCE)
+    content = read_json_object(path, SOURCE.cure)
     images, texts = {}, defaultdict(list)
     for place, row in enumerate(_list(path, content, "images")):
-        with row_of(path, f"images[{place}]", SOURCE):
+        with row_of(path, f"images[{place}]", SOURCE.cure):
             for key, kind in (("id", int), ("width", int), ("height", int), ("file_name", str)):
                 if not isinstance(row[key], kind) or (kind is int and row[key] < 1):
                     raise ValueError(f"{key} must be {'text' if kind is str else 'a positive whole number'}")
             images[row["id"]] = row
     for place, row in enumerate(_list(path, content, "annotations")):
-        with row_of(path, f"annotations[{place}]", SOURCE):
+        with row_of(path, f"annotations[{place}]", SOURCE.cure):
             if row["image_id"] not in images or not isinstance(row["caption"], str):
                 raise ValueError("needs the image_id of one of the images, and a caption")
             texts[row["image_id"]].append(row["caption"].strip())
@@ -246,12 +247,12 @@ def _captions(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, list[str
 
 def _instances(path: Path, images: Mapping[int, Any]) -> dict[int, list[dict[str, Any]]]:
     """Name, bbox and iscrowd of each thing, by image."""
-    content = read_json_object(path, SOURCE)
+    content = read_json_object(path, SOURCE.cure)
     things = defaultdict(list)
-    with row_of(path, "categories", SOURCE):
+    with row_of(path, "categories", SOURCE.cure):
         names = {row["id"]: row["name"] for row in _list(path, content, "categories")}
     for place, row in enumerate(_list(path, content, "annotations")):
-        with row_of(path, f"annotations[{place}]", SOURCE):
+        with row_of(path, f"annotations[{place}]", SOURCE.cure):
             if row["image_id"] not in images or row["category_id"] not in names:
                 raise ValueError("needs the image_id of one of the images, and the id of a category")
             if len(row["bbox"]) != 4 or not all(
@@ -266,5 +267,5 @@ def _instances(path: Path, images: Mapping[int, Any]) -> dict[int, list[dict[str
 def _list(path: Path, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     rows = content.get(key)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: {key} must be a list of objects; take the file of {SOURCE}")
+        raise ValueError(f"{path}: {key} must be a list of objects; {SOURCE.cure}")
     return rows

@@ -16,13 +16,12 @@ from PIL import Image
 
 from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.benchmarks._collect import row_of
-from trueline.evaluation.benchmarks._files import Source, read_json_object
-from trueline.files import Folder
+from trueline.files import Folder, read_json_object
 
 MANIFEST, SAMPLES, SCHEMA = "manifest.json", "samples", 1
 MAX_BYTES = 200  #: of the prompt in a file name, UTF-8; file systems hold 255 bytes
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|_\s]+')
-_WRITER = Source("a folder", "export_compbench", "written by Trueline")
+_CURE = "take a folder that export_compbench wrote"
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ def read_compbench(folder: str | Path) -> list[Exported]:
         ValueError: no manifest or a broken one; ``samples`` holds other pictures than it says.
     """
     path = Path(folder) / MANIFEST
-    manifest = read_json_object(path, _WRITER)
-    with row_of(path, "the manifest", _WRITER):
+    manifest = read_json_object(path, _CURE)
+    with row_of(path, "the manifest", _CURE):
         if manifest["schema"] != SCHEMA:
             raise ValueError(f"schema must be {SCHEMA} (got {manifest['schema']!r})")
         listed = [Exported(**row) for row in manifest["pictures"]]

@@ -9,7 +9,8 @@ from typing import Any
 
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, chosen, row_of
-from trueline.evaluation.benchmarks._files import Source, read_json_object, read_table
+from trueline.evaluation.benchmarks._files import Source
+from trueline.files import read_json_object, read_table
 
 SOURCE = Source(
     "Attention-Refocusing/attention-refocusing",
@@ -46,19 +47,19 @@ class DrawBench:
         self.source = f"{SOURCE}, subset {subset}"
         folder = data_folder(data, SOURCE) / "drawbench"
         table = folder / "drawbench.csv"
-        counting = read_json_object(folder / "counting_labels.json", SOURCE)
-        positional = read_json_object(folder / "positional_labels.json", SOURCE)
+        counting = read_json_object(folder / "counting_labels.json", SOURCE.cure)
+        positional = read_json_object(folder / "positional_labels.json", SOURCE.cure)
         boxes: dict[str, Any] = {}
         if gpt4_boxes:
             for part in ("counting", "positional"):
-                boxes |= read_json_object(folder / f"gpt4_boxes_{part}.json", SOURCE)
+                boxes |= read_json_object(folder / f"gpt4_boxes_{part}.json", SOURCE.cure)
         collector = Collector(self.name)
         wanted = SUBSETS[subset]
-        for number, (line, row) in enumerate(read_table(table, SOURCE, ("Prompts", "Category"))):
+        for number, (line, row) in enumerate(read_table(table, SOURCE.cure, ("Prompts", "Category"))):
             prompt, category = row["Prompts"].strip(), row["Category"].strip()
             if wanted is not None and category not in wanted:
                 continue
-            with row_of(table, line, SOURCE):
+            with row_of(table, line, SOURCE.cure):
                 truth = _truth(prompt, counting.get(prompt), positional.get(prompt))
                 drawn = zip(*boxes.get(prompt, ((), ())), strict=True)
                 collector.add(

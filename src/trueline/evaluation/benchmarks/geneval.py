@@ -7,7 +7,8 @@ from typing import Any
 
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, row_of
-from trueline.evaluation.benchmarks._files import Source, read_json_lines
+from trueline.evaluation.benchmarks._files import Source
+from trueline.files import read_json_lines
 
 SOURCE = Source("djghosh13/geneval", "af4902f24d3c", "MIT")
 
@@ -25,8 +26,8 @@ class GenEval:
         self.source = str(SOURCE)
         path = data_folder(data, SOURCE) / "geneval" / "evaluation_metadata.jsonl"
         collector = Collector(self.name)
-        for line, row in read_json_lines(path, SOURCE):
-            with row_of(path, line, SOURCE):
+        for line, row in read_json_lines(path, SOURCE.cure):
+            with row_of(path, line, SOURCE.cure):
                 truth = {"tag": row["tag"], "include": _clauses(row["include"])}
                 if "exclude" in row:
                     truth["exclude"] = _clauses(row["exclude"])

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, chosen, row_of
-from trueline.evaluation.benchmarks._files import Source, read_json_object, read_table
+from trueline.evaluation.benchmarks._files import Source
 from trueline.evaluation.rules.hrs import level
+from trueline.files import read_json_object, read_table
 
 SOURCE = Source(
     "Attention-Refocusing/attention-refocusing",
@@ -100,11 +101,11 @@ def _read(collector: Collector, folder: Path, category: str, with_boxes: bool) -
     part = PARTS[category]
     boxes: dict[str, Any] = {}
     for name in part.boxes if with_boxes else ():
-        boxes |= read_json_object(folder / "gpt4_boxes" / f"{name}.json", SOURCE)
+        boxes |= read_json_object(folder / "gpt4_boxes" / f"{name}.json", SOURCE.cure)
     path = folder / part.file
-    rows = read_table(path, SOURCE, (part.prompt, "obj1", "obj2"))
+    rows = read_table(path, SOURCE.cure, (part.prompt, "obj1", "obj2"))
     for number, (line, row) in enumerate(rows):
-        with row_of(path, line, SOURCE):
+        with row_of(path, line, SOURCE.cure):
             truth = {"index": number, "level": level(number, len(rows)), **part.truth(row)}
             drawn = zip(*boxes.get(row[part.prompt], ((), ())), strict=True)
             regions = collector.regions(drawn, CANVAS)

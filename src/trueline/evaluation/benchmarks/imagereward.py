@@ -6,7 +6,8 @@ from pathlib import Path
 
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, row_of
-from trueline.evaluation.benchmarks._files import Source, read_json_list
+from trueline.evaluation.benchmarks._files import Source
+from trueline.files import read_json_list
 
 SOURCE = Source("THUDM/ImageReward", "c1392c6dd0fd", "Apache-2.0")
 
@@ -20,8 +21,8 @@ class ImageRewardPrompts:
         self.source = str(SOURCE)
         path = data_folder(data, SOURCE) / "imagereward" / "benchmark-prompts.json"
         collector = Collector(self.name)
-        for number, row in enumerate(read_json_list(path, SOURCE)):
-            with row_of(path, f"row {number + 1}", SOURCE):
+        for number, row in enumerate(read_json_list(path, SOURCE.cure)):
+            with row_of(path, f"row {number + 1}", SOURCE.cure):
                 collector.add(f"imagereward-{number:06d}", row["prompt"], truth={"prompt_id": row["id"]})
         self.examples = collector.finish()
         self.left_out = dict(collector.left_out)

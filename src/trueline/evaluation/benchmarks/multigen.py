@@ -7,7 +7,8 @@ from pathlib import Path
 
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, chosen, row_of
-from trueline.evaluation.benchmarks._files import Source, read_json_list
+from trueline.evaluation.benchmarks._files import Source
+from trueline.files import read_json_list
 
 SOURCE = Source("mlpc-ucsd/TokenCompose", "5633f816116f", "Apache-2.0")
 FILES = {"coco": "coco_obj_comp_5_1k.json", "ade20k": "ade20k_obj_comp_5_1k.json"}
@@ -26,8 +27,8 @@ class MultiGen:
         collector = Collector(self.name)
         for category in self.categories:
             path = folder / FILES[category]
-            for number, row in enumerate(read_json_list(path, SOURCE), start=1):
-                with row_of(path, f"row {number}", SOURCE):
+            for number, row in enumerate(read_json_list(path, SOURCE.cure), start=1):
+                with row_of(path, f"row {number}", SOURCE.cure):
                     objects = [" ".join(row[f"obj_{i}_attributes"]) for i in range(1, row["num_objects"] + 1)]
                     id = f"{category}-{int(row['unique_id']):06d}"
                     collector.add(id, row["text"], category, {"objects": objects})

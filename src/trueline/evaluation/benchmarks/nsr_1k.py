@@ -8,7 +8,8 @@ from typing import Any
 
 from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.benchmarks._collect import Collector, row_of
-from trueline.evaluation.benchmarks._files import Source, data_folder, read_json_list
+from trueline.evaluation.benchmarks._files import Source, data_folder
+from trueline.files import read_json_list
 
 SOURCE = Source("weixi-feng/LayoutGPT", "fc3195496255", "MIT; boxes and captions of COCO, CC BY 4.0")
 COUNTING, SPATIAL = "nsr_1k/counting/counting.val.json", "nsr_1k/spatial/spatial.val.json"
@@ -33,8 +34,8 @@ class NSR1K:
         folder = data_folder(data, SOURCE)
         collector = Collector(self.name)
         for file, add in ((COUNTING, _add_counting), (SPATIAL, _add_spatial)):
-            for number, row in enumerate(read_json_list(folder / file, SOURCE), start=1):
-                with row_of(folder / file, f"row {number}", SOURCE):
+            for number, row in enumerate(read_json_list(folder / file, SOURCE.cure), start=1):
+                with row_of(folder / file, f"row {number}", SOURCE.cure):
                     add(collector, row)
         self.examples = collector.finish()
         self.left_out = collector.left_out

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, row_of
-from trueline.evaluation.benchmarks._files import Source, read_table
+from trueline.evaluation.benchmarks._files import Source
+from trueline.files import read_table
 
 SOURCE = Source("google-research/parti", "5a6579781343", "Apache-2.0")
 
@@ -20,10 +21,10 @@ class PartiPrompts:
     def __init__(self, data: str | Path | None = None):
         self.source = str(SOURCE)
         path = data_folder(data, SOURCE) / "partiprompts" / "PartiPrompts.tsv"
-        rows = read_table(path, SOURCE, ("Prompt", "Category", "Challenge", "Note"), tabs=True)
+        rows = read_table(path, SOURCE.cure, ("Prompt", "Category", "Challenge", "Note"), tabs=True)
         collector = Collector(self.name)
         for number, (line, row) in enumerate(rows):
-            with row_of(path, line, SOURCE):
+            with row_of(path, line, SOURCE.cure):
                 truth = {"challenge": row["Challenge"], "note": row["Note"]}
                 collector.add(f"parti-{number:06d}", row["Prompt"], row["Category"], truth)
         self.examples = collector.finish()

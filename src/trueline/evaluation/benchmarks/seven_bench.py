@@ -6,7 +6,8 @@ from pathlib import Path
 
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, row_of
-from trueline.evaluation.benchmarks._files import Source, read_table
+from trueline.evaluation.benchmarks._files import Source
+from trueline.files import read_table
 
 SOURCE = Source("Elizzo/7Bench", "c59ba3be05e3", "MIT")
 CANVAS = 512  #: pixels
@@ -28,8 +29,8 @@ class SevenBench:
         path = data_folder(data, SOURCE) / "7bench" / "7bench.csv"
         columns = ["id", "category", "prompt", *(f"{kind}{i}" for i in SLOTS for kind in ("obj", "bbox"))]
         collector = Collector(self.name)
-        for line, row in read_table(path, SOURCE, columns):
-            with row_of(path, line, SOURCE):
+        for line, row in read_table(path, SOURCE.cure, columns):
+            with row_of(path, line, SOURCE.cure):
                 things = [(row[f"obj{i}"], _pixels(row[f"bbox{i}"])) for i in SLOTS if row[f"obj{i}"]]
                 truth = {
                     "labels": [label for label, _ in things],

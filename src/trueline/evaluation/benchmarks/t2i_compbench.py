@@ -11,8 +11,9 @@ from typing import Any
 
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, chosen
-from trueline.evaluation.benchmarks._files import Source, read_lines
+from trueline.evaluation.benchmarks._files import Source
 from trueline.evaluation.rules.compbench import complex_kind, parse_numeracy, parse_spatial
+from trueline.files import read_lines
 
 SOURCE = Source("Karine-Huang/T2I-CompBench", "1b7094991a57", "MIT")
 CATEGORIES = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
@@ -64,7 +65,7 @@ def _read(collector: Collector, folder: Path, category: str, split: str) -> None
     file, stem = (category, f"{category}-all") if split == "all" else (f"{category}_{split}", category)
     if split not in ("val", "all"):
         stem = f"{category}-{split}"
-    for number, prompt in enumerate(read_lines(folder / f"{file}.txt", SOURCE)):
+    for number, prompt in enumerate(read_lines(folder / f"{file}.txt", SOURCE.cure)):
         collector.add(f"{stem}-{number:06d}", prompt, category, _truth(category, prompt, *kinds))
 
 
@@ -72,7 +73,12 @@ def _kinds(folder: Path, split: str) -> tuple[set[str], set[str]]:
     """The complex prompts that state a relation, and those that state an action; the others state both."""
     parts = ("train", "val") if split == "all" else (split,)
     spatial, action = (
-        {line for part in parts for line in read_lines(folder / f"complex_{part}_{kind}.txt", SOURCE) if line}
+        {
+            line
+            for part in parts
+            for line in read_lines(folder / f"complex_{part}_{kind}.txt", SOURCE.cure)
+            if line
+        }
         for kind in ("spatial", "action")
     )
     if split == "all":  # complex.txt lacks an "of" in two prompts that the other files have mended
