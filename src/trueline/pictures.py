@@ -1,4 +1,4 @@
-"""Pictures about pictures: boxes and phrases drawn on one, and many on one contact sheet. PIL only.
+"""Opening the picture of a file, and drawing boxes and phrases on one, or many on one contact sheet. PIL only.
 
 A small picture is enlarged before anything is drawn on it, so that labels on 128 pixels can be read.
 """
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import cycle, product
 from math import ceil
+from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -32,6 +34,44 @@ COLOURS = (
 )
 
 Span = tuple[int, int, int, int]
+
+WEB_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class BrokenPicture(ValueError):
+    """A picture that is missing, broken, or not what it is said to be."""
+
+
+def open_picture(
+    source: str | Path | BinaryIO,
+    *,
+    formats: Sequence[str] | None = None,
+    max_pixels: int | None = None,
+    name: str | None = None,
+) -> Image.Image:
+    """The picture of a file in RGB, read whole.
+
+    Args:
+        formats: PIL's names of the file formats that are read; None: all that PIL knows.
+        max_pixels: refuse a picture that has more, before it is unpacked.
+        name: what an error calls the file; None: its path.
+
+    Raises:
+        BrokenPicture: in one sentence: it is missing, broken, too large or of another format.
+    """
+    called = source if name is None else name
+    try:
+        with Image.open(source, formats=formats) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise BrokenPicture(f"{called}: has more than {max_pixels / 1e6:g} million pixels")
+            return image.convert("RGB")
+    except BrokenPicture:
+        raise
+    except FileNotFoundError:
+        raise BrokenPicture(f"{called}: no such file") from None
+    # Pillow raises SyntaxError for some broken PNG files, and ValueError for a path that holds NUL.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BrokenPicture(f"{called}: cannot be read ({' '.join(str(error).split())})") from None
 
 
 def overlay(image: Image.Image, layout: Layout) -> Image.Image:

@@ -165,7 +165,7 @@ def test_broken_and_missing_pictures_are_counted_and_shown_as_such(shots, tmp_pa
     shots[2].path.write_text("<svg>")
     write_report(tmp_path / "b.html", "t", ROWS, shots)
     page = Page((tmp_path / "b.html").read_text())
-    assert "3 pictures cannot be shown" in page.text and "e-good-0-hcma.png is missing" in page.text
+    assert "3 pictures cannot be shown" in page.text and "e-good-0-hcma.png: no such file" in page.text
     assert page.text.count("picture cannot be read") == 3 and len(page.all("img")) == 3
 
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.dataset import Wish
 from trueline.dataset.agreement import Verdict, agree, queries
-from trueline.dataset.pictures import BrokenPicture, Pictures
+from trueline.dataset.pictures import Pictures
 from trueline.evaluation.metrics.clip_score import clip_scores
 from trueline.files import Folder, json_digest
 from trueline.layout import MAX_REGIONS, Layout, Region
+from trueline.pictures import BrokenPicture
 from trueline.training.settings import check_same
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 from trueline import __version__
 from trueline.dataset.build import ITEMS, MANIFEST, SEEN, SUMMARY, json_lines, read_manifest, seen_of
 from trueline.dataset.card import card
-from trueline.dataset.pictures import BrokenPicture, opened
 from trueline.files import Folder
+from trueline.pictures import WEB_FORMATS, BrokenPicture, open_picture
 
 SET, DATA, IMAGES, CARD = "set.json", "data.jsonl", "images", "README.md"
 
@@ -107,7 +107,7 @@ def _claim(target: Path, build: str) -> None:
 def _content(path: Path, item: Mapping[str, Any]) -> bytes:
     """The picture that was looked at."""
     try:
-        opened(path)
+        open_picture(path, formats=WEB_FORMATS)
     except BrokenPicture as error:
         raise ValueError(f"{error}; run `trueline dataset build` again") from None
     content = path.read_bytes()

@@ -10,17 +10,13 @@ from PIL import Image
 
 from trueline.dataset import Wish
 from trueline.files import Folder, file_digest
+from trueline.pictures import WEB_FORMATS, BrokenPicture, open_picture
 
 if TYPE_CHECKING:
     from trueline.dataset.build import Settings
     from trueline.sampling.pipeline import Pipeline
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-FORMATS = ("PNG", "JPEG", "WEBP")
-
-
-class BrokenPicture(ValueError):
-    """A picture that cannot be used; one sentence that names it."""
 
 
 class Pictures(Protocol):
@@ -73,7 +69,7 @@ class Drawn:
         return _sha256(self.folder.path / self._file(turn, wish))
 
     def open(self, turn: int, wish: Wish) -> Image.Image:
-        return opened(self.folder.path / self._file(turn, wish))
+        return open_picture(self.folder.path / self._file(turn, wish), formats=WEB_FORMATS)
 
     def _file(self, turn: int, wish: Wish) -> str:
         return f"{wish.id}-{turn}.png"
@@ -110,21 +106,7 @@ class Given:
     def open(self, turn: int, wish: Wish) -> Image.Image:
         if wish.id not in self._files:
             raise BrokenPicture(f"{self.folder} has no picture {wish.id}.png, .jpg or .webp")
-        return opened(self._files[wish.id])
-
-
-def opened(path: Path) -> Image.Image:
-    """
-    Raises:
-        BrokenPicture: it is missing, or no whole PNG, JPEG or WebP.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise BrokenPicture(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BrokenPicture(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        return open_picture(self._files[wish.id], formats=WEB_FORMATS)
 
 
 def _sha256(path: Path) -> str:

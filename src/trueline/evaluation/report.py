@@ -20,7 +20,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from trueline.boxes import Corners
 from trueline.evaluation.tables import (  # fmt: skip
@@ -41,13 +41,12 @@ from trueline.evaluation.tables import (  # fmt: skip
 )
 from trueline.layout import Layout
 from trueline.perception import Detection
-from trueline.pictures import COLOURS
+from trueline.pictures import COLOURS, WEB_FORMATS, open_picture
 
 LIMIT = 48  #: cases in a report
 SIDE = 320  #: longer side of a thumbnail, pixels
 QUALITY = 88  #: of a thumbnail's JPEG
 MAX_PIXELS = 64_000_000  #: larger pictures are not decoded
-FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_LABEL = 32  #: characters of a box's label; its title has the rest
 
 
@@ -206,19 +205,9 @@ def thumbnail(path: Path, side: int) -> Thumbnail:
     """The picture as a JPEG of at most ``side`` pixels, drawn anew: nothing that its file says goes along.
 
     Raises:
-        ValueError: it is missing, broken, too large or no PNG, JPEG or WebP.
+        BrokenPicture: it is missing, broken, too large or no PNG, JPEG or WebP.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{path.name} has more than {MAX_PIXELS / 1e6:.0f} million pixels")
-            picture = image.convert("RGB")
-    except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise ValueError(f"{path.name} is no PNG, JPEG or WebP that can be read") from None
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on some broken PNGs
-        raise ValueError(f"{path.name} is broken ({error})") from None
+    picture = open_picture(path, formats=WEB_FORMATS, max_pixels=MAX_PIXELS, name=path.name)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0, optimize=True)

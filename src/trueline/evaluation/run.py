@@ -29,6 +29,7 @@ from trueline.evaluation.loras import RowLora, worn
 from trueline.evaluation.plan import Shard, Wanted, batches, choose, wanted
 from trueline.files import Folder, json_digest
 from trueline.layout import Layout
+from trueline.pictures import BrokenPicture, open_picture
 from trueline.sampling.pipeline import Pipeline
 
 SCHEMA = 2
@@ -289,13 +290,15 @@ class Run:
             return image
         path = self.path(method, picture)
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except FileNotFoundError:
-            raise ValueError(f"{path} is missing; run the same command again to draw it") from None
-        except (OSError, SyntaxError, ValueError) as error:
-            cure = "make it again" if method in self.elsewhere else "delete it and run the same command again"
-            raise ValueError(f"{path} is no whole picture ({error}); {cure}") from None
+            return open_picture(path)
+        except BrokenPicture as error:
+            if not path.exists():
+                cure = "run the same command again to draw it"
+            elif method in self.elsewhere:
+                cure = "make it again"
+            else:
+                cure = "delete it and run the same command again"
+            raise ValueError(f"{error}; {cure}") from None
 
 
 def _round_trip(pipe: Pipeline, images: Sequence[Image.Image | None]) -> list[Image.Image]:

@@ -103,15 +103,15 @@ def _circle(centre: Sequence[float], edge: Sequence[float]) -> list[list[float]]
 def _placed(text: Any, corners: Sequence[float], size: tuple[int, int], where: str) -> np.ndarray | None:
     """The mask of the whole picture, from the part of it that a PNG in base64 holds."""
     import numpy as np
-    from PIL import Image
+
+    from trueline.pictures import open_picture
 
     _masks.check_pixels(size, where)
     x0, y0, x1, y1 = (round(corner) for corner in corners)
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as opened:
-            _masks.check_pixels(opened.size, where)
-            part = np.array(opened.convert("L")) > 0
-    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError):
+        png = io.BytesIO(base64.b64decode(text, validate=True))
+        part = np.array(open_picture(png, formats=["PNG"], max_pixels=_masks.MAX_PIXELS).convert("L")) > 0
+    except (TypeError, ValueError):
         raise ValueError(f"{where}: must be a PNG in base64") from None
     full = np.zeros((size[1], size[0]), dtype=bool)
     left, top = max(x0, 0), max(y0, 0)

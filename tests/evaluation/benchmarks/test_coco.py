@@ -163,13 +163,11 @@ def test_reference_pictures_are_cropped_like_the_boxes(coco):
     assert picture.size == (40, 40) and picture.mode == "RGB"
     assert np.asarray(picture)[0, :, 0] == pytest.approx(np.arange(20, 60) * 3, abs=3)
     assert load(coco, square=False).reference(by_image[139]).size == (40, 40), "the crop is the example's"
-    with pytest.raises(
-        ValueError, match=r"COCO_val2014_000000000632.jpg: cannot read the picture .*cocodataset"
-    ):
+    with pytest.raises(ValueError, match=r"COCO_val2014_000000000632.jpg: no such file; .*cocodataset"):
         benchmark.reference(by_image[632])
     file = coco / "coco" / "val2014" / by_image[139].truth["file"]
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(ValueError, match="cannot read the picture"):
+    with pytest.raises(ValueError, match=r"cannot be read .*cocodataset"):
         benchmark.reference(by_image[139])
 
 
@@ -180,7 +178,7 @@ def test_a_file_name_with_a_path_stays_in_the_folder_of_pictures(coco):
     write(coco / "coco", "captions_val2014", content)
     benchmark = load(coco)
     example = next(e for e in benchmark.examples if e.truth["image_id"] == IDS[0])
-    with pytest.raises(ValueError, match=r"val2014/secret.png: cannot read"):
+    with pytest.raises(ValueError, match=r"val2014/secret.png: no such file"):
         benchmark.reference(example)
 
 

@@ -141,14 +141,13 @@ class COCO2014:
         Raises:
             ValueError: the picture is missing or broken.
         """
-        from PIL import Image
+        from trueline.pictures import BrokenPicture, open_picture
 
         path = self._folder / self._pictures / Path(example.truth["file"]).name
         try:
-            with Image.open(path) as picture:
-                return picture.convert("RGB").crop(tuple(example.truth["crop"]))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path}: cannot read the picture ({error}); {SOURCE.cure}") from None
+            return open_picture(path).crop(tuple(example.truth["crop"]))
+        except BrokenPicture as error:
+            raise ValueError(f"{error}; {SOURCE.cure}") from None
 
 
 def _box_filter(settings: Mapping[str, Any]) -> BoxFilter:

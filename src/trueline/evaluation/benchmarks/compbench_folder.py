@@ -17,6 +17,7 @@ from PIL import Image
 from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.benchmarks._collect import row_of
 from trueline.files import Folder, read_json_object
+from trueline.pictures import open_picture
 
 MANIFEST, SAMPLES, SCHEMA = "manifest.json", "samples", 1
 MAX_BYTES = 200  #: of the prompt in a file name, UTF-8; file systems hold 255 bytes
@@ -90,10 +91,4 @@ def read_compbench(folder: str | Path) -> list[Exported]:
 
 
 def _image(picture: Image.Image | str | Path) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
-    try:
-        with Image.open(picture) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{picture}: not a picture that can be read ({error})") from None
+    return picture if isinstance(picture, Image.Image) else open_picture(picture)
