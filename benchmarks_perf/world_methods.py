@@ -19,7 +19,7 @@ from trueline.commands._model import warnings_as_lines
 from trueline.commands._parser import Parser, fractions
 from trueline.commands._recipes import read_recipes
 from trueline.evaluation.benchmarks import load
-from trueline.evaluation.plan import choose, wanted
+from trueline.evaluation.drawing_list import choose, wanted
 from trueline.evaluation.run import UNGROUNDED, Recipe
 from trueline.sampling.pipeline import Pipeline
 

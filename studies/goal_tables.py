@@ -253,7 +253,7 @@ def _painters(study: Study) -> dict[str, Callable[[], None]]:
     """Four pictures of each row of Table 3; GOAL's with its LoRA beside the weights and added to them."""
     from trueline.commands._recipes import read_recipes
     from trueline.evaluation.benchmarks import load
-    from trueline.evaluation.plan import choose, wanted
+    from trueline.evaluation.drawing_list import choose, wanted
     from trueline.evaluation.run import GLIGEN, UNGROUNDED, Recipe
     from trueline.sampling.pipeline import Pipeline
 

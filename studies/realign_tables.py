@@ -42,7 +42,7 @@ from _tables import CLIP, DIVERSITY, FID, ORACLE, WHOLE, Column, Pictures, Table
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from trueline.evaluation.plan import Wanted
+    from trueline.evaluation.drawing_list import Wanted
     from trueline.realign import Eyes
     from trueline.sampling.pipeline import Pipeline
 
@@ -246,7 +246,7 @@ def _fine(study: Study, row: Row, seed: int | None) -> Job:
     def call() -> None:
         from trueline.commands._model import warnings_as_lines
         from trueline.evaluation.benchmarks.world import World
-        from trueline.evaluation.plan import Shard, batches, choose, wanted
+        from trueline.evaluation.drawing_list import Shard, batches, choose, wanted
         from trueline.files import Folder
 
         world, shard, home = World(study.data), Shard.parse(options.shard), Folder(folder)

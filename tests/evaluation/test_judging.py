@@ -12,11 +12,11 @@ from PIL import Image
 from trueline.cli import main
 from trueline.commands import evaluate as evaluate_command
 from trueline.evaluation.benchmarks import BENCHMARKS, Example
-from trueline.evaluation.benchmarks.compbench_folder import export_compbench
+from trueline.evaluation.benchmarks.t2i_compbench.folder import export_compbench
 from trueline.evaluation.bindings import BINDINGS
+from trueline.evaluation.drawing_list import Wanted
 from trueline.evaluation.judgements import ratios
 from trueline.evaluation.judges import NEEDS, Boxes, Combined, Fit, make_judges, role, unmeasured
-from trueline.evaluation.plan import Wanted
 from trueline.layout import Layout
 from trueline.perception import KINDS, Detection
 from trueline.world.perception import Oracle, world_clip

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from trueline.evaluation.benchmarks import load
+from trueline.evaluation.drawing_list import choose, wanted
 from trueline.evaluation.metrics.statistics import Terms, paired_difference, ratio
-from trueline.evaluation.plan import choose, wanted
 from trueline.evaluation.tables import check_rows
 
 STUDIES = Path(__file__).parents[2] / "studies"

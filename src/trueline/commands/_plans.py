@@ -21,9 +21,9 @@ from trueline.commands._methods import Given
 from trueline.commands._planners import make_chosen, refuse_idle
 from trueline.commands._rows import commit, compared_with, write_rows
 from trueline.evaluation.benchmarks import Benchmark, Example
-from trueline.evaluation.plan import choose
-from trueline.evaluation.planned import PlannedBenchmark, jsonl
-from trueline.evaluation.plans import NSR, Answer, examples_of, published, rows, unscored
+from trueline.evaluation.drawing_list import choose
+from trueline.evaluation.layout_scores import NSR, Answer, examples_of, published, rows, unscored
+from trueline.evaluation.planned_benchmark import PlannedBenchmark, jsonl
 from trueline.files import Folder
 from trueline.layout import Layout
 from trueline.planner.layouts import KEY, filled, notes_of

@@ -10,8 +10,8 @@ from trueline.commands._methods import Given, read_value
 from trueline.methods import METHODS, make
 
 if TYPE_CHECKING:
+    from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.loras import RowLora
-    from trueline.evaluation.plan import Wanted
     from trueline.evaluation.run import Recipe
 
 BASIC = ("plain", "gligen")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from trueline.commands._rows import commit, write_rows
 
 if TYPE_CHECKING:
+    from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.judgements import Seen
-    from trueline.evaluation.plan import Wanted
+    from trueline.evaluation.metrics.observations import Mode
     from trueline.evaluation.report import Shot
-    from trueline.evaluation.rules.observation import Mode
     from trueline.evaluation.run import Judge, Run
 
 

@@ -17,8 +17,8 @@ from trueline.methods import METHODS
 
 if TYPE_CHECKING:
     from trueline.evaluation.benchmarks import Benchmark
+    from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.judgements import Seen
-    from trueline.evaluation.plan import Wanted
     from trueline.evaluation.run import Judge, Recipe, Run
 
 PLANS = ("nsr-1k-layout", "t2i-compbench-layout")  #: boxes are scored, not pictures
@@ -176,8 +176,8 @@ def _plans(options: argparse.Namespace, command: str, given: Given, of_planners:
 def _pictures(options: argparse.Namespace, command: str, given: Given, of_planners: Given) -> int:
     seeds, names = read_seeds(options), judge_names(options)
     from trueline.commands._model import fast_dtype, warnings_as_lines
+    from trueline.evaluation.drawing_list import Shard, choose, wanted
     from trueline.evaluation.judges import unmeasured
-    from trueline.evaluation.plan import Shard, choose, wanted
     from trueline.evaluation.run import Run, Settings
 
     settings = Settings(
@@ -229,7 +229,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
 
 
 def _export(run: "Run", methods: list[str], folder: Path) -> None:
-    from trueline.evaluation.benchmarks.compbench_folder import export_compbench
+    from trueline.evaluation.benchmarks.t2i_compbench.folder import export_compbench
 
     for method in methods:
         mine = [picture for number in run.mine for picture in run.batches[number]]

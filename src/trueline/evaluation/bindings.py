@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.t2i_compbench.rules import (
+    detector_label,
+    numeracy_score,
+    spatial_raw,
+    spatial_score,
+)
 from trueline.evaluation.metrics.detection import (
     Truth,
     layout_score_fixed,
     layout_score_official,
     score_boxes,
 )
+from trueline.evaluation.metrics.observations import Mode, Observations, is_official, share
 from trueline.evaluation.rules import geneval, hrs, multigen, nsr_1k
-from trueline.evaluation.rules.compbench import detector_label, numeracy_score, spatial_raw, spatial_score
-from trueline.evaluation.rules.observation import Mode, Observations, is_official, share
 from trueline.perception import Detection
 
 Size = tuple[int, int]

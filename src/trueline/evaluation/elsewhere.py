@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from trueline.evaluation.benchmarks.compbench_folder import MANIFEST, SAMPLES, read_compbench
-from trueline.evaluation.plan import Wanted
+from trueline.evaluation.benchmarks.t2i_compbench.folder import MANIFEST, SAMPLES, read_compbench
+from trueline.evaluation.drawing_list import Wanted
 from trueline.files import file_digest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.drawing_list import Wanted
 from trueline.evaluation.judgements import FEATURES, RATIO, Distance, Seen, detections, ratio_names, truths
 from trueline.evaluation.metrics.average_precision import APInput
 from trueline.evaluation.metrics.frechet import Moments, frechet_distance
@@ -27,7 +28,6 @@ from trueline.evaluation.metrics.statistics import (
     paired_difference,
     ratio,
 )
-from trueline.evaluation.plan import Wanted
 from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge
 
 SET_DRAWS = 100  #: bootstrap draws of what is no mean over pictures, each of which is computed anew

@@ -15,13 +15,13 @@ from PIL.Image import Image
 
 from trueline.english.noun_chunks import b_vqa, best_parser, questions, without_adjectives
 from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.t2i_compbench.rules import three_in_one
 from trueline.evaluation.bindings import BINDINGS, box_labels, box_truths, boxes, needs_colours
+from trueline.evaluation.drawing_list import Wanted
 from trueline.evaluation.judgements import FEATURES, RATIO, Distance, Seen, detected, ratios, true_boxes
 from trueline.evaluation.metrics.clip_score import clip_scores
+from trueline.evaluation.metrics.observations import Mode
 from trueline.evaluation.metrics.regions import Rule, crop
-from trueline.evaluation.plan import Wanted
-from trueline.evaluation.rules.compbench import three_in_one
-from trueline.evaluation.rules.observation import Mode
 from trueline.evaluation.run import Judge
 from trueline.perception import Answerer, Detection, Detector, Embedder, FeatureExtractor, Matcher, load
 from trueline.perception.colours import clip_colours, hue_colours

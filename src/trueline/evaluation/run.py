@@ -23,10 +23,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from trueline.evaluation.benchmarks import Benchmark, Example
+from trueline.evaluation.drawing_list import Shard, Wanted, batches, choose, wanted
 from trueline.evaluation.elsewhere import Elsewhere
 from trueline.evaluation.judgements import Distance, Seen
 from trueline.evaluation.loras import RowLora, worn
-from trueline.evaluation.plan import Shard, Wanted, batches, choose, wanted
 from trueline.files import Folder, json_digest
 from trueline.layout import Layout
 from trueline.pictures import BrokenPicture, open_picture

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trueline.evaluation.benchmarks import Example
-from trueline.evaluation.benchmarks.compbench_folder import (
+from trueline.evaluation.benchmarks.t2i_compbench.folder import (
     MAX_BYTES,
     Exported,
     export_compbench,

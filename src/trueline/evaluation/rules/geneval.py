@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trueline.boxes import Corners, centre, scaled
+from trueline.evaluation.metrics.observations import Mode, Observation, is_official
 from trueline.evaluation.rules.geometry import surest_first
-from trueline.evaluation.rules.observation import Mode, Observation, is_official
 from trueline.perception import Detection
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from trueline.boxes import Corners, area, centre
+from trueline.evaluation.metrics.observations import Mode, Observations, aggregate, is_official, share
 from trueline.evaluation.rules.geometry import surest_first
-from trueline.evaluation.rules.observation import Mode, Observations, aggregate, is_official, share
 from trueline.perception import Detection
 
 COLOUR_SKIPPED = (131, 500)

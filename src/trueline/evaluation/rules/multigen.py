@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from trueline.evaluation.rules.observation import Observations, share
+from trueline.evaluation.metrics.observations import Observations, share
 from trueline.perception import Detection
 
 THRESHOLD = 0.1

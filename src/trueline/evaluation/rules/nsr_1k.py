@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from trueline.boxes import Corners, centre
-from trueline.evaluation.rules.observation import Mode, Observations, is_official, share
+from trueline.evaluation.metrics.observations import Mode, Observations, is_official, share
 from trueline.perception import Detection
 
 THRESHOLD = 0.7  # GLIP's confidence

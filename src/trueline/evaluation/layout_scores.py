@@ -17,9 +17,9 @@ from typing import Any
 from trueline.boxes import Corners
 from trueline.evaluation.benchmarks import Example, load
 from trueline.evaluation.bindings import BINDINGS
+from trueline.evaluation.metrics.observations import Mode, Observations, share
 from trueline.evaluation.metrics.statistics import Estimate, Terms, paired_difference, ratio
 from trueline.evaluation.rules.nsr_1k import counting_layout, spatial_layout
-from trueline.evaluation.rules.observation import Mode, Observations, share
 from trueline.perception import Detection
 from trueline.planner.replay import replay
 

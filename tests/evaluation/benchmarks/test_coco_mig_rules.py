@@ -2,7 +2,7 @@
 
 import pytest
 
-from trueline.evaluation.rules.coco_mig import Instance, score
+from trueline.evaluation.benchmarks.coco_mig import Instance, score
 from trueline.perception import Detection
 
 BOX = (0.0, 0.0, 0.5, 0.5)

@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from trueline.boxes import Corners, iou
-from trueline.evaluation.rules.observation import Mode, Observations, is_official
+from trueline.evaluation.metrics.observations import Mode, Observations, is_official
 from trueline.perception import Detection
 
 MIN_IOU = 0.5

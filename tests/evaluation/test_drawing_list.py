@@ -3,7 +3,7 @@
 import pytest
 
 from trueline.evaluation.benchmarks import Example
-from trueline.evaluation.plan import Shard, batches, choose, wanted
+from trueline.evaluation.drawing_list import Shard, batches, choose, wanted
 from trueline.layout import Layout
 
 

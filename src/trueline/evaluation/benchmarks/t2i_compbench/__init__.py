@@ -12,7 +12,7 @@ from typing import Any
 from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, chosen
 from trueline.evaluation.benchmarks._files import Source
-from trueline.evaluation.rules.compbench import complex_kind, parse_numeracy, parse_spatial
+from trueline.evaluation.benchmarks.t2i_compbench.rules import complex_kind, parse_numeracy, parse_spatial
 from trueline.files import read_lines
 
 SOURCE = Source("Karine-Huang/T2I-CompBench", "1b7094991a57", "MIT")
@@ -31,7 +31,7 @@ class T2ICompBench:
 
     ``truth``: for spatial and 3d_spatial ``first``, ``relation``, ``second``; for numeracy ``counts``
     [[noun, n]]; for complex ``kind`` (spatial, action, spatialaction) and, where the prompt states a relation,
-    ``first``, ``relation``, ``second``. Prompts are read by ``trueline.evaluation.rules.compbench``, not by spaCy.
+    ``first``, ``relation``, ``second``. Prompts are read by ``rules``, not by spaCy.
     """
 
     name = "t2i-compbench"

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trueline.evaluation.rules import coco_mig, compbench, geneval, hrs, multigen, nsr_1k
-from trueline.evaluation.rules.observation import aggregate
+from trueline.evaluation.benchmarks import coco_mig
+from trueline.evaluation.benchmarks.t2i_compbench import rules as compbench
+from trueline.evaluation.metrics.observations import aggregate
+from trueline.evaluation.rules import geneval, hrs, multigen, nsr_1k
 from trueline.perception import Detection
 
 MODES = ("official", "fixed")

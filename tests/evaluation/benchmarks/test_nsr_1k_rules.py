@@ -7,6 +7,7 @@ import pytest
 from shared_data import SHARED
 
 from trueline.evaluation.benchmarks.nsr_1k import NSR1K
+from trueline.evaluation.metrics.observations import aggregate, total
 from trueline.evaluation.rules.nsr_1k import (
     category_of,
     counting_image,
@@ -15,7 +16,6 @@ from trueline.evaluation.rules.nsr_1k import (
     spatial_image,
     spatial_layout,
 )
-from trueline.evaluation.rules.observation import aggregate, total
 from trueline.perception import Detection
 from trueline.planner.replay import replay
 

@@ -25,8 +25,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from trueline.boxes import Corners, area, intersection, iou, scaled
+from trueline.evaluation.metrics.observations import Mode, is_official
 from trueline.evaluation.rules.geometry import surest, surest_first
-from trueline.evaluation.rules.observation import Mode, is_official
 from trueline.perception import Detection
 
 if TYPE_CHECKING:

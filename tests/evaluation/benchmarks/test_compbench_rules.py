@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from shared_data import SHARED
 
-from trueline.evaluation.rules.compbench import (
+from trueline.evaluation.benchmarks.t2i_compbench.rules import (
     complex_kind,
     nearness,
     numeracy_score,

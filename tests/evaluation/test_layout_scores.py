@@ -13,8 +13,8 @@ from trueline.cli import main
 from trueline.commands._plans import Column
 from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.benchmarks.nsr_1k import COUNTING, SPATIAL
-from trueline.evaluation.planned import PlannedBenchmark
-from trueline.evaluation.plans import Answer, observe
+from trueline.evaluation.layout_scores import Answer, observe
+from trueline.evaluation.planned_benchmark import PlannedBenchmark
 from trueline.planner import Planned
 
 DATA = SHARED
