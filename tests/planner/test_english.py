@@ -3,7 +3,8 @@
 import pytest
 
 from trueline.english.noun_phrases import noun_phrase
-from trueline.english.tagging import best_tagger, is_plural, singular, tokens_of
+from trueline.english.plurals import is_plural, singular
+from trueline.english.tagging import best_tagger, tokens_of
 from trueline.planner.reading import read
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Literal
 
 from trueline.english.noun_chunks import noun_runs, without_adjectives
-from trueline.english.noun_phrases import singular
+from trueline.english.plurals import singular
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _NOT = re.compile(r"\b(?:no|not|without|never)\s+(?:(?:a|an|any|the)\s+)?$", re.IGNORECASE)

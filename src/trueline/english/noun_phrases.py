@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trueline.english import words as w
-from trueline.english.tagging import Token, is_noun_word, is_plural, singular
+from trueline.english.plurals import is_noun_word, is_plural, singular
+from trueline.english.tagging import Token
 
 MOST_BEFORE = 6  # determiners, numbers and adverbs of one phrase
 MOST_ADJECTIVES = 24

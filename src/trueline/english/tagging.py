@@ -1,4 +1,4 @@
-"""English for the rules planner: tokens, their classes, plurals.
+"""English for the rules planner: tokens and their classes.
 
 Parts of speech come from textblob's tagger, which ships its data, or from spaCy where that is wanted. Both are
 told by word lists and by agreement ("two dogs stand", "a dog stands", but "a dog stand") where they are known
@@ -15,62 +15,13 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 from trueline.english import words as w
+from trueline.english.plurals import is_noun_word, is_plural, singular
 
 Tagger = Literal["textblob", "spacy"]
 REACH = 8  # how far the neighbours of a word are looked for, over adverbs
 _TOKEN = re.compile(r"\w+(?:[-'\u2019]\w+)*|[^\w\s]")
 _ENDS = re.compile(r"\s*(?:[,.;!?)]|and\b|or\b|$)", re.IGNORECASE)
 _CLITIC = re.compile(r"(?<=\w)['\u2019]s$", re.IGNORECASE)
-_IRREGULAR = {
-    "men": "man", "women": "woman", "people": "person", "children": "child", "mice": "mouse",
-    "geese": "goose", "feet": "foot", "teeth": "tooth", "knives": "knife", "leaves": "leaf",
-    "shelves": "shelf", "wolves": "wolf", "loaves": "loaf", "calves": "calf", "halves": "half",
-    "thieves": "thief", "hooves": "hoof", "scarves": "scarf", "wives": "wife", "elves": "elf",
-    "lives": "life", "oxen": "ox", "cacti": "cactus", "dice": "die", "octopi": "octopus", "busses": "bus",
-    "lice": "louse", "gentlemen": "gentleman", "lenses": "lens", "canvases": "canvas", "gases": "gas",
-}  # fmt: skip
-_IE = frozenset(
-    [
-        "tie",
-        "pie",
-        "cookie",
-        "movie",
-        "zombie",
-        "selfie",
-        "hoodie",
-        "smoothie",
-        "brownie",
-        "genie",
-        "cutie",
-        "birdie",
-        "collie",
-        "magpie",
-        "veggie",
-    ]
-)
-_NO_PLURAL = frozenset(
-    [
-        "tennis",
-        "lens",
-        "canvas",
-        "bus",
-        "gas",
-        "christmas",
-        "iris",
-        "chess",
-        "news",
-        "rhinoceros",
-        "thermos",
-        "chaos",
-        "cosmos",
-        "paris",
-        "james",
-        "texas",
-        "mars",
-        "atlas",
-        "pancreas",
-    ]
-)
 
 
 class Token(NamedTuple):
@@ -81,37 +32,6 @@ class Token(NamedTuple):
     #: D determiner, C count, J adjective, N noun, V verb, P preposition, R adverb, O pronoun, S "which", "&", ",",
     #: "." (end of a sentence), "?" (not read)
     kind: str
-
-
-@lru_cache(maxsize=4096)
-def singular(noun: str) -> str:
-    """The singular of an English noun in lower case; a singular comes back as it is."""
-    if noun in _IRREGULAR:
-        return _IRREGULAR[noun]
-    if noun in w.PLURAL_FORMS or noun in w.UNCHANGED or noun in _NO_PLURAL or len(noun) < 3:
-        return noun
-    for ending in ("men",):
-        if noun.endswith(ending) and len(noun) > 5:  # firemen, snowmen
-            return f"{noun[:-3]}man"
-    if noun.endswith("s") and noun not in _NOUNS and noun[:-1] in _NOUNS:  # "taxis", "broccolis", "buss"
-        return noun[:-1]
-    if not noun.endswith("s") or noun.endswith(("ss", "us", "is")):
-        return noun
-    if noun.endswith("ies") and noun[:-1] not in _IE and len(noun) > 4:
-        return f"{noun[:-3]}y"
-    strips_es = noun.endswith(("sses", "xes", "zzes", "ches", "shes")) or (
-        noun.endswith("uses") and not noun.endswith(("ouses", "fuses", "cruses"))
-    )
-    if noun.endswith("oes") and noun not in ("shoes", "toes", "canoes", "hoes", "oboes", "horseshoes"):
-        strips_es = True
-    if noun == "axes":
-        return "axe"
-    return noun[:-2] if strips_es else noun[:-1]
-
-
-def is_plural(noun: str) -> bool:
-    """Whether the word is a plural by its form. "sheep" and "scissors" are not: their number stands before them."""
-    return singular(noun) != noun
 
 
 def _forms(verb: str) -> set[str]:
@@ -130,24 +50,10 @@ def _forms(verb: str) -> set[str]:
 _VERB_FORMS = frozenset(form for verb in w.VERBS for form in _forms(verb)) | w.IRREGULAR_VERBS
 _THIRD = frozenset(form for verb in w.VERBS for form in _forms(verb) if form.endswith("s"))
 MOTION = frozenset(form for verb in w.MOVES for form in _forms(verb)) | w.MOVED  #: forms of verbs of moving
-_NOUNS = (
-    w.THINGS | w.PEOPLE | w.ANIMALS | w.SURROUNDINGS | w.FURNISHINGS | w.PARTS | w.FRAMES | w.PICTURES
-    | w.PORTIONS | w.CONTAINERS
-    | frozenset(w.GROUPS) | frozenset(w.EXACT_GROUPS) | frozenset(w.WORN) | w.BUNCHED | w.ABSTRACT | w.PLURAL_FORMS
-    | frozenset(compound.rpartition(" ")[2] for compound in w.COMPOUNDS)
-)  # fmt: skip
-
-
 _ADJECTIVES = w.ADJECTIVES | w.LARGE | w.SMALL
 _COLOURS = w.COLOURS | w.COLOURS_TOO
 _SUBJECTS = ("they", "it", "he", "she", "i", "we", "you")
 _OUTSIDE = w.DETERMINERS | w.PRONOUNS | w.SUBORDINATORS | w.AUXILIARIES | w.PREPOSITIONS
-
-
-@lru_cache(maxsize=4096)
-def is_noun_word(word: str) -> bool:
-    """Whether one of the lists holds the word, in the singular or the plural, as a noun."""
-    return word in _NOUNS or singular(word) in _NOUNS
 
 
 @lru_cache(maxsize=1)

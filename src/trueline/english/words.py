@@ -129,6 +129,19 @@ UNCHANGED = _words(
     sheep deer fish goldfish shrimp salmon moose bison aircraft series species trout squid swine cattle
     """
 )
+#: Singular for all their s.
+NO_PLURALS = _words(
+    """
+    tennis lens canvas bus gas christmas iris chess news rhinoceros thermos chaos cosmos paris james texas
+    mars atlas pancreas
+    """
+)
+#: Their plurals are no nouns on -y: "cookies".
+ON_IE = _words(
+    """
+    tie pie cookie movie zombie selfie hoodie smoothie brownie genie cutie birdie collie magpie veggie
+    """
+)
 
 # ------------------------------------------------------------------------------------------------ kinds of nouns
 
@@ -521,3 +534,8 @@ PLACES = {
     for corner in (("", " corner") if None not in place else ("",))
 }
 BACKGROUND, FOREGROUND = ("in the background", "in the distance"), ("in the foreground",)
+NOUNS = (
+    THINGS | PEOPLE | ANIMALS | SURROUNDINGS | FURNISHINGS | PARTS | FRAMES | PICTURES | PORTIONS | CONTAINERS
+    | frozenset((*GROUPS, *EXACT_GROUPS, *WORN, *(compound.rpartition(" ")[2] for compound in COMPOUNDS)))
+    | BUNCHED | ABSTRACT | PLURAL_FORMS
+)  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trueline.english import words as w
-from trueline.english.tagging import Token, is_noun_word
+from trueline.english.plurals import is_noun_word
+from trueline.english.tagging import Token
 from trueline.planner.scene import Place, Relation
 from trueline.planner.sizes import lair, ridden, size_of
 from trueline.planner.things import DIRECTIONAL, SUPPORT, Things

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from trueline.english.plurals import plurals
-from trueline.english.tagging import Tagger, best_tagger, singular
+from trueline.english.plurals import plurals, singular
+from trueline.english.tagging import Tagger, best_tagger
 from trueline.english.words import PEOPLE
 from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from trueline.english import words as w
 from trueline.english.noun_phrases import NounPhrase, noun_phrase
-from trueline.english.tagging import Token, is_noun_word
+from trueline.english.plurals import is_noun_word
+from trueline.english.tagging import Token
 from trueline.planner.scene import Mention, Relation, Scene
 
 DIRECTIONAL = frozenset({"left", "right", "above", "below"})

@@ -7,7 +7,7 @@ import re
 from PIL.Image import Image
 
 from trueline.english.naming import nouns
-from trueline.english.noun_phrases import singular
+from trueline.english.plurals import singular
 from trueline.english.words import NUMBERS
 from trueline.perception import Detection
 from trueline.perception.colours import GENEVAL_COLOURS, MIG_RANGES, colour_share, hue_colours
