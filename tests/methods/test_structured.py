@@ -199,7 +199,7 @@ def test_bfloat16(tokenizer):
 
 @pytest.mark.skipif(noun_chunks.best_parser() == "spacy", reason="spaCy is installed")
 def test_spacy_that_is_not_there_is_one_sentence(gated):
-    with pytest.raises(ValueError, match=r'the spaCy parser needs spacy .* use parser "rules"'):
+    with pytest.raises(ValueError, match=r'parser: "spacy" needs spaCy .* use "rules"'):
         run(gated, [BOTH], Structured(parser="spacy"))
 
 

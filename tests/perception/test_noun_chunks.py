@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 from shared_data import SHARED
 
-from trueline.english.noun_chunks import MOST, b_vqa, best_parser, chunks, questions
+from trueline.english.noun_chunks import MAX_CHUNKS, b_vqa, best_parser, chunks, questions
 
 PROMPTS = {
     "a red apple and a green train": "a red apple|a green train",
@@ -39,7 +39,7 @@ def test_chunks_as_written_by_hand(prompt, wanted):
 
 def test_questions_and_the_limit_of_eight():
     assert questions("a red apple and a cat") == ["a red apple?", "a cat?"]
-    assert len(chunks(", ".join(["a cat"] * 12))) == MOST == 8
+    assert len(chunks(", ".join(["a cat"] * 12))) == MAX_CHUNKS == 8
 
 
 def test_the_score_is_the_product_and_absent_chunks_count_one():

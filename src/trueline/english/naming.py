@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from trueline.english.lists import read_lists
 from trueline.english.noun_chunks import noun_runs, without_adjectives
 from trueline.english.plurals import singular
 
@@ -19,24 +20,7 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _NOT = re.compile(r"\b(?:no|not|without|never)\s+(?:(?:a|an|any|the)\s+)?$", re.IGNORECASE)
 _NONE = re.compile(r"(?:no|zero)\s", re.IGNORECASE)
 _HOT_DOG = re.compile(r"\bhot dog", re.IGNORECASE)  # a phrase whose noun is none of its kind
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-#: Places and parts of pictures, not things.
-_PLACES = _words(
-    "top bottom left right side front back middle center centre corner edge end background foreground picture photo "
-    "photograph image scene view lot pair couple bunch group number it they them there"
-)
-#: Before the noun and no part of its name.
-_BEFORE = _words(
-    "a an the this that these those some any several many few no both each every another other all its his her their "
-    "my our your one two three four five six seven eight nine ten eleven twelve dozen and of "
-    "1 2 3 4 5 6 7 8 9 10"
-)
-
+_LISTS = read_lists("naming")
 #: Before a noun, how many there are.
 _NUMBER = re.compile(
     r"(?:(?:the|all|some)\s+)?"
@@ -46,91 +30,9 @@ _NUMBER = re.compile(
 )
 
 #: Kinds, and things that are of them: "person" is named by "a man".
-_KINDS = {
-    kind: _words(things)
-    for kind, things in {
-        "person": "man woman boy girl child kid baby toddler lady guy gentleman player skateboarder skier rider "
-        "surfer snowboarder driver chef cook waiter farmer soldier policeman officer worker student teacher nurse "
-        "doctor bride groom batter pitcher catcher athlete cyclist biker fireman dancer singer musician tourist "
-        "human crowd adult teenager mother father cowboy knight king queen princess astronaut",
-        "man": "guy gentleman groom king father boy cowboy knight",
-        "woman": "lady bride queen mother girl princess",
-        "child": "kid boy girl baby toddler",
-        "animal": "dog puppy cat kitten horse pony cow bull calf sheep lamb goat pig elephant bear zebra giraffe "
-        "lion tiger leopard fox wolf deer rabbit mouse rat squirrel monkey panda koala kangaroo camel bird duck "
-        "goose chicken hen rooster turtle frog snake lizard fish shark whale dolphin penguin owl eagle parrot",
-        "bird": "duck goose chicken hen rooster penguin owl eagle parrot pigeon seagull swan peacock crow sparrow",
-        "dog": "puppy",
-        "cat": "kitten",
-        "horse": "pony",
-        "vehicle": "car truck bus van taxi train tram motorcycle motorbike bicycle bike scooter boat ship airplane "
-        "plane helicopter tractor ambulance",
-        "car": "taxi sedan suv jeep",
-        "boat": "ship canoe kayak sailboat yacht ferry",
-        "airplane": "plane jet aircraft",
-        "motorcycle": "motorbike scooter",
-        "bicycle": "bike",
-        "furniture": "chair table desk couch sofa bed bench stool shelf bookshelf cabinet dresser armchair",
-        "chair": "armchair stool",
-        "couch": "sofa",
-        "table": "desk nightstand",
-        "fruit": "apple banana orange pear peach grape strawberry lemon lime mango pineapple watermelon cherry kiwi",
-        "vegetable": "carrot broccoli potato tomato onion cucumber pepper lettuce cabbage pumpkin corn",
-        "food": "apple banana orange pizza sandwich burger hamburger hot-dog cake pie cookie donut doughnut bread "
-        "toast egg cheese salad soup pasta rice sushi taco burrito fry steak carrot broccoli",
-        "flower": "rose tulip daisy sunflower lily orchid",
-        "plant": "tree bush cactus fern flower rose tulip houseplant",
-        "clothing": "shirt t-shirt jacket coat dress skirt pants jeans shorts sweater hoodie suit hat cap scarf",
-        "shoe": "sneaker boot sandal slipper",
-        "hat": "cap helmet beanie",
-        "glass": "wineglass goblet",
-        "television": "tv",
-        "phone": "cellphone smartphone telephone",
-        "computer": "laptop",
-    }.items()
-}
+_KINDS = read_lists("kinds")
 #: Things that a picture takes for each other.
-_ALIKE = [
-    _words(group)
-    for group in (
-        "pen pencil crayon marker brush toothbrush",
-        "cup mug glass wineglass goblet",
-        "bowl plate dish tray pan pot",
-        "vase jar bottle pitcher jug",
-        "car truck van bus taxi",
-        "bicycle bike motorcycle motorbike scooter",
-        "boat ship canoe kayak sailboat",
-        "airplane plane jet helicopter",
-        "train tram bus",
-        "dog puppy cat kitten fox wolf",
-        "horse pony donkey zebra cow",
-        "sheep goat lamb",
-        "bear panda",
-        "lion tiger leopard cheetah",
-        "duck goose swan chicken hen bird",
-        "rabbit squirrel mouse rat hamster",
-        "chair armchair stool bench couch sofa",
-        "table desk counter",
-        "apple orange tomato peach plum pear lemon lime",
-        "cake pie bread loaf toast",
-        "sandwich burger hamburger hot-dog",
-        "donut doughnut bagel",
-        "book notebook magazine",
-        "laptop computer monitor tv television screen tablet",
-        "phone cellphone smartphone remote",
-        "clock watch",
-        "backpack bag handbag suitcase purse",
-        "hat cap helmet",
-        "jacket coat sweater hoodie shirt",
-        "fork spoon knife",
-        "balloon ball frisbee",
-        "rose tulip flower",
-        "skateboard snowboard surfboard ski",
-        "lamp lantern candle",
-        "sneaker shoe boot sandal",
-        "guitar violin cello",
-    )
-]
+_ALIKE = list(read_lists("alike").values())
 
 Way = Literal["named", "kind", "sort", "alike", "within"]
 
@@ -157,7 +59,7 @@ def nouns(prompt: str) -> tuple[Noun, ...]:
         start = prompt.index(phrase, place)
         place = start + len(phrase)
         words = words_of(phrase)
-        if words and words[-1] not in _PLACES:
+        if words and words[-1] not in _LISTS["PLACES"]:
             absent = _NONE.match(phrase) or _NOT.search(prompt[max(0, start - 20) : start])
             found.append(Noun(phrase, words, bool(absent)))
     return tuple(found)
@@ -175,7 +77,7 @@ def bare_noun(phrase: str) -> str:
     """ "apple" of "two red apples", "teddy bear" of "a brown teddy bear": without determiner, number, adjectives; the
     words before the last are kept as they are. All of ``phrase`` where nothing else is left."""
     run = (noun_runs(phrase) or [phrase])[0]
-    left = [word for word in _plain(run).split() if word.lower() not in _BEFORE]
+    left = [word for word in _plain(run).split() if word.lower() not in _LISTS["BEFORE"]]
     return " ".join(words_of(" ".join(left))).replace("hot-dog", "hot dog") or phrase.strip()
 
 
@@ -190,7 +92,9 @@ def how_named(tag: Sequence[str], noun: Noun) -> Way | None:
     "a man"); "sort": the thing is of the kind that the phrase names ("sheep" for "a big animal"); "alike": the two
     are taken for each other; "within": it is a noun inside the phrase ("apple" in "an apple tree").
     """
-    bare = tuple(word for word in words_of(_plain(" ".join(tag))) if word not in _BEFORE) or tuple(tag)
+    bare = tuple(word for word in words_of(_plain(" ".join(tag))) if word not in _LISTS["BEFORE"]) or tuple(
+        tag
+    )
     if noun.words[-len(bare) :] == bare:
         return "named"
     if len(bare) > 1:
@@ -219,7 +123,7 @@ def phrase_for(name: str, prompt: str) -> str | None:
 def described(text: str, prompt: str) -> str | None:
     """The noun phrase of the prompt that ends in the words of ``text`` ("three red cars" for "red car"), where only
     one does."""
-    words = tuple(word for word in words_of(text) if word not in _BEFORE)
+    words = tuple(word for word in words_of(text) if word not in _LISTS["BEFORE"])
     found = {
         noun.phrase
         for noun in nouns(prompt)

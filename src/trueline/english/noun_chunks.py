@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-MOST = 8  #: chunks that are asked
+from trueline.english.lists import read_lists
+from trueline.english.spacy_model import has_spacy, load_spacy
+
+MAX_CHUNKS = 8  #: chunks that are asked
 #: Chunks that T2I-CompBench leaves out, as written here ("the top" stays in).
 LEFT_OUT = frozenset({"top", "the side", "the left", "the right"})
 
@@ -21,13 +23,13 @@ Parser = Literal["spacy", "rules"]
 
 
 def chunks(prompt: str, parser: Parser = "rules") -> list[str]:
-    """The first ``MOST`` noun chunks of ``prompt`` as they are written in it.
+    """The first ``MAX_CHUNKS`` noun chunks of ``prompt`` as they are written in it.
 
     Raises:
         ValueError: "spacy" without spaCy or its model.
     """
     found = (span.text for span in _spacy()(prompt).noun_chunks) if parser == "spacy" else noun_runs(prompt)
-    return [chunk for chunk in found if chunk not in LEFT_OUT][:MOST]
+    return [chunk for chunk in found if chunk not in LEFT_OUT][:MAX_CHUNKS]
 
 
 def questions(prompt: str, parser: Parser = "rules") -> list[str]:
@@ -42,11 +44,7 @@ def b_vqa(probabilities: Sequence[float]) -> float:
 
 def best_parser() -> Parser:
     """ "spacy" where it and its model are installed, else "rules"."""
-    try:
-        _spacy()
-    except ValueError:
-        return "rules"
-    return "spacy"
+    return "spacy" if has_spacy() else "rules"
 
 
 def without_adjectives(prompt: str, parser: Parser = "rules") -> str:
@@ -59,88 +57,24 @@ def without_adjectives(prompt: str, parser: Parser = "rules") -> str:
     return " ".join(word for word in prompt.split() if word.strip(".,;:!?").lower() not in _ADJECTIVES)
 
 
-@lru_cache(maxsize=1)
 def _spacy() -> Any:
-    try:
-        import spacy
-
-        return spacy.load("en_core_web_sm")
-    except (ImportError, OSError) as error:
-        raise ValueError(
-            "the spaCy parser needs spacy and its model en_core_web_sm (python -m spacy download en_core_web_sm); "
-            'install them or use parser "rules"'
-        ) from error
+    return load_spacy("parser", "rules")
 
 
 # ---------------------------------------------------------------------------------------------- rules
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-#: A chunk begins at one of these, even inside another.
-_DETERMINERS = _words(
-    "a an the this that these those some any every each both another all many several few no "
-    "my your his her its our their one two three four five six seven eight nine ten"
-)
-#: These stand alone.
-_PRONOUNS = _words("i you he she it we they me him them us someone something everyone everything")
-#: Never part of a chunk.
-_OUTSIDE = _words(
-    "and or but nor yet so while as because if when where than which who whose whom what how "
-    "of in on at by with without within for from to into onto over under above below between among through "
-    "across against along around behind beside besides beneath near off out outside inside past up upon down "
-    "toward towards during before after until since amid amidst amongst beyond despite like about next not only even "
-    "is are was were be been being am has have had having do does did can could will would shall should may might "
-    "must there here then now also just too very still again together apart away almost nearly perfectly ever never "
-    "always often once up alongside atop opposite"
-)
-#: Verbs that are hardly ever nouns; past tenses in -ed and forms in -ing need not be listed.
-_VERBS = _words(
-    "lay lie lies sit sits sat stood hang hangs hung hold holds held rest rests ran shone shine shines sped flew "
-    "swam swims drove wrote write writes sleep sleeps slept fell grew grows blew spun strode sank woke sang "
-    "sings sprang leapt slid swung broke made makes make gave gives give took takes take got gets get came comes "
-    "come went goes go kept keeps keep led leads left met meets sent brought brings bring caught catches told tells "
-    "wore wears wear ate eats eat drank drinks rode rides threw throws throw felt feels bent wound clung crept "
-    "provides provide adds add adorn adorns illuminate illuminates attract attracts contains contain carries carry "
-    "complement complements create creates surround surrounds protect protects decorate serve serves bake stir stirs "
-    "perch perches jot added provided created showcased reflected enjoys waits told"
-)
-#: Verbs that are nouns as well: verbs where no noun follows, behind a chunk that has its noun already.
-_MAYBE_VERBS = _words(
-    "stand stands run runs fly flies swim drive drives cut cuts fall falls rise rises rose spin spins leap "
-    "leaps slide slides swing swings break breaks read reads spread spreads set sets put puts hit hits lit cover "
-    "covers display displays mix fit fits match matches fill fills look looks walk walks play plays watch watches "
-    "jump jumps wait enjoy reflect reflects show shows boil cook beat pound measure feature features contrast "
-    "contrasts support supports cast casts parked"
-)
-#: Nouns that look like forms of verbs.
-_NOT_VERBS = _words(
-    "ring earring king wing string spring ceiling building painting clothing bed shed seed weed sled reed thing "
-    "something evening morning lightning icing pudding dressing stocking wedding railing bedding swing being bread"
-)
-_BEFORE_VERBS = _words("to can could will would may might must not")
-_SUBJECTS = _words("i you he she it we they who which that")
-#: Describe a noun; a run of these alone ("the sky was blue") is no chunk.
-_ADJECTIVES = _words(
-    "red orange yellow green blue purple pink brown black white gray grey gold golden silver beige tan turquoise "
-    "violet maroon navy teal cyan magenta crimson "
-    "round square rectangular triangular oval circular spherical cubic cylindrical conical pyramidal pentagonal "
-    "hexagonal octagonal oblong teardrop diamond crescent "
-    "big small large tall short long little tiny huge wide narrow thick thin deep shallow high low "
-    "wooden metallic fluffy plastic rubber leather glass fabric woolen "
-    "soft hard smooth rough sharp dull shiny glossy sleek fuzzy crisp crunchy crispy juicy ripe fresh sweet tart "
-    "bright dark light dim warm cool cold hot icy wet dry damp old new ancient modern cozy comfortable colorful "
-    "vibrant bold delicate gentle sturdy heavy jagged bumpy spiky prickly thorny rocky lumpy rusty dusty slimy "
-    "sticky clean dirty empty full open striped spotted checkered textured beautiful graceful elegant majestic "
-    "intricate natural calm serene lush rich"
-)
-#: -ly words that are not adverbs.
-_NOT_ADVERBS = _words(
-    "fly butterfly dragonfly firefly jelly lily belly family prickly curly lovely lively friendly cuddly bubbly "
-    "stately costly woolly wooly silly ugly holy chilly hilly wrinkly crinkly early daily lonely elderly pearly"
-)
+_LISTS = read_lists("noun_chunks")
+_DETERMINERS = _LISTS["DETERMINERS"]
+_PRONOUNS = _LISTS["PRONOUNS"]
+_OUTSIDE = _LISTS["OUTSIDE"]
+_VERBS = _LISTS["VERBS"]
+_MAYBE_VERBS = _LISTS["MAYBE_VERBS"]
+_NOT_VERBS = _LISTS["NOT_VERBS"]
+_BEFORE_VERBS = _LISTS["BEFORE_VERBS"]
+_SUBJECTS = _LISTS["SUBJECTS"]
+_ADJECTIVES = _LISTS["ADJECTIVES"]
+_NOT_ADVERBS = _LISTS["NOT_ADVERBS"]
 _TOKEN = re.compile(r"[A-Za-z0-9]+(?:['\u2019-][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
 
 

@@ -11,11 +11,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 from trueline.english import words as w
 from trueline.english.plurals import is_noun_word, is_plural, singular
+from trueline.english.spacy_model import has_spacy, load_spacy
 
 Tagger = Literal["textblob", "spacy"]
 REACH = 8  # how far the neighbours of a word are looked for, over adverbs
@@ -56,33 +57,15 @@ _SUBJECTS = ("they", "it", "he", "she", "i", "we", "you")
 _OUTSIDE = w.DETERMINERS | w.PRONOUNS | w.SUBORDINATORS | w.AUXILIARIES | w.PREPOSITIONS
 
 
-@lru_cache(maxsize=1)
-def _spacy() -> Any:
-    try:
-        import spacy
-
-        return spacy.load("en_core_web_sm", disable=["parser", "ner", "lemmatizer"])
-    except (ImportError, OSError) as error:
-        raise ValueError(
-            "tagger: spacy needs spaCy and its model (python -m spacy download en_core_web_sm); "
-            'install them or use tagger "textblob"'
-        ) from error
-
-
-@lru_cache(maxsize=1)
 def best_tagger() -> Tagger:
     """ "spacy" where it and its model are installed, else "textblob"."""
-    try:
-        _spacy()
-    except ValueError:
-        return "textblob"
-    return "spacy"
+    return "spacy" if has_spacy() else "textblob"
 
 
 def _tags(words: Sequence[str], tagger: Tagger) -> list[str]:
     """Penn Treebank tags, one a word."""
     if tagger == "spacy":
-        nlp = _spacy()
+        nlp = load_spacy("tagger", "textblob", ("parser", "ner", "lemmatizer"))
         from spacy.tokens import Doc
 
         return [token.tag_ for token in nlp(Doc(nlp.vocab, words=list(words)))]
