@@ -40,6 +40,7 @@ from trueline.methods import METHODS, make
 from trueline.models.backbone import Backbone
 from trueline.sampling.loop import sample
 from trueline.sampling.method import Step
+from trueline.sampling.options import Sampling
 
 WORDS = ("a", "and", "cat", "clock")
 SUBJECTS = ("cat", "clock")
@@ -218,13 +219,17 @@ def kept_for_gradients(weights: set[int]) -> Iterator[dict[int, int]]:
         yield kept
 
 
+def how(steps: int, **options: Any) -> Sampling:
+    return Sampling(steps=steps, guidance_scale=GUIDANCE_SCALE, **options)
+
+
 def steps_of(backbone: Backbone, name: str, steps: int) -> Iterator[Step]:
     """A run of a method of which each step is guided; of none for ``plain``."""
     name = "attend-and-excite" if name == RECOMPUTED else name
     if name == PLAIN and not backbone.grounded:
-        return checked(sample(backbone, [Layout(LAYOUT.prompt, seed=0)], (), steps, GUIDANCE_SCALE))
+        return checked(sample(backbone, [Layout(LAYOUT.prompt, seed=0)], (), how(steps)))
     methods = [] if name == PLAIN else [make(name, ONE_LOOK.get(name, {}))]
-    return checked(sample(backbone, [LAYOUT], methods, steps, GUIDANCE_SCALE, grounding_schedule=(1, 0, 0)))
+    return checked(sample(backbone, [LAYOUT], methods, how(steps, grounding_schedule=(1, 0, 0))))
 
 
 def checked(steps: Iterator[Step]) -> Iterator[Step]:
@@ -279,8 +284,8 @@ def whole_runs(
 def our_run(backbone: Backbone, steps: int, noise: Tensor, clock: Callable[[], float]) -> Whole:
     method = make("attend-and-excite", {"thresholds": ()})
     runs = (
-        sample(backbone, [Layout(LAYOUT.prompt)], (), 1, GUIDANCE_SCALE, latents=noise.clone()),
-        checked(sample(backbone, [LAYOUT], [method], steps, GUIDANCE_SCALE, latents=noise.clone())),
+        sample(backbone, [Layout(LAYOUT.prompt)], (), how(1), latents=noise.clone()),
+        checked(sample(backbone, [LAYOUT], [method], how(steps), latents=noise.clone())),
     )
     times: list[float] = []
     for run in runs:

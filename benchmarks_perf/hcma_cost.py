@@ -32,6 +32,7 @@ from trueline.models.alignment import AlignmentNet
 from trueline.models.backbone import Backbone
 from trueline.sampling.loop import sample
 from trueline.sampling.method import Method, Step
+from trueline.sampling.options import Sampling
 
 PLAIN, ALIGNED = "gligen", "gligen+hcma"
 MOST_TIME, MOST_MEMORY = 1.10, 1.05  #: the goals, in plain pictures
@@ -118,11 +119,11 @@ def measure(
     costs = {PLAIN: Cost(), ALIGNED: Cost()}
     kinds = {PLAIN: [], ALIGNED: [method]}
     for methods in kinds.values():  # memory and libraries are at their ease, and the net is read
-        list(checked(sample(backbone, [LAYOUT], methods, 1, GUIDANCE_SCALE)))
+        list(checked(sample(backbone, [LAYOUT], methods, Sampling(steps=1, guidance_scale=GUIDANCE_SCALE))))
+    sampling = Sampling(steps=steps, guidance_scale=GUIDANCE_SCALE)
     for _ in range(pictures):
         runs = {
-            name: checked(sample(backbone, [LAYOUT], methods, steps, GUIDANCE_SCALE))
-            for name, methods in kinds.items()
+            name: checked(sample(backbone, [LAYOUT], methods, sampling)) for name, methods in kinds.items()
         }
         seconds, memory, latents = dict.fromkeys(runs, 0.0), dict.fromkeys(runs, 0.0), {}
         for index in range(steps):

@@ -23,7 +23,7 @@ from trueline.commands import _run, dataset, generate, plan, train, world
 from trueline.commands._methods import split_settings
 from trueline.commands._planners import PLANNERS
 from trueline.files import KEY, Folder, pixel_hash
-from trueline.models.schedulers import SCHEDULERS
+from trueline.models.schedules import SCHEDULERS
 from trueline.sampling.pipeline import DEFAULT_BATCH
 from trueline.training.recipes.recipe import recipe
 from trueline.training.settings import make

@@ -2,13 +2,18 @@
 
 import copy
 import json
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trueline.models.backbone import Backbone
+from trueline.sampling.loop import sample
+from trueline.sampling.method import Step
+from trueline.sampling.options import Sampling
 
 WORDS = [
     "a",
@@ -113,3 +118,12 @@ def tiny_backbone(tokenizer: CLIPTokenizer, *, gated: bool, prediction_type: str
 def exact(backbone: Backbone) -> Backbone:
     """A copy that computes in float64: what a processor rounds otherwise in a batch than alone is far below 1e-5."""
     return copy.deepcopy(backbone).to(dtype=torch.float64)
+
+
+def sampled(
+    backbone: Backbone, layouts, methods=(), steps: int = 50, guidance_scale: float = 7.5, **options: Any
+) -> Generator[Step, torch.Tensor | None, None]:
+    """``sample`` with the fields of ``Sampling`` as keywords."""
+    options |= {"steps": steps, "guidance_scale": guidance_scale}
+    of_loop = {name: options.pop(name) for name in Sampling.model_fields if name in options}
+    return sample(backbone, layouts, methods, Sampling(**of_loop), **options)

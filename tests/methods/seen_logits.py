@@ -1,6 +1,7 @@
 """What methods that edit logits do to them, seen in a run."""
 
-from trueline.sampling.loop import sample
+from tiny import sampled
+
 from trueline.sampling.method import Method
 
 
@@ -26,5 +27,5 @@ def logits_of(backbone, layouts, method, steps, **options):
     """(site, ctx, logits before the method, logits after it) of each call."""
     before, after = [], []
     watched = (Watch.model_construct(seen=before), method, Watch.model_construct(seen=after))
-    list(sample(backbone, layouts, watched, **({"steps": steps} | options)))
+    list(sampled(backbone, layouts, watched, **({"steps": steps} | options)))
     return [(site, ctx, x, y) for (site, ctx, x), (_, _, y) in zip(before, after, strict=True)]

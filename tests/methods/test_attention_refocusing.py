@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy_maps import numpy_smooth, numpy_softmax
 from pydantic import ValidationError
+from tiny import sampled
 
 import trueline.methods.attention_refocusing as module
 from trueline.layout import Layout, Region
@@ -20,7 +21,6 @@ from trueline.methods.attention_refocusing import (
 from trueline.methods.boxdiff import BoxDiff
 from trueline.methods.dense_diffusion import DenseDiffusion
 from trueline.models.text import locate
-from trueline.sampling.loop import sample
 from trueline.sampling.method import Method
 
 TWO = Layout(
@@ -45,7 +45,7 @@ ONCE = AttentionRefocusing(cells=8, stages=((0.0, 4.0, 2),), dense=0.5, until=0.
 
 def run(backbone, layouts, *methods, steps=1, grounding_schedule=(1.0, 0.0, 0.0), **options):
     options["grounding_schedule"] = grounding_schedule
-    return list(sample(backbone, layouts, methods, steps, 4.0, **options))
+    return list(sampled(backbone, layouts, methods, steps, 4.0, **options))
 
 
 def last(backbone, layouts, *methods, **options):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_backbone
+from tiny import sampled, tiny_backbone
 
 from trueline.layout import Layout, Region
 from trueline.methods.attend_and_excite import AttendAndExcite
@@ -11,7 +11,6 @@ from trueline.methods.dense_diffusion import DenseDiffusion
 from trueline.methods.layout_guidance import LayoutGuidance
 from trueline.models.attention import recomputed, sites, tapped
 from trueline.sampling.guidance import look, mean_map
-from trueline.sampling.loop import sample
 from trueline.sampling.method import Method
 
 TWO = Layout(
@@ -35,7 +34,7 @@ def backbone(tokenizer):
 
 
 def last(backbone, *methods, steps=3):
-    return list(sample(backbone, [TWO, CATS], methods, steps, 4.0, grounding_schedule=(0.5, 0.5, 0)))[-1].z
+    return list(sampled(backbone, [TWO, CATS], methods, steps, 4.0, grounding_schedule=(0.5, 0.5, 0)))[-1].z
 
 
 def at_a_step(backbone, act, *methods):
@@ -47,7 +46,7 @@ def at_a_step(backbone, act, *methods):
             seen.append(act(z, ctx))
             return z
 
-    next(sample(backbone, [TWO, CATS], [*methods, Act()], 2, 4.0, grounding_schedule=(1, 0, 0)))
+    next(sampled(backbone, [TWO, CATS], [*methods, Act()], 2, 4.0, grounding_schedule=(1, 0, 0)))
     return seen[0]
 
 

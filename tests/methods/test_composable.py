@@ -5,11 +5,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from pydantic import ValidationError
+from tiny import sampled
 
 from trueline.layout import Layout, Region
 from trueline.methods.composable import Composable, compose, split_prompt
 from trueline.models.grounding import pack
-from trueline.sampling.loop import sample
 from trueline.sampling.method import Method
 from trueline.seeds import noise_generators
 
@@ -21,12 +21,12 @@ BARE = Layout("a cat and a clock", seed=3)
 
 
 def run(backbone, layouts, *methods, **options):
-    return list(sample(backbone, layouts, methods, **({"steps": 5} | options)))[-1].z
+    return list(sampled(backbone, layouts, methods, **({"steps": 5} | options)))[-1].z
 
 
 def first(backbone, layouts, *methods, **options):
     """The latents after the first of five steps."""
-    return next(sample(backbone, layouts, methods, **({"steps": 5} | options))).z
+    return next(sampled(backbone, layouts, methods, **({"steps": 5} | options))).z
 
 
 class Add(Method):
@@ -235,12 +235,12 @@ def test_methods_that_act_on_the_prompt_are_said_to_be_in_vain(gated):
             return 1.5 * text
 
     batch = [SPLIT, REGIONS, BARE]
-    steps = list(sample(gated, batch, [Stretched(), Composable()], 2))
+    steps = list(sampled(gated, batch, [Stretched(), Composable()], 2))
     sentence = "Composable predicts the parts and not the prompt, so Stretched cannot act"
     assert {row: times for (row, said), times in steps[-1].notes.items() if said == sentence} == {0: 1, 1: 1}
     composed = run(gated, batch, Composable(), steps=2)
     torch.testing.assert_close(steps[-1].z[:2], composed[:2], rtol=0, atol=1e-5)
-    half = list(sample(gated, batch, [Stretched(), Composable(strength=0.5)], 2))[-1]
+    half = list(sampled(gated, batch, [Stretched(), Composable(strength=0.5)], 2))[-1]
     assert not any(said == sentence for _, said in half.notes)
     assert (half.z - run(gated, batch, Composable(strength=0.5), steps=2)).flatten(1).abs().amax(
         1

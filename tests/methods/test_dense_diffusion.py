@@ -5,12 +5,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 from seen_logits import logits_of, opened
-from tiny import tiny_backbone
+from tiny import sampled, tiny_backbone
 
 from trueline.layout import Layout, Region
 from trueline.methods.dense_diffusion import DenseDiffusion, covered_area, matched_pairs, regularised
 from trueline.models.attention import sites
-from trueline.sampling.loop import sample
 from trueline.sampling.method import Method
 
 # Boxes on the lines of the 8 x 8 and of the 4 x 4 map.
@@ -23,7 +22,7 @@ NONE = Layout("a cat", seed=3)
 
 
 def run(backbone, layouts, *methods, **options):
-    return list(sample(backbone, layouts, methods, **({"steps": 6} | options)))
+    return list(sampled(backbone, layouts, methods, **({"steps": 6} | options)))
 
 
 # The pure functions

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_backbone
+from tiny import sampled, tiny_backbone
 
 from trueline.cli import main
 from trueline.layout import Layout, Region
@@ -20,7 +20,7 @@ from trueline.models.grounding import fusers
 from trueline.models.text import locate
 from trueline.sampling import guidance
 from trueline.sampling.guidance import map_grid
-from trueline.sampling.loop import check_layouts, sample
+from trueline.sampling.loop import check_layouts
 from trueline.sampling.masks import region_mask
 from trueline.sampling.method import Method
 from trueline.sampling.pipeline import Pipeline
@@ -98,7 +98,7 @@ def nets(plain, gated, tokenizer):
 def run(backbone, layouts, *methods, steps=2, **options):
     """Two steps, of which the first is grounded, and guided by methods that guide half of the steps."""
     options = {"guidance_scale": 4.0, "grounding_schedule": (0.5, 0.5, 0)} | options
-    return sample(backbone, layouts, methods, steps, **options)
+    return sampled(backbone, layouts, methods, steps, **options)
 
 
 @pytest.fixture(scope="module")

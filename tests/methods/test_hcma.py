@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from tiny import sampled
 
 import trueline.methods.hcma as module
 from trueline.cli import main
@@ -18,7 +19,6 @@ from trueline.methods.hcma import HCMA, displacement
 from trueline.models.alignment import AlignmentNet, alignment_losses, targets
 from trueline.models.backbone import Backbone, CheckpointError
 from trueline.models.schedulers import Stepper, make_scheduler
-from trueline.sampling.loop import sample
 from trueline.sampling.method import Method
 from trueline.sampling.pipeline import Pipeline
 
@@ -65,7 +65,7 @@ class Seen(Method):
 
 
 def run(backbone, layouts, *methods, steps=4, **options):
-    return list(sample(backbone, layouts, methods, steps, 4.0, **options))
+    return list(sampled(backbone, layouts, methods, steps, 4.0, **options))
 
 
 def last(backbone, layouts, *methods, **options):
@@ -345,7 +345,7 @@ def test_the_net_is_read_once_and_again_when_it_changes(gated, tmp_path, monkeyp
 
 def test_nothing_outlives_the_backbone_or_the_run(gated, net):
     backbone = copy.deepcopy(gated)
-    steps = sample(backbone, [TWO], [HCMA(weights=net)], 3, 4.0)
+    steps = sampled(backbone, [TWO], [HCMA(weights=net)], 3, 4.0)
     next(steps)
     kept = [weakref.ref(next(iter(module._NETS[backbone].values()))[1])]
     kept += [weakref.ref(goal.caption) for known in module._RUNS.values() for _, goal in known.values()]

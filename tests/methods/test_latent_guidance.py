@@ -10,6 +10,7 @@ from diffusers.pipelines.deprecated.stable_diffusion_attend_and_excite import (
     pipeline_stable_diffusion_attend_and_excite as diffusers_module,
 )
 from numpy_maps import numpy_smooth, numpy_softmax
+from tiny import sampled
 
 from trueline.layout import Layout, Region
 from trueline.methods import make
@@ -28,7 +29,6 @@ from trueline.sampling.guidance import (
     sharpened,
     smoothed,
 )
-from trueline.sampling.loop import sample
 from trueline.sampling.method import Method
 
 CAR = Layout("a red apple and a blue car", regions=[Region("a blue car", (0.5, 0.2, 1.0, 0.8))], seed=1)
@@ -49,7 +49,7 @@ GUIDED = [
 
 
 def run(backbone, layouts, *methods, steps=4, **options):
-    return list(sample(backbone, layouts, methods, steps, 4.0, **options))
+    return list(sampled(backbone, layouts, methods, steps, 4.0, **options))
 
 
 def last(backbone, layouts, *methods, **options):

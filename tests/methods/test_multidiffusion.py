@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from pydantic import ValidationError
-from tiny import exact, tiny_backbone
+from tiny import exact, sampled, tiny_backbone
 
 from trueline.layout import Layout, Region
 from trueline.methods.multidiffusion import (
@@ -18,7 +18,6 @@ from trueline.methods.multidiffusion import (
     fuse,
 )
 from trueline.models.schedulers import Stepper, make_scheduler
-from trueline.sampling.loop import sample
 from trueline.sampling.masks import region_masks
 from trueline.sampling.method import Method
 from trueline.seeds import noise_generators
@@ -32,12 +31,12 @@ BARE = Layout("a blue car", seed=3)
 
 
 def run(backbone, layouts, *methods, **options):
-    return list(sample(backbone, layouts, methods, **({"steps": 5} | options)))[-1].z
+    return list(sampled(backbone, layouts, methods, **({"steps": 5} | options)))[-1].z
 
 
 def first(backbone, layouts, *methods, **options):
     """The latents after the first of five steps."""
-    return next(sample(backbone, layouts, methods, **({"steps": 5} | options))).z
+    return next(sampled(backbone, layouts, methods, **({"steps": 5} | options))).z
 
 
 def random(*shape, seed=0):
@@ -300,5 +299,5 @@ def test_settings_out_of_range_are_refused(settings):
 
 def test_without_guidance_a_negative_is_said_to_be_unused(plain):
     with pytest.warns(UserWarning, match="guidance_scale: MultiDiffusion uses no negatives without it"):
-        notes = list(sample(plain, [ONE, TWO], [MultiDiffusion()], 2, 1.0))[-1].notes
+        notes = list(sampled(plain, [ONE, TWO], [MultiDiffusion()], 2, 1.0))[-1].notes
     assert {row: times for (row, _), times in notes.items()} == {1: 1}, "the car of the second has one"

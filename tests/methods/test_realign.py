@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from seen_logits import logits_of, opened
+from tiny import sampled
 
 from trueline.layout import Layout, Region
 from trueline.methods.dense_diffusion import covered_area
@@ -20,7 +21,6 @@ from trueline.methods.realign import (
     union_area,
 )
 from trueline.models.attention import sites
-from trueline.sampling.loop import sample
 from trueline.sampling.pipeline import Pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # notes are read where they are counted
@@ -38,7 +38,7 @@ def scored(layout, **scores):
 
 
 def run(backbone, layouts, *methods, **options):
-    return list(sample(backbone, layouts, methods, **({"steps": 4} | options)))
+    return list(sampled(backbone, layouts, methods, **({"steps": 4} | options)))
 
 
 # The equations
@@ -370,7 +370,7 @@ def test_bad_input_is_one_sentence(plain):
     ):
         bad = BOTH.model_copy(update={"meta": {LIKELIHOODS: given}})
         with pytest.raises(ValueError, match=f"meta.likelihoods: .*{sentence}"):
-            next(sample(plain, [bad], [Reweighting()]))
+            next(sampled(plain, [bad], [Reweighting()]))
     apple = APPLE.model_dump(mode="json")
     for given, sentence in (
         ("a cat", "must be a list of at most 30 regions"),
@@ -381,4 +381,4 @@ def test_bad_input_is_one_sentence(plain):
     ):
         bad = BOTH.model_copy(update={"meta": {SURPLUS: given}})
         with pytest.raises(ValueError, match=f"meta.surplus: .*{sentence}"):
-            next(sample(plain, [bad], [Reweighting()]))
+            next(sampled(plain, [bad], [Reweighting()]))

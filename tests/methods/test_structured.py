@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny import tiny_backbone
+from tiny import sampled, tiny_backbone
 
 from trueline.english import noun_chunks
 from trueline.layout import Layout, Region
 from trueline.methods.structured import Structured, noun_places, structured_values
 from trueline.models.attention import sites, tapped
-from trueline.sampling.loop import sample
 from trueline.sampling.method import Method
 
 BOTH = Layout("a red apple and a blue car", seed=1)
@@ -20,7 +19,7 @@ no_noun = pytest.mark.filterwarnings("ignore:no noun phrase", "ignore:this backb
 
 
 def run(backbone, layouts, *methods, **options):
-    return list(sample(backbone, layouts, methods, **({"steps": 6} | options)))
+    return list(sampled(backbone, layouts, methods, **({"steps": 6} | options)))
 
 
 def cross(site):

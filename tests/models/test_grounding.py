@@ -10,13 +10,13 @@ from trueline.layout import Layout, Region
 from trueline.models.grounding import (
     Grounding,
     alpha_schedule,
-    check_schedule,
     fuser_scale,
     fusers,
     grounded,
     pack,
     position_tokens,
 )
+from trueline.models.schedules import check_schedule
 
 TWO = Layout("p", [Region("a", (0.1, 0.2, 0.3, 0.4)), Region("bb", (0.5, 0.5, 1, 1))])
 ONE = Layout("q", [Region("a", (0, 0, 1, 1))])

@@ -3,13 +3,12 @@
 import pytest
 import torch
 from peft import LoraConfig
-from tiny import tiny_backbone
+from tiny import sampled, tiny_backbone
 
 from trueline.layout import Layout, Region
 from trueline.methods.boxdiff import BoxDiff
 from trueline.models.attention import sites, tapped
 from trueline.models.grounding import Grounding, grounded
-from trueline.sampling.loop import sample
 
 SCALE = torch.tensor([1.0, 0.0])  # the second picture has no regions: its fusers run, and add nothing
 TWO = Layout(
@@ -111,7 +110,7 @@ def test_a_lora_is_seen_and_its_weights_get_gradients(backbone, lora, checkpoint
 
 
 def last(backbone, *methods):
-    return list(sample(backbone, [TWO], methods, 2, 4.0, grounding_schedule=(0.5, 0.5, 0)))[-1].z
+    return list(sampled(backbone, [TWO], methods, 2, 4.0, grounding_schedule=(0.5, 0.5, 0)))[-1].z
 
 
 METHOD = BoxDiff(cells=8, scale=2.0, refinements=1)

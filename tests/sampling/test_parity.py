@@ -5,12 +5,13 @@ import warnings
 import pytest
 import torch
 from diffusers import StableDiffusionGLIGENPipeline, StableDiffusionPipeline
+from tiny import sampled
 
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.grounding import fusers
-from trueline.models.schedulers import SCHEDULERS, make_scheduler
-from trueline.sampling.loop import sample
+from trueline.models.schedulers import make_scheduler
+from trueline.models.schedules import SCHEDULERS
 from trueline.sampling.pipeline import Pipeline
 
 STEPS = 12
@@ -34,7 +35,7 @@ def theirs(kind, backbone, scheduler):
 
 
 def last(backbone, layouts, **options):
-    *_, step = sample(backbone, layouts, **({"steps": STEPS} | options))
+    *_, step = sampled(backbone, layouts, **({"steps": STEPS} | options))
     return step.z
 
 

@@ -11,6 +11,7 @@ from tiny import tiny_backbone
 
 from trueline.layout import Layout, Region
 from trueline.sampling.method import Method
+from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import Pipeline, Result
 
 FAST = {"steps": 3, "progress": False}
@@ -198,6 +199,49 @@ def test_a_recorded_picture_is_made_again_bit_for_bit(pipe):
         assert {k: v for k, v in again.record.items() if k != "index"} == {
             k: v for k, v in record.items() if k != "index"
         }
+
+
+#: For every option of the loop a value that is not its default.
+OTHER = {
+    "steps": 4,
+    "scheduler": "ddim",
+    "guidance_scale": 3.0,
+    "guidance_interval": (0.0, 0.5),
+    "grounding_schedule": (0.5, 0.0, 0.5),
+    "eta": 0.8,
+}
+
+
+def test_every_option_is_recorded_and_made_again(pipe):
+    """``strict`` alone is not: it changes no pixel."""
+    assert OTHER.keys() == Sampling.model_fields.keys() - {"strict"}
+    first = pipe(APPLE, seeds=5, progress=False, **OTHER)
+    record = json.loads(json.dumps(first.records[0]))
+    assert Sampling.of_record(record) == Sampling(**OTHER)
+    again = pipe.remake(record)
+    assert again.image.tobytes() == first.images[0].tobytes() and again.record == first.records[0]
+
+
+@pytest.mark.parametrize("name", ["guidance_scale", "guidance_interval", "grounding_schedule", "eta"])
+def test_every_option_changes_the_picture(pipe, name):
+    """So that a picture made again could not be equal without it."""
+    images = [
+        pipe(APPLE, seeds=5, progress=False, **(OTHER | change)).images[0].tobytes()
+        for change in ({}, {name: None if "_" in name and name != "guidance_scale" else 0.0})
+    ]
+    assert images[0] != images[1]
+
+
+def test_options_in_one_object_or_as_keywords(pipe):
+    """Keywords go over the object; the JSON of one serves too."""
+    ways = [
+        OTHER,
+        {"sampling": Sampling(**OTHER)},
+        {"sampling": Sampling(eta=0.1), **OTHER},
+        {"sampling": OTHER},
+    ]
+    pictures = {pipe(APPLE, seeds=5, progress=False, **way).images[0].tobytes() for way in ways}
+    assert len(pictures) == 1
 
 
 def test_what_cannot_be_made_again_is_refused(pipe):

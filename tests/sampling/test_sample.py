@@ -5,14 +5,15 @@ from itertools import pairwise
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny import exact
+from tiny import exact, sampled
 
 import trueline
 from trueline.layout import Layout, Region
 from trueline.models.attention import sites
-from trueline.models.schedulers import SCHEDULERS, Stepper, make_scheduler
-from trueline.sampling.loop import sample
+from trueline.models.schedulers import Stepper, make_scheduler
+from trueline.models.schedules import SCHEDULERS
 from trueline.sampling.method import Method, Step
+from trueline.sampling.options import Sampling
 from trueline.seeds import noise_generators
 
 APPLE = Layout("a red apple", [Region("a red apple", (0.1, 0.1, 0.5, 0.5))], seed=3)
@@ -20,7 +21,7 @@ CAR = Layout("a blue car", seed=4)
 
 
 def run(backbone, layouts, *methods, **options):
-    return list(sample(backbone, layouts, methods, **({"steps": 6} | options)))
+    return list(sampled(backbone, layouts, methods, **({"steps": 6} | options)))
 
 
 # Methods as a user would write them
@@ -233,7 +234,7 @@ def test_a_method_that_taps_no_layer_is_refused(plain):
 def test_pndm_is_refused_for_methods_that_move_latents(gated):
     for method in (Nudge(), Kick(at=2)):
         with pytest.raises(ValueError, match=r"scheduler: pndm .* use ddim"):
-            next(sample(gated, [CAR], [method], scheduler="pndm"))
+            next(sampled(gated, [CAR], [method], scheduler="pndm"))
     assert len(run(gated, [CAR], Boost(), scheduler="pndm")) == 7, "edits of attention are fine"
 
 
@@ -268,19 +269,19 @@ def test_the_step_after_a_move_is_first_order_in_moved_rows_only(gated_v, schedu
 
 def test_latents_sent_back_are_used_and_in_place_edits_are_not(gated):
     plain = run(gated, [CAR])[-1].z
-    steps = sample(gated, [CAR], steps=6)
+    steps = sampled(gated, [CAR], steps=6)
     step = next(steps)
     step.z.zero_()
     *_, final = steps
     assert torch.equal(final.z, plain)
-    steps = sample(gated, [CAR], steps=6, scheduler="dpmsolver++")
+    steps = sampled(gated, [CAR], steps=6, scheduler="dpmsolver++")
     step = next(steps)
     replaced = steps.send(step.z + 1)
     assert (replaced.z - step.z).abs().mean() > 0.5
 
 
 def test_latents_sent_back_under_pndm_are_refused(gated):
-    steps = sample(gated, [CAR], steps=6, scheduler="pndm")
+    steps = sampled(gated, [CAR], steps=6, scheduler="pndm")
     step = next(steps)
     with pytest.raises(ValueError, match="pndm"):
         steps.send(step.z + 1)
@@ -291,7 +292,7 @@ def test_latents_sent_back_under_pndm_are_refused(gated):
 
 def test_gradients_and_processors_are_the_consumers_own_between_steps(gated):
     before = gated.unet.attn_processors
-    steps = sample(gated, [APPLE], [Boost(), Nudge()], steps=4, record=lambda site: True)
+    steps = sampled(gated, [APPLE], [Boost(), Nudge()], steps=4, record=lambda site: True)
     for step in steps:
         assert torch.is_grad_enabled() and not step.z.requires_grad
         assert all(p is before[key] for key, p in gated.unet.attn_processors.items())
@@ -330,7 +331,7 @@ def test_guidance_acts_within_its_interval_only(gated, monkeypatch):
     [
         ({"steps": 0}, "steps: must be a whole number from 1 to 1000"),
         ({"steps": True}, "steps: "),
-        ({"scheduler": "magic"}, "scheduler: unknown name 'magic'; choose from ddim"),
+        ({"scheduler": "magic"}, "scheduler: must be one of ddim"),
         ({"seeds": [1, 2]}, r"seeds: give one per picture \(1\), got 2"),
         ({"latents": torch.zeros(1, 4, 9, 8)}, "latents: must have shape"),
         ({"generators": [torch.Generator()] * 2}, "generators: give one per picture"),
@@ -360,5 +361,5 @@ def test_boxes_on_a_plain_backbone_warn_unless_a_method_uses_them(plain, recwarn
 
 
 def test_the_public_names_are_the_loops(gated):
-    assert isinstance(next(trueline.sample(gated, [CAR], steps=1)), Step)
+    assert isinstance(next(trueline.sample(gated, [CAR], sampling=Sampling(steps=1))), Step)
     assert trueline.Method is Method

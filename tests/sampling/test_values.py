@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tiny import sampled
 
 from trueline.layout import Layout
 from trueline.models.attention import tapped
-from trueline.sampling.loop import sample
 from trueline.sampling.method import Method
 
 
@@ -64,7 +64,7 @@ class Doubled(Method):
 
 
 def final(backbone, *methods):
-    return list(sample(backbone, [Layout("a red apple"), Layout("a cat")], methods, 4, seeds=[0, 1]))[-1].z
+    return list(sampled(backbone, [Layout("a red apple"), Layout("a cat")], methods, 4, seeds=[0, 1]))[-1].z
 
 
 def test_the_values_hook_acts_in_order_and_its_default_changes_nothing(gated):

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+from tiny import sampled
 from tiny_blip import PROCESSOR, bert_tokenizer, blip, blip2_text
 from tiny_clip import tiny_clip
 from torch import Tensor
@@ -14,7 +15,6 @@ from trueline.layout import Layout, Region
 from trueline.models.backbone import Backbone
 from trueline.models.schedulers import Stepper, make_scheduler
 from trueline.perception.caption_nets import Blip2TextEncoder, BlipCaptioner
-from trueline.sampling.loop import sample
 from trueline.training.loop import Batch, Nets
 from trueline.training.losses.refl import ReFL, base_of, drawn_step, phi
 from trueline.training.losses.x0 import decoded
@@ -126,7 +126,7 @@ def test_one_call_has_a_gradient_and_the_steps_before_have_none(plain):
     assert one[0] == refl[0] and all(map(torch.equal, one[1], refl[1]))
 
     plain_layouts = [Layout(layout.prompt) for layout in LAYOUTS]
-    *_, before, _ = sample(
+    *_, before, _ = sampled(
         backbone, plain_layouts, steps=steps, scheduler="ddim", guidance_scale=1.0, latents=batch.noise
     )
     stepper = Stepper(make_scheduler("ddim", backbone.scheduler), steps, "cpu")
@@ -251,7 +251,7 @@ def test_it_draws_what_the_sampling_loop_draws(gated, guidance_scale):
     gated.settings |= {"grounding_schedule": [0.5, 0, 0.5], "guidance_interval": [0.25, 0.75]}
     batch = batch_of()
     scale = guidance_scale or 1.0
-    steps = list(sample(gated, LAYOUTS, steps=4, guidance_scale=scale, latents=batch.noise))
+    steps = list(sampled(gated, LAYOUTS, steps=4, guidance_scale=scale, latents=batch.noise))
     made = objective(guidance_scale=guidance_scale, boxes=True)
     with torch.no_grad():
         for late in (1, 3):

@@ -17,7 +17,7 @@ from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.models.lora import shipped
 from trueline.pictures import contact_sheet, overlay
-from trueline.sampling.options import Request
+from trueline.sampling.request import Request
 
 MAX_ON_SHEET = 64  #: pictures; a contact sheet of more is too large to be looked at
 SAMPLING = (

@@ -21,8 +21,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from trueline.errors import first_line
 from trueline.models import checkpoint, lora
 from trueline.models.checkpoint import CheckpointError
-from trueline.models.grounding import RELEASED_SCHEDULE, RELEASED_SLOTS, Grounding, check_schedule, grounded
-from trueline.models.schedulers import check_interval
+from trueline.models.grounding import RELEASED_SCHEDULE, RELEASED_SLOTS, Grounding, grounded
+from trueline.models.schedules import check_interval, check_schedule
 
 __all__ = ["Backbone", "CheckpointError", "DecodeError"]
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trueline.layout import Layout
+from trueline.models.schedules import check_schedule
 
 RELEASED_SCHEDULE = (0.3, 0.0, 0.7)
 """GLIGEN's shipped text-box setting: grounding in the first 30 % of the steps, then none."""
@@ -102,21 +103,6 @@ def alpha_schedule(steps: int, stages: Sequence[float]) -> list[float]:
     if alphas and stages[0] + stages[1] > 0 and not any(alphas):
         alphas[0] = 1.0
     return alphas
-
-
-def check_schedule(stages: Sequence[float]) -> tuple[float, float, float]:
-    """The three fractions as floats, or a ValueError that says what is wrong with them."""
-    try:
-        full, decay, off = (float(fraction) for fraction in stages)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"grounding_schedule: give three fractions such as (0.3, 0, 0.7), got {stages!r}"
-        ) from None
-    if not (min(full, decay, off) >= 0 and abs(full + decay + off - 1) < 1e-6):
-        raise ValueError(
-            f"grounding_schedule: the three fractions must be in 0..1 and sum to 1, got {stages!r}"
-        )
-    return full, decay, off
 
 
 def fusers(unet: nn.Module) -> list[GatedSelfAttentionDense]:

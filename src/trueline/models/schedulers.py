@@ -4,30 +4,19 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    LMSDiscreteScheduler,
-    PNDMScheduler,
-)
+from diffusers import DPMSolverMultistepScheduler, LMSDiscreteScheduler, PNDMScheduler
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-SCHEDULERS: dict[str, Any] = {
-    "ddim": DDIMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-    "lms": LMSDiscreteScheduler,
-    "pndm": PNDMScheduler,
-}
+from trueline.models.schedules import SCHEDULERS
+
+#: Class name -> class: those of ``SCHEDULERS`` and two that checkpoints come with.
 SCHEDULER_CLASSES: dict[str, Any] = {
-    kind.__name__: kind for kind in (*SCHEDULERS.values(), DDPMScheduler, EulerAncestralDiscreteScheduler)
+    name: getattr(diffusers, name)
+    for name in (*SCHEDULERS.values(), "DDPMScheduler", "EulerAncestralDiscreteScheduler")
 }
-MAX_STEPS = 1000
 
 
 def make_scheduler(name: str | None, like: Any) -> Any:
@@ -39,7 +28,7 @@ def make_scheduler(name: str | None, like: Any) -> Any:
     """
     if name is not None and name not in SCHEDULERS:
         raise ValueError(f"scheduler: unknown name {name!r}; choose from {', '.join(SCHEDULERS)}")
-    kind: Any = type(like) if name is None else SCHEDULERS[name]
+    kind: Any = type(like) if name is None else SCHEDULER_CLASSES[SCHEDULERS[name]]
     return kind.from_config(like.config, **_missing(kind, like.config))
 
 
@@ -52,12 +41,6 @@ def _missing(kind: Any, config: Any) -> dict[str, Any]:
     usual = {"clip_sample": False, "skip_prk_steps": True}
     accepted = inspect.signature(kind.__init__).parameters
     return {key: value for key, value in usual.items() if key in accepted and key not in config}
-
-
-def scheduler_name(scheduler: Any) -> str:
-    """The name in ``SCHEDULERS``, or the class's."""
-    names = {kind: name for name, kind in SCHEDULERS.items()}
-    return names.get(type(scheduler), type(scheduler).__name__)
 
 
 class Stepper:
@@ -157,16 +140,3 @@ def refuse_moves(scheduler: Any) -> None:
         raise ValueError(
             f"scheduler: pndm goes back to latents of an earlier step and would lose a method's move; {cure}"
         )
-
-
-def check_interval(interval: Sequence[float]) -> tuple[float, float]:
-    """Start and stop as floats, or a ValueError that says what is wrong with them."""
-    try:
-        start, stop = (float(fraction) for fraction in interval)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"guidance_interval: give two fractions such as (0, 0.5), got {interval!r}"
-        ) from None
-    if not 0 <= start < stop <= 1:
-        raise ValueError(f"guidance_interval: must be start < stop in 0..1, got {interval!r}")
-    return start, stop

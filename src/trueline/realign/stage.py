@@ -21,8 +21,8 @@ from trueline.realign.maps import Watch, phrase_maps
 from trueline.realign.observation import Looked
 from trueline.sampling.loop import BOXES_IGNORED, check_layouts
 from trueline.sampling.method import Method
-from trueline.sampling.options import Request
 from trueline.sampling.pipeline import DEFAULT_BATCH, Picture, Pipeline
+from trueline.sampling.request import Request
 
 MAX_ROUNDS = 10
 OTHER_NOISE = 1_000_003  #: added to a picture's seed where a refinement starts again
@@ -133,7 +133,7 @@ class Realign:
     def stream(self, prompt: str | Layout | Sequence[str | Layout], **options: Any) -> Iterator[Realigned]:
         """The pictures in their order, a batch at a time.
 
-        The options are the fields of ``request.Request`` but for the noise, which must be seeds to be drawn twice
+        The options are those of ``Request.of`` but for the noise, which must be seeds to be drawn twice
         (``seeds``, or the layouts' own), and for ``output_type``. ``methods`` act in both stages, before the
         modulation.
 
@@ -147,7 +147,9 @@ class Realign:
         if any(isinstance(method, Reweighting) for method in request.methods):
             raise ValueError("methods: the modulation is given as Realign(method=...); leave it out here")
         if not request.checked:
-            check_layouts(self.pipe.backbone, request.layouts, request.methods, strict=request.strict)
+            check_layouts(
+                self.pipe.backbone, request.layouts, request.methods, strict=request.sampling.strict
+            )
         for layout in request.layouts:
             check_meta(layout)
         jobs = self._jobs(request)

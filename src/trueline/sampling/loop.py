@@ -18,9 +18,10 @@ from trueline.layout import Layout
 from trueline.models.attention import sites
 from trueline.models.backbone import Backbone
 from trueline.models.grounding import Grounding, alpha_schedule, pack
-from trueline.models.schedulers import MAX_STEPS, Stepper, check_interval, make_scheduler, refuse_moves
+from trueline.models.schedulers import Stepper, make_scheduler, refuse_moves
 from trueline.models.text import locate
 from trueline.sampling.method import Context, Method, Part, Step, Where, add_note, overrides
+from trueline.sampling.options import DEFAULTS, Sampling
 from trueline.seeds import Seed, fresh_seed, noise_generators
 
 _PARTS: dict[Part, str] = {"mask": "masks", "negative": "negative phrases"}
@@ -35,106 +36,102 @@ def sample(
     backbone: Backbone,
     layouts: Sequence[Layout],
     methods: Sequence[Method] = (),
-    steps: int = 50,
-    guidance_scale: float = 7.5,
-    seeds: Sequence[Seed] | None = None,
+    sampling: Sampling = DEFAULTS,
     *,
-    guidance_interval: Sequence[float] | None = None,
-    grounding_schedule: Sequence[float] | None = None,
-    scheduler: str | None = "ddim",
+    seeds: Sequence[Seed] | None = None,
     latents: Float[Tensor, "batch c h w"] | None = None,
     generators: Sequence[torch.Generator] | None = None,
-    eta: float = 0.0,
     record: Where | None = None,
-    strict: bool = False,
     checked: bool = False,
 ) -> Generator[Step, Tensor | None, None]:
     """Denoise one batch of layouts of one size, step by step.
 
     A picture depends on its own layout and noise only, not on its batch mates. The consumer may ``send``
-    other latents back for the next step. Guidance is off at ``guidance_scale <= 1``, as in diffusers, and outside
-    ``guidance_interval``, where a step costs half.
+    other latents back for the next step.
 
     Args:
         seeds: per picture a seed, or (seed, index of the picture under that seed). Default: the layouts' own
             seeds, fresh ones where there are none.
-        guidance_interval: (start, stop), fractions of the steps between which guidance acts (Kynkaanniemi et al.
-            2024, "Applying Guidance in a Limited Interval"; there noise levels, here steps); None = the
-            checkpoint's own, (0, 1) unless it says otherwise.
-        grounding_schedule: three fractions (``grounding.alpha_schedule``); None = the checkpoint's own.
-        scheduler: a name of ``schedulers.SCHEDULERS``; None = the checkpoint's own.
         latents: unit noise instead of drawn noise. ``generators``: one per picture, instead of ``seeds``.
-        eta: DDIM's share of fresh noise, 0..1.
         record: choose attention sites; their maps come with every step.
-        strict: refuse a region whose phrase its prompt does not hold, or not all of it; otherwise methods that look
-            for it say so in their notes.
         checked: the layouts are part of a longer list, which ``check_layouts`` has seen.
 
     Raises:
         ValueError: naming the argument; the first step is asked for when it is raised.
     """
     methods, layouts = _acting(methods), tuple(layouts)
-    stepper = Stepper(make_scheduler(scheduler, backbone.scheduler), check_steps(steps), backbone.device)
-    _check(backbone, layouts, methods, stepper)
+    stepper = _stepper(backbone, layouts, methods, sampling)
     if not checked:
-        check_layouts(backbone, layouts, methods, strict=strict)
+        check_layouts(backbone, layouts, methods, strict=sampling.strict)
     generators = generators or noise_generators(_seeds(layouts, seeds))
-    z = stepper.start(_noise(backbone, layouts, generators, latents))
-    text = backbone.encode([layout.prompt for layout in layouts])
-    for method in methods:
-        text = method.text(text, layouts, backbone)
-    values = text
-    for method in methods:
-        values = method.values(values, layouts, backbone)
-    negative = backbone.encode([layout.negative_prompt for layout in layouts]) if guidance_scale > 1 else None
+    z = stepped = stepper.start(_noise(backbone, layouts, generators, latents))
+    text, values = _texts(backbone, layouts, methods)
+    scale = sampling.guidance_scale
+    negative = backbone.encode([layout.negative_prompt for layout in layouts]) if scale > 1 else None
     grounding, has_regions = _ground(backbone, layouts)
-    start, stop = check_interval(guidance_interval or backbone.guidance_interval)
-    alphas = alpha_schedule(len(stepper.timesteps), grounding_schedule or backbone.grounding_schedule)
+    start, stop = sampling.guidance_interval or backbone.guidance_interval
+    stages = sampling.grounding_schedule or backbone.grounding_schedule
+    alphas = alpha_schedule(len(stepper.timesteps), stages)
 
-    stepped, notes = z, Counter[tuple[int, str]]()
-    for row, sentence in _remarks(backbone, layouts, methods):
-        add_note(notes, row, sentence)
+    notes = _first_notes(backbone, layouts, methods)
     for index, (t, alpha) in enumerate(zip(stepper.timesteps, alphas, strict=True)):
         guided = start <= index / len(alphas) < stop
         ctx = Context(
-            index, len(alphas), t, layouts, backbone, methods, text, None if values is text else values,
-            negative if guided else None, guidance_scale, grounding, alpha * has_regions, stepper, notes,
+            index, len(alphas), t, layouts, backbone, methods, text, values,
+            negative if guided else None, scale, grounding, alpha * has_regions, stepper, notes,
         )  # fmt: skip
         for method in methods:
             z = method.guide(z.clone(), ctx)
         cond, uncond, maps = ctx.both(z, record)
-        prediction = cond if uncond is None else uncond + guidance_scale * (cond - uncond)
+        prediction = cond if uncond is None else uncond + scale * (cond - uncond)
         for method in methods:
             prediction = method.combine(prediction, cond, uncond, z, ctx)
-        x0 = ctx.x0(prediction, z)
-        stepped = stepper.step(prediction, z, _differ(z, stepped), generators, eta)
-        sent = yield Step(
-            index, len(alphas), float(t), stepped.clone(), x0, maps, alpha if grounding else 0.0, dict(notes)
-        )
+        x0, moved = ctx.x0(prediction, z), _differ(z, stepped)
+        stepped = stepper.step(prediction, z, moved, generators, sampling.eta)
+        shown = alpha if grounding else 0.0
+        sent = yield Step(index, len(alphas), float(t), stepped.clone(), x0, maps, shown, dict(notes))
         z = stepped if sent is None else sent
 
 
-def check_steps(steps: int) -> int:
-    """``steps``, or a ValueError."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
-        raise ValueError(f"steps: must be a whole number from 1 to {MAX_STEPS} (got {steps!r})")
-    return steps
+def _first_notes(
+    backbone: Backbone, layouts: Sequence[Layout], methods: Sequence[Method]
+) -> Counter[tuple[int, str]]:
+    notes = Counter[tuple[int, str]]()
+    for row, sentence in _remarks(backbone, layouts, methods):
+        add_note(notes, row, sentence)
+    return notes
 
 
-def _check(
-    backbone: Backbone, layouts: Sequence[Layout], methods: Sequence[Method], stepper: Stepper
-) -> None:
+def _stepper(
+    backbone: Backbone, layouts: Sequence[Layout], methods: Sequence[Method], sampling: Sampling
+) -> Stepper:
+    """The run's scheduler, once the batch is known to be one that it and the methods can draw."""
     if not layouts:
         raise ValueError("layouts: is empty; give at least one layout")
     if len({backbone.picture_size(layout.width, layout.height) for layout in layouts}) > 1:
         raise ValueError(
             "layouts: one batch has one picture size; sample each size by itself (Pipeline does)"
         )
+    scheduler = make_scheduler(sampling.scheduler, backbone.scheduler)
     if any(overrides(method, "guide") for method in methods):
-        refuse_moves(stepper.scheduler)
+        refuse_moves(scheduler)
     for method in methods:
         if overrides(method, "taps") and not any(method.taps(site) for site in sites(backbone.unet)):
             raise ValueError(f"methods: {type(method).__name__} matches no attention layer of this backbone")
+    return Stepper(scheduler, sampling.steps, backbone.device)
+
+
+def _texts(
+    backbone: Backbone, layouts: Sequence[Layout], methods: Sequence[Method]
+) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, "batch tokens width"] | None]:
+    """The encoded prompts after the methods' hooks; and what cross-attention's values read, None for the same."""
+    text = backbone.encode([layout.prompt for layout in layouts])
+    for method in methods:
+        text = method.text(text, layouts, backbone)
+    values = text
+    for method in methods:
+        values = method.values(values, layouts, backbone)
+    return text, None if values is text else values
 
 
 def check_layouts(

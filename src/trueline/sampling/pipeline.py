@@ -1,7 +1,7 @@
 """Layouts in, pictures and records out: batching, seeds, progress, and what to do when something gives way.
 
 The contract is the one users of diffusers expect (``generator``, ``num_images_per_prompt``, ``latents``,
-``output_type``, ``callback_on_step_end``, ``.images``), without its pipelines: the loop is ``sample.py``.
+``output_type``, ``callback_on_step_end``, ``.images``), without its pipelines: the loop is ``sampling.loop``.
 """
 
 import warnings
@@ -20,8 +20,9 @@ from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.sampling.loop import check_layouts, draw, sample
 from trueline.sampling.method import Method, Step
-from trueline.sampling.options import Request
+from trueline.sampling.options import Sampling
 from trueline.sampling.records import make_record, unknown_words
+from trueline.sampling.request import Request
 from trueline.seeds import Seed, fresh_seed, noise_generators
 
 DEFAULT_BATCH = 16  # pictures denoised at once when the caller does not say
@@ -90,7 +91,7 @@ class Pipeline:
     ) -> Any:
         """Make all pictures: ``num_images_per_prompt`` for the first layout, then for the second, and so on.
 
-        The options are the fields of ``request.Request``. Returns a ``Result``, or (images, records).
+        The options are those of ``Request.of``. Returns a ``Result``, or (images, records).
 
         Raises:
             ValueError, TypeError: naming the argument.
@@ -126,13 +127,15 @@ class Pipeline:
             raise ValueError(f"methods: give those of the record, in its order: {record['methods']}")
         size, row = record["batch"]["size"], record["batch"]["row"]
         layout, seed = Layout.from_record(record["layout"]), (record["seed"], record["seed_index"])
-        same = ("steps", "guidance_scale", "guidance_interval", "grounding_schedule", "scheduler", "eta")
-        options = {name: record[name] for name in same if name in record} | {
-            "methods": methods,
-            "batch_size": size,
-            "checked": True,  # it may be the picture without regions of a list that had some
-        }
-        stream = self.stream([layout] * size, seeds=[seed] * size, progress=False, **options)
+        stream = self.stream(
+            [layout] * size,
+            sampling=Sampling.of_record(record),
+            methods=methods,
+            seeds=[seed] * size,
+            batch_size=size,
+            checked=True,  # it may be the picture without regions of a list that had some
+            progress=False,
+        )
         copies = sorted(stream, key=lambda picture: picture.index)
         return replace(copies[row], index=0)
 
@@ -144,7 +147,7 @@ class Pipeline:
 
     def _finished(self, jobs: list[_Job], request: Request) -> Iterator[Picture]:
         batches = self._batches(jobs, request.batch_size or DEFAULT_BATCH)
-        with _progress_bar(len(jobs) * request.steps, request.progress) as bar:
+        with _progress_bar(len(jobs) * request.sampling.steps, request.progress) as bar:
             while batches:
                 batch = batches.pop(0)
                 pictures = self._attempt(batch, request, bar)
@@ -198,21 +201,16 @@ class Pipeline:
             self.backbone,
             [job.layout for job in batch],
             request.methods,
-            request.steps,
-            request.guidance_scale,
-            guidance_interval=request.guidance_interval,
-            grounding_schedule=request.grounding_schedule,
-            scheduler=request.scheduler,
+            request.sampling,
             latents=torch.stack(given) if given else None,
             generators=generators,
-            eta=request.eta,
             checked=True,
         )
         latents = None
         try:
             while True:
                 step = steps.send(latents)
-                bar.update(len(batch) if step.index < request.steps else 0)  # PNDM takes one more
+                bar.update(len(batch) if step.index < request.sampling.steps else 0)  # PNDM takes one more
                 latents = self._called_back(step, request)
         except StopIteration:
             return step
@@ -233,7 +231,7 @@ class Pipeline:
         """One job per picture, with seed and size settled; everything that can be wrong is found here."""
         layouts = [self._sized(layout) for layout in request.layouts]
         if not request.checked:
-            check_layouts(self.backbone, layouts, request.methods, strict=request.strict)
+            check_layouts(self.backbone, layouts, request.methods, strict=request.sampling.strict)
         notes = {layout: self._notes(layout) for layout in layouts}
         jobs = [
             job

@@ -11,7 +11,7 @@ import transformers
 import trueline
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
-from trueline.sampling.options import Request
+from trueline.sampling.request import Request
 
 RECORD_SCHEMA = 1
 _WORD = re.compile(r"\w+(?:['-]\w+)*")
@@ -41,12 +41,7 @@ def make_record(
         "seed": seed,
         "seed_index": seed_index,
         "model": {"source": backbone.source, "revision": backbone.revision, "loras": dict(backbone.adapters)},
-        "steps": request.steps,
-        "scheduler": request.scheduler,
-        "guidance_scale": float(request.guidance_scale),
-        "guidance_interval": list(request.guidance_interval or backbone.guidance_interval),
-        "grounding_schedule": list(request.grounding_schedule or backbone.grounding_schedule),
-        "eta": float(request.eta),
+        **request.sampling.completed(backbone).to_record(),
         "methods": [
             {"name": type(m).__name__, "settings": m.model_dump(mode="json")} for m in request.methods
         ],

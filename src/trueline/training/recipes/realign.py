@@ -24,7 +24,7 @@ from transformers import CLIPModel
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.pretrained import Checkpoint
-from trueline.models.schedulers import SCHEDULERS
+from trueline.models.schedules import SCHEDULERS
 from trueline.perception import load
 from trueline.perception.caption_nets import load_blip2_text, load_captioner
 from trueline.perception.plugins import TARGET
