@@ -15,7 +15,7 @@ def isolate(monkeypatch: Any) -> None:
     for name in list(os.environ):
         if name.startswith(("OPENAI_", "TRUELINE_LLM", "TRUELINE_CACHE")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr("trueline.chat.PAUSE", 0.01)
+    monkeypatch.setattr("trueline.chat.asking.PAUSE", 0.01)
 
 
 class ChatServer:

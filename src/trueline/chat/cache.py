@@ -1,15 +1,13 @@
-"""Answers kept on disk, so that a question is asked once: a file an answer, which appears whole or not at all."""
+"""Answers kept on disk, so that a question is asked once: one file per answer, which appears whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
-from typing import Any
 
 from trueline.chat.answers import MAX_ANSWER
+from trueline.files import Folder
 
 VARIABLE = "TRUELINE_CACHE"
 SCHEMA = 1
@@ -23,11 +21,6 @@ def default_folder() -> Path:
     return Path(caches) / "trueline" / "chat"
 
 
-def key_of(question: dict[str, Any]) -> str:
-    """sha256 of all that an answer depends on, as JSON."""
-    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-
-
 class Cache:
     """Answers by key. What is broken is ignored and said in ``notes``; what cannot be written, too."""
 
@@ -39,7 +32,9 @@ class Cache:
         path = self._path(key)
         try:
             with open(path, "rb") as file:
-                record = json.loads(file.read(8 * MAX_ANSWER))  # six bytes and more a character, escaped
+                record = json.loads(
+                    file.read(8 * MAX_ANSWER)
+                )  # an escaped character takes six bytes and more
             if record["schema"] == SCHEMA and record["key"] == key and isinstance(record["text"], str):
                 return record["text"]
             reason = "it is no answer to this question"
@@ -57,20 +52,10 @@ class Cache:
         record = json.dumps({"schema": SCHEMA, "key": key, "text": text}).encode()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-            try:
-                with open(handle, "wb") as file:
-                    file.write(record)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-        except OSError as error:
-            notes.append(
-                f"the answer cannot be kept in {self.folder} ({error.strerror}); it is used all the same"
-            )
+            Folder(path.parent).write(path.name, lambda file: file.write(record))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            notes.append(f"the answer cannot be kept in {self.folder} ({reason}); it is used all the same")
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"

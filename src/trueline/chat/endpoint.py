@@ -20,8 +20,9 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from trueline.chat import WARM, ChatError, Completion, Messages
 from trueline.chat.answers import MAX_ANSWER
+from trueline.chat.model import WARM, ChatError, Completion, Messages
+from trueline.chat.settings import ChatSettings
 
 MAX_BODY = 2 * MAX_ANSWER  #: bytes of an answer with its envelope; more is an error
 MAX_FAULT = 65_536  #: bytes of an error's text that are read
@@ -52,20 +53,18 @@ class _FaultyStatus(Exception):
 class Endpoint:
     """``complete`` asks ``POST {base_url}/chat/completions``.
 
-    ``base_url``: None takes ``OPENAI_BASE_URL``, else OpenAI's own. ``api_key``: None takes ``OPENAI_API_KEY``; a
-    server that is not OpenAI's may do without. The key is in no message, name or cache.
+    Without an address in the settings it is ``OPENAI_BASE_URL``, else OpenAI's own; without a key it is
+    ``OPENAI_API_KEY``, which a server that is not OpenAI's may do without. The key is in no message, name or cache.
 
     Raises:
         ValueError: the package is missing, or the address or key.
     """
 
-    def __init__(
-        self, model: str, base_url: str | None = None, api_key: str | None = None, max_tokens: int = 2048
-    ):
+    def __init__(self, model: str, settings: ChatSettings):
         if importlib.util.find_spec("openai") is None:
             raise ValueError("a language model needs the openai package; pip install 'trueline[llm]'")
-        address = base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
-        key = api_key or os.environ.get("OPENAI_API_KEY") or ""
+        address = settings.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
+        key = settings.api_key or os.environ.get("OPENAI_API_KEY") or ""
         self.host = _host(address)
         if not key and address == _OPENAI:
             raise ValueError(
@@ -74,8 +73,8 @@ class Endpoint:
             )
         import openai
 
-        self.name, self.max_tokens, self._key, self._manner = model, max_tokens, key, _Manner()
-        self.identity = f"{self.host}{urlsplit(address).path.rstrip('/')} {model} {max_tokens}"
+        self.name, self.max_tokens, self._key, self._manner = model, settings.max_tokens, key, _Manner()
+        self.identity = f"{self.host}{urlsplit(address).path.rstrip('/')} {model} {self.max_tokens}"
         self._client = openai.OpenAI(
             base_url=address,
             api_key=key or "none",
@@ -95,12 +94,7 @@ class Endpoint:
         seed: int | None,
         notes: list[str],
     ) -> Completion:
-        """The model's answer. ``schema``: JSON schema of the answer, None for free text. ``seconds``: for all of
-        it. ``seed``: None for the likeliest answer.
-
-        Raises:
-            ChatError: there is none; ``again`` says whether another attempt may help.
-        """
+        """As ``Model.complete``; ``again`` of a ChatError says whether another attempt may help."""
         end = time.monotonic() + seconds
         manner = self._manner
         while True:
@@ -138,41 +132,35 @@ class Endpoint:
 
         end = time.monotonic() + seconds
         wait = openai.Timeout(seconds, connect=min(CONNECT, seconds))
+        ask = self._client.chat.completions.with_streaming_response.create
         try:
-            with self._client.chat.completions.with_streaming_response.create(
-                **body, timeout=wait
-            ) as response:
-                return _bounded(response.iter_bytes(), MAX_BODY, end)
+            with ask(**body, timeout=wait) as response:
+                return _bounded(response.iter_bytes(), end)
         except openai.APITimeoutError:
             raise ChatError(f"{self.host} did not answer in {seconds:.0f} s", again=True) from None
         except ChatError:
             raise
-        except (
-            Exception
-        ) as error:  # of the SDK, of the HTTP library below it (which one differs), of a broken stream
+        except Exception as error:
+            # of the SDK, of the HTTP library below it (which one differs), of a broken stream
             for cause in (error, error.__cause__):
                 if isinstance(cause, _FaultyStatus):
                     raise cause from None
-            reason = self._said(str(error.__cause__ or error) or type(error).__name__)
+            reason = self._line(str(error.__cause__ or error) or type(error).__name__)
             raise ChatError(f"{self.host} cannot be reached, or broke off ({reason})", again=True) from None
 
     def _error(self, fault: _FaultyStatus) -> ChatError:
-        said = self._said(fault.text)
+        reason = f"status {fault.status}: {self._line(fault.text)}"
         if fault.status in (401, 403):
-            return ChatError(
-                f"{self.host} refuses the key (status {fault.status}: {said}); set OPENAI_API_KEY"
-            )
+            return ChatError(f"{self.host} refuses the key ({reason}); set OPENAI_API_KEY")
         if fault.status < 400:
             return ChatError(
                 f"{self.host} is elsewhere (status {fault.status}); give the address it leads to"
             )
         again = fault.status in (408, 409, 425, 429) or fault.status >= 500
-        return ChatError(
-            f"{self.host} answered with status {fault.status}: {said}", again=again, wait=fault.wait
-        )
+        return ChatError(f"{self.host} answered with {reason}", again=again, wait=fault.wait)
 
-    def _said(self, text: str) -> str:
-        """What a server said, as a short line without the key."""
+    def _line(self, text: str) -> str:
+        """What a server wrote, as a short line without the key."""
         try:
             error = json.loads(text)["error"]
             text = str(error["message"] if isinstance(error, dict) else error)
@@ -237,12 +225,12 @@ def _seconds(header: str | None) -> float | None:
     return max(wait, 0.0) if math.isfinite(wait) else None
 
 
-def _bounded(chunks: Iterable[bytes], most: int, end: float) -> bytes:
+def _bounded(chunks: Iterable[bytes], end: float) -> bytes:
     read = bytearray()
     for chunk in chunks:
         read += chunk
-        if len(read) > most:
-            raise ChatError(f"the answer is longer than {most} bytes", again=True)
+        if len(read) > MAX_BODY:
+            raise ChatError(f"the answer is longer than {MAX_BODY} bytes", again=True)
         if time.monotonic() > end:
             raise ChatError("the answer did not end in time", again=True)
     return bytes(read)
@@ -258,10 +246,10 @@ def _learn(manner: _Manner, fault: _FaultyStatus, body: dict[str, Any]) -> _Mann
     for name in ("temperature", "seed"):
         if name in body and name in text and fault.status < 500:
             return replace(manner, without=manner.without | {name})
-    named = any(
-        word in text for word in ("response_format", "json_schema", "json schema", "grammar", "guided")
-    )
-    if "response_format" in body and (fault.status in (400, 415, 422, 501) or named):
+    named = ("response_format", "json_schema", "json schema", "grammar", "guided")
+    if "response_format" in body and (
+        fault.status in (400, 415, 422, 501) or any(word in text for word in named)
+    ):
         return replace(manner, format=FORMATS[FORMATS.index(manner.format) + 1])
     return None
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 import transformers
 
-from trueline.chat import LOCAL, WARM, ChatError, Completion, Messages
+from trueline.chat.model import LOCAL, WARM, ChatError, Completion, Messages
+from trueline.chat.settings import ChatSettings
+from trueline.errors import first_line
 from trueline.models.pretrained import Checkpoint
 
 
@@ -19,23 +21,18 @@ class Local:
         ValueError: the checkpoint cannot be read, is not whole, or its tokenizer has no chat template.
     """
 
-    def __init__(
-        self,
-        checkpoint: str,
-        device: str = "cpu",
-        dtype: torch.dtype | str = "float32",
-        max_tokens: int = 2048,
-        **files: Any,
-    ):
-        source = Checkpoint(checkpoint, **files)
+    def __init__(self, checkpoint: str, settings: ChatSettings):
+        source = Checkpoint(
+            checkpoint, revision=settings.revision, local_files_only=settings.local_files_only
+        )
         self.tokenizer = source.tokenizer()
         if not self.tokenizer.chat_template:
             raise ValueError(
                 f"{checkpoint} has no chat template; give a chat model, often named -Instruct or -Chat"
             )
-        self.model = source.model(transformers.AutoModelForCausalLM, device, dtype)
-        self.name, self.max_tokens = f"{LOCAL}{checkpoint}", max_tokens
-        self.identity = f"{_version(checkpoint, self.model)} {dtype} {max_tokens}"
+        self.model = source.model(transformers.AutoModelForCausalLM, settings.device, settings.dtype)
+        self.name, self.max_tokens = f"{LOCAL}{checkpoint}", settings.max_tokens
+        self.identity = f"{_version(checkpoint, self.model)} {settings.dtype} {settings.max_tokens}"
         self.longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @torch.inference_mode()
@@ -47,7 +44,7 @@ class Local:
         seed: int | None,
         notes: list[str],
     ) -> Completion:
-        """The model's answer; after ``seconds`` what it has written so far. ``schema`` is not enforced.
+        """As ``Model.complete``; after ``seconds`` what was written so far. ``schema`` is not enforced.
 
         Raises:
             ChatError: the question is too long for the model, or running it failed.
@@ -60,7 +57,8 @@ class Local:
                 raise ChatError(
                     f"the question has {asked} tokens and {self.name} takes {self.longest}; give fewer exemplars (k)"
                 )
-            with torch.random.fork_rng(devices=self._devices(), enabled=seed is not None):
+            devices = [self.model.device] if self.model.device.type == "cuda" else []
+            with torch.random.fork_rng(devices=devices, enabled=seed is not None):
                 if seed is not None:
                     torch.manual_seed(seed)
                 written = self.model.generate(
@@ -73,8 +71,7 @@ class Local:
         except ChatError:
             raise
         except Exception as error:  # no memory, a device that is gone, ids that the net has no rows for
-            said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise ChatError(f"{self.name} cannot be run ({said})") from None
+            raise ChatError(f"{self.name} cannot be run ({first_line(error)[:200]})") from None
         ends = self.model.generation_config.eos_token_id
         ended = len(written) > 0 and int(written[-1]) in ([ends] if isinstance(ends, int) else ends or [])
         return Completion(self.tokenizer.decode(written, skip_special_tokens=True), cut=not ended)
@@ -82,20 +79,14 @@ class Local:
     def _tokens(self, messages: Messages) -> Any:
         """The chat as ids (1, tokens). Where the template knows no system role, it goes before the question."""
         try:
-            return self._template(messages)
+            return self.tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
         except Exception as error:  # of the template's own, which is the checkpoint's
             if messages[0]["role"] != "system":
                 raise ChatError(f"the chat template of {self.name} refuses the question ({error})") from None
         first, second, *rest = messages
         return self._tokens([{**second, "content": f"{first['content']}\n\n{second['content']}"}, *rest])
-
-    def _template(self, messages: Messages) -> Any:
-        return self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-
-    def _devices(self) -> list[torch.device]:
-        return [self.model.device] if self.model.device.type == "cuda" else []
 
 
 def _version(checkpoint: str, model: Any) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given
@@ -110,7 +110,7 @@ def _reasoner(spec: str, planner: str | None, of_planners: Given) -> Reasoner:
             f"--llm.{secret[0]}: set {SECRETS[secret[0]]} instead; a command line stands in records"
         )
     if planning:
-        asked = {name: asked[name] for name in asked if name in {f.name for f in fields(ChatSettings)}}
+        asked = {name: asked[name] for name in asked if name in ChatSettings.model_fields}
     try:
         return LLMReasoner.of(model, **asked)
     except (ValueError, TypeError) as error:

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -110,7 +110,7 @@ class LLMPlanner:
             ValueError: an unknown setting, no model, no address, or a file that cannot be read.
         """
         mine = ("style", "exemplars", "k", "encoder")
-        known = [*mine, *(each.name for each in fields(ChatSettings))]
+        known = [*mine, *ChatSettings.model_fields]
         if unknown := sorted(settings.keys() - set(known)):
             raise ValueError(f"{unknown[0]}: no such setting of llm; there are {', '.join(known)}")
         own = {name: settings.pop(name) for name in mine if name in settings}
