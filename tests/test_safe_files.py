@@ -1,0 +1,112 @@
+"""Files that are whole or not there, and files of others that may hold code: what must hold when nobody looks.
+
+Each of these was broken once in the source, and no other test saw it.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from trueline.files import Folder
+from trueline.models.backbone import Backbone
+from trueline.models.checkpoint import CheckpointError
+from trueline.training.checkpoints import Checkpoints
+
+# Whole files
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write_json("run.json", {"pictures": [1, 2, 3]})
+    code = f"""
+        import os, signal
+        from trueline.files import Folder
+
+        def fill(file):
+            file.write(b"x" * 100_000)
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Folder({str(tmp_path)!r}).write("run.json", fill)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert json.loads((tmp_path / "run.json").read_text()) == {"pictures": [1, 2, 3]}
+    seen = [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    assert seen == ["run.json"], "what is half written has a name that no reader looks for"
+    folder.write_json("run.json", {"pictures": [4]})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"pictures": [4]}
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole_and_on_the_disk(tmp_path, monkeypatch):
+    target, happened = tmp_path / "a.txt", []
+    target.write_bytes(b"old")
+    fsync, replace = os.fsync, os.replace
+
+    def on_fsync(number: int) -> None:
+        happened.append(("to disk", os.fstat(number).st_size, target.read_bytes()))
+        fsync(number)
+
+    def on_replace(source, goal) -> None:
+        happened.append(("renamed", Path(source).stat().st_size, target.read_bytes()))
+        assert Path(source).parent == Path(goal).parent, "a rename between two disks is a copy"
+        replace(source, goal)
+
+    monkeypatch.setattr(os, "fsync", on_fsync)
+    monkeypatch.setattr(os, "replace", on_replace)
+
+    def fill(file) -> None:
+        file.write(b"new, and longer")
+        file.flush()
+        happened.append(("written", 0, target.read_bytes()))
+
+    Folder(tmp_path).write("a.txt", fill)
+    assert happened == [("written", 0, b"old"), ("to disk", 15, b"old"), ("renamed", 15, b"old")]
+    assert target.read_bytes() == b"new, and longer" and [*tmp_path.iterdir()] == [target]
+
+
+# Code in files of others
+
+
+class Trap:
+    """Pickled, it writes a file as soon as it is loaded."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.write_text, (self.mark, "ran"))
+
+
+def test_a_training_checkpoint_that_holds_code_is_refused_and_the_code_not_run(tmp_path):
+    mark, identity = tmp_path / "mark", {"recipe": "goal"}
+    checkpoints = Checkpoints(tmp_path / "checkpoints", identity, keep=3)
+    checkpoints.save(10, {"weight": torch.ones(2)})
+    trap = {"step": 20, "identity": json.dumps(identity), "weight": Trap(mark)}
+    torch.save(trap, tmp_path / "checkpoints" / "step-00000020.pt")
+    with pytest.warns(UserWarning, match=r"step-00000020.pt cannot be read \(UnpicklingError\)"):
+        state = checkpoints.newest()
+    assert state["step"] == 10 and torch.equal(state["weight"], torch.ones(2))
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Trap(mark)))
+    assert mark.exists(), "the trap is one"
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "unet", "vae"])
+def test_a_part_of_a_checkpoint_that_brings_code_is_refused(part, plain_folder, tmp_path):
+    folder = shutil.copytree(plain_folder, tmp_path / "checkpoint")
+    path = folder / part / ("tokenizer_config.json" if part == "tokenizer" else "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoModel": "evil.Evil"}}))
+    (folder / part / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    with pytest.raises(CheckpointError, match=rf"{part}.* asks to run code of its own \(auto_map\)"):
+        Backbone.from_pretrained(folder)
+    assert not (tmp_path / "mark").exists()
