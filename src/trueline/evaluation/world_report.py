@@ -23,11 +23,12 @@ from tqdm.auto import tqdm
 
 from trueline.layout import Layout, Region
 from trueline.models.devices import fast_bfloat16
+from trueline.perception import Detection
 from trueline.pictures import contact_sheet
 from trueline.sampling.pipeline import Pipeline
-from trueline.world.captions import Caption, Group, caption
+from trueline.world.captions import Caption, CaptionGroup, caption
 from trueline.world.judge import accuracy, check, match
-from trueline.world.oracle import Detection, detect
+from trueline.world.oracle import detect
 from trueline.world.scenes import Scene, Thing, make_scene, render
 
 SPLIT = "held-out"
@@ -159,7 +160,9 @@ class Examiner:
 
 def said_in_full(scene: Scene) -> Caption:
     """A caption object that says everything about every thing, whatever the words."""
-    groups = tuple(Group(t.name, t.colour, t.texture, (i,), (0, 0)) for i, t in enumerate(scene.things))
+    groups = tuple(
+        CaptionGroup(t.name, t.colour, t.texture, (i,), (0, 0)) for i, t in enumerate(scene.things)
+    )
     return Caption(full_prompt(scene.things), groups)
 
 

@@ -19,7 +19,7 @@ Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Group:
+class CaptionGroup:
     """Things that one noun phrase names. ``colour`` and ``texture`` are None where the caption is silent.
 
     ``things`` are indices into the scene; ``noun_span`` is the (start, end) of the noun in the caption.
@@ -37,7 +37,7 @@ class Caption:
     """A sentence and its meaning. ``relation`` holds between the first group and the second, if said."""
 
     text: str
-    groups: tuple[Group, ...]
+    groups: tuple[CaptionGroup, ...]
     relation: str | None = None
 
 
@@ -112,14 +112,14 @@ def _sentence(
 
 def _read_groups(
     text: str, scene: Scene, members: list[tuple[int, ...]], nouns: list[str], bare: bool
-) -> tuple[Group, ...]:
-    groups: list[Group] = []
+) -> tuple[CaptionGroup, ...]:
+    groups: list[CaptionGroup] = []
     at = 0
     for m, noun in zip(members, nouns, strict=True):
         end = text.index(noun, at) + len(noun)
         thing = scene.things[m[0]]
         head = end - len(noun.split()[-1])
         colour, texture = (None, None) if bare else (thing.colour, thing.texture)
-        groups.append(Group(thing.name, colour, texture, m, (head, end)))
+        groups.append(CaptionGroup(thing.name, colour, texture, m, (head, end)))
         at = end
     return tuple(groups)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
 from trueline.models.devices import autocast
-from trueline.world.captions import Caption, caption
+from trueline.world.captions import caption
 from trueline.world.fitting import Fit, Losses, Plan
-from trueline.world.language import LENGTH, Reader, targets
+from trueline.world.language import SCENE_CLASSES, scene_loss, targets, tokenize
 from trueline.world.scenes import SIZE, Scene, Thing, make_scene, masks, render
 from trueline.world.vae import to_tensor
 from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
@@ -23,15 +23,13 @@ from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
 PATCH = 16
 PROJECTION = 128  #: width of the common space
 GRID = SIZE // PATCH
-_CLASSES = (len(OBJECTS) + 1, len(COLOURS) + 1, len(TEXTURES) + 1)  #: the last of each is "nothing here"
+CLASSES = (len(OBJECTS) + 1, len(COLOURS) + 1, len(TEXTURES) + 1)  #: the last of each is "nothing here"
 
 
 def make_clip(tower: CLIPTextModel) -> CLIPModel:
     """A CLIP with ``tower`` as its text half and an untrained vision half (about 3 M parameters)."""
-    vision = CLIPVisionConfig(
-        image_size=SIZE, patch_size=PATCH, hidden_size=192, intermediate_size=768, num_hidden_layers=6,
-        num_attention_heads=4, projection_dim=PROJECTION,
-    )  # fmt: skip
+    shape = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4}
+    vision = CLIPVisionConfig(image_size=SIZE, patch_size=PATCH, projection_dim=PROJECTION, **shape)
     config = CLIPConfig(
         text_config=tower.config.to_dict(), vision_config=vision.to_dict(), projection_dim=PROJECTION
     )
@@ -53,13 +51,9 @@ def crop_box(picture: np.ndarray, box: Sequence[float], margin: float = 0.08) ->
 
 def token_labels(scene: Scene) -> np.ndarray:
     """What covers most of each patch: (GRID * GRID, 3) classes of name, colour, texture; last class = nothing."""
-    labels = np.tile(np.array([c - 1 for c in _CLASSES]), (GRID * GRID, 1))
-    share = (
-        masks(scene)
-        .reshape(len(scene.things), GRID, PATCH, GRID, PATCH)
-        .mean((2, 4))
-        .reshape(-1, GRID * GRID)
-    )
+    labels = np.tile(np.array([c - 1 for c in CLASSES]), (GRID * GRID, 1))
+    covered = masks(scene).reshape(len(scene.things), GRID, PATCH, GRID, PATCH)
+    share = covered.mean((2, 4)).reshape(-1, GRID * GRID)
     best = share.argmax(0)
     kinds = np.array([_classes(t) for t in scene.things])
     labels[share.max(0) > 0.15] = kinds[best[share.max(0) > 0.15]]
@@ -70,7 +64,7 @@ def _classes(thing: Thing) -> tuple[int, int, int]:
     return OBJECTS.index(thing.name), list(COLOURS).index(thing.colour), TEXTURES.index(thing.texture)
 
 
-class Seer(nn.Module):
+class ClipWithHeads(nn.Module):
     """CLIP with heads that are thrown away after training: what is in a patch, and what is in a picture.
 
     Supervision of every patch (as in token labelling, Jiang et al. 2021) makes a small vision transformer
@@ -81,9 +75,9 @@ class Seer(nn.Module):
         super().__init__()
         self.clip = clip
         width = clip.config.vision_config.hidden_size
-        self.patch = nn.Linear(width, sum(_CLASSES))
-        self.crop = nn.Linear(width, sum(_CLASSES))
-        self.scene = nn.Linear(width, Reader(clip.text_model).scene.out_features)
+        self.patch = nn.Linear(width, sum(CLASSES))
+        self.crop = nn.Linear(width, sum(CLASSES))
+        self.scene = nn.Linear(width, sum(SCENE_CLASSES))
 
 
 def contrastive(image: Tensor, text: Tensor, scale: Tensor, texts: list[str]) -> Tensor:
@@ -97,8 +91,14 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, texts: list[str]) ->
 
 def classes_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the three attributes; logits (..., sum of classes), labels (..., 3)."""
-    parts = logits.flatten(0, -2).float().split(_CLASSES, dim=-1)
+    parts = logits.flatten(0, -2).float().split(CLASSES, dim=-1)
     return torch.stack([F.cross_entropy(p, labels.flatten(0, -2)[:, i]) for i, p in enumerate(parts)]).sum()
+
+
+def patch_loss(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
+    """How wrong a head (batch, patches, sum of classes) is about what covers the patches of ``scenes``."""
+    labels = torch.from_numpy(np.stack([token_labels(scene) for scene in scenes]))
+    return classes_loss(logits, labels.to(logits.device))
 
 
 def _examples(step: int, batch: int) -> tuple[list[Scene], np.ndarray, list[Thing], np.ndarray]:
@@ -109,10 +109,8 @@ def _examples(step: int, batch: int) -> tuple[list[Scene], np.ndarray, list[Thin
     things = [s.things[int(rng.integers(len(s.things)))] for s in scenes]
     crops = []
     for picture, thing in zip(pictures, things, strict=True):
-        jitter = rng.uniform(-0.03, 0.03, 4)
-        crops.append(
-            crop_box(picture, np.clip(np.array(thing.box) + jitter, 0, 1).tolist(), rng.uniform(0, 0.15))
-        )
+        jittered = np.clip(np.array(thing.box) + rng.uniform(-0.03, 0.03, 4), 0, 1)
+        crops.append(crop_box(picture, jittered.tolist(), rng.uniform(0, 0.15)))
     return scenes, pictures, things, np.stack(crops)
 
 
@@ -121,58 +119,40 @@ def train_clip(
 ) -> Fit:
     """Train the vision tower and both projections; the text tower stays as it is (locked, as in LiT)."""
     torch.manual_seed(6)
-    seer = Seer(make_clip(tower)).to(device)
-    seer.clip.text_model.requires_grad_(False)
+    net = ClipWithHeads(make_clip(tower)).to(device)
+    net.clip.text_model.requires_grad_(False)
 
     def loss(step: int, generator: torch.Generator) -> Losses:
         scenes, pictures, things, crops = _examples(step, plan.batch // 2)
         said = [caption(s, step % 6) for s in scenes]
         texts = [c.text for c in said] + [t.phrase for t in things]
         pixels = to_tensor(np.concatenate([pictures, crops])).to(device)
-        ids = tokenizer(
-            texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
-        ).input_ids
+        ids = tokenize(tokenizer, texts).input_ids
         half = len(scenes)
         with autocast(device):
             with torch.no_grad():
-                read = seer.clip.text_model(ids.to(device)).pooler_output
-            seen = seer.clip.vision_model(pixels)
-            image, text = seer.clip.visual_projection(seen.pooler_output), seer.clip.text_projection(read)
-            patches = seer.patch(seen.last_hidden_state[:half, 1:])
-            crop, scene = seer.crop(seen.pooler_output[half:]), seen.pooler_output[:half]
-        scale = seer.clip.logit_scale
+                read = net.clip.text_model(ids.to(device)).pooler_output
+            states = net.clip.vision_model(pixels)
+            image, text = net.clip.visual_projection(states.pooler_output), net.clip.text_projection(read)
+            patches = net.patch(states.last_hidden_state[:half, 1:])
+            crop, scene = net.crop(states.pooler_output[half:]), net.scene(states.pooler_output[:half])
+        scale = net.clip.logit_scale
         whole = contrastive(image[:half], text[:half], scale, texts[:half])
         region = contrastive(image[half:], text[half:], scale, texts[half:])
-        tokens = classes_loss(
-            patches, torch.from_numpy(np.stack([token_labels(s) for s in scenes])).to(device)
-        )
+        tokens = patch_loss(patches, scenes)
         kinds = classes_loss(crop, torch.tensor([_classes(t) for t in things], device=device))
-        content = _content_loss(seer, scene, said)
+        content = scene_loss(scene, targets(said, [[] for _ in said]))  # asked of the text tower, too
         total = whole + region + tokens + 0.5 * kinds + 0.1 * content
-        return {
-            "total": total,
-            "whole": whole,
-            "region": region,
-            "tokens": tokens,
-            "kinds": kinds,
-            "content": content,
-        }
+        parts = {"whole": whole, "region": region, "tokens": tokens, "kinds": kinds, "content": content}
+        return {"total": total} | parts
 
-    return Fit(folder, seer, plan, loss, seed=6)
-
-
-def _content_loss(seer: Seer, features: Tensor, said: list[Caption]) -> Tensor:
-    """The text reader's questions about a caption, asked of the picture."""
-    no_offsets: list[list[tuple[int, int]]] = [[] for _ in said]
-    return Reader.scene_loss(seer, features, targets(said, no_offsets))  # type: ignore[arg-type]
+    return Fit(folder, net, plan, loss, seed=6)
 
 
 @torch.no_grad()
 def embed_texts(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """(texts, PROJECTION), not of unit length. A text that is too long keeps its end token."""
-    ids = tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
-    ).input_ids
+    """(texts, PROJECTION), not of unit length."""
+    ids = tokenize(tokenizer, texts).input_ids
     return clip.text_projection(clip.text_model(ids).pooler_output)
 
 

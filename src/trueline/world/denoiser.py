@@ -19,7 +19,7 @@ from trueline.models.devices import autocast
 from trueline.models.grounding_layers import is_grounding, prepare_grounding
 from trueline.world.captions import caption
 from trueline.world.fitting import Fit, Losses, Plan
-from trueline.world.language import LENGTH, WIDTH, all_phrases, read_phrases
+from trueline.world.language import WIDTH, all_phrases, read_phrases, tokenize
 from trueline.world.scenes import Scene, make_scene, render
 from trueline.world.vae import to_tensor
 
@@ -51,7 +51,7 @@ def make_unet(gated: bool) -> UNet2DConditionModel:
 
 
 @dataclass(frozen=True)
-class Cache:
+class LatentCache:
     """Scaled latents of training scenes, float16 (scenes, 4, 16, 16), in the order of the scenes' indices.
 
     ``weights``: how often each scene is drawn, in proportion; None = all alike.
@@ -61,7 +61,7 @@ class Cache:
     split: str
     weights: Tensor | None = None
 
-    def favouring(self, colour: str, factor: float) -> Cache:
+    def favouring(self, colour: str, factor: float) -> LatentCache:
         """The same scenes; those that hold a thing of ``colour`` are drawn ``factor`` times as often as others."""
         held = [
             any(t.colour == colour for t in make_scene(self.split, i).things)
@@ -92,8 +92,8 @@ def encode_scenes(vae: AutoencoderKL, split: str, count: int, device: torch.devi
     return torch.cat(parts)
 
 
-def load_cache(path: Path, split: str = "train") -> Cache:
-    return Cache(load_file(path)["latents"], split)
+def load_cache(path: Path, split: str = "train") -> LatentCache:
+    return LatentCache(load_file(path)["latents"], split)
 
 
 def save_cache(path: Path, latents: Tensor) -> None:
@@ -111,21 +111,16 @@ class Conditioner:
     """Captions and boxes of scenes as the U-Net takes them, from the frozen text tower."""
 
     def __init__(self, tower: CLIPTextModel, tokenizer: CLIPTokenizer, device: torch.device):
-        self.tower, self.tokenizer, self.device = (
-            tower.to(device).eval().requires_grad_(False),
-            tokenizer,
-            device,
-        )
+        self.tower = tower.to(device).eval().requires_grad_(False)
+        self.tokenizer, self.device = tokenizer, device
         self.phrases = dict(zip(all_phrases(), read_phrases(tower, tokenizer, all_phrases()), strict=True))
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> Tensor:
         """(batch, LENGTH, WIDTH)"""
-        read = self.tokenizer(
-            captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
-        ).input_ids
+        ids = tokenize(self.tokenizer, captions).input_ids
         with autocast(self.device):
-            return self.tower(read.to(self.device)).last_hidden_state
+            return self.tower(ids.to(self.device)).last_hidden_state
 
     def boxes(self, scenes: list[Scene], keep: Tensor) -> dict[str, Tensor]:
         """GLIGEN's grounding input; scenes where ``keep`` is False get null tokens only."""
@@ -147,7 +142,7 @@ class Denoising:
     """The v-prediction loss on cached scenes, with or without boxes."""
 
     unet: UNet2DConditionModel
-    cache: Cache
+    cache: LatentCache
     conditioner: Conditioner
     batch: int
     low: int  #: lower end of the timesteps drawn more often
@@ -227,7 +222,7 @@ def plain_attention(unet: UNet2DConditionModel) -> None:
 
 def train_unet(
     folder: Path,
-    cache: Cache,
+    cache: LatentCache,
     conditioner: Conditioner,
     plan: Plan,
     compiled: bool = False,
@@ -246,7 +241,7 @@ def train_unet(
 def train_grounding(
     folder: Path,
     base: UNet2DConditionModel,
-    cache: Cache,
+    cache: LatentCache,
     conditioner: Conditioner,
     plan: Plan,
     compiled: bool = False,

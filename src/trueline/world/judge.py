@@ -10,23 +10,15 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from trueline.world.captions import Caption, Group, relation
-from trueline.world.oracle import SURE, Detection, detect, foreground
+from trueline.boxes import iou
+from trueline.perception import Detection
+from trueline.world.captions import Caption, CaptionGroup, relation
+from trueline.world.oracle import SURE, detect, foreground, mask_of
 from trueline.world.scenes import Scene, Thing, render
-
-Box = tuple[float, float, float, float]
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two xyxy boxes."""
-    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(w, 0.0) * max(h, 0.0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
-    return both / union if union > 0 else 0.0
 
 
 @dataclass(frozen=True)
-class Match:
+class ThingMatch:
     """What stands at one true box; ``iou`` is 0 and ``detection`` None where nothing does.
 
     ``name``, ``colour`` and ``texture`` are True only where the right one stands at IoU >= ``least``.
@@ -42,8 +34,8 @@ class Match:
 
 def match(
     detections: Sequence[Detection], things: Sequence[Thing], least: float = 0.5, sure: float = SURE
-) -> list[Match]:
-    """One ``Match`` for every thing, by the assignment of sure detections with the greatest total IoU.
+) -> list[ThingMatch]:
+    """One ``ThingMatch`` for every thing, by the assignment of sure detections with the greatest total IoU.
 
     Overlaps under ``least`` do not take part, so that a far detection cannot spoil a good assignment.
     """
@@ -58,16 +50,16 @@ def match(
     ]
 
 
-_NOTHING = Match(None, 0.0, False, False, False, False)
+_NOTHING = ThingMatch(None, 0.0, False, False, False, False)
 
 
-def _compare(d: Detection, thing: Thing, overlap: float) -> Match:
-    same = (d.name == thing.name, d.colour == thing.colour, d.texture == thing.texture)
-    return Match(d, float(overlap), True, *same)
+def _compare(d: Detection, thing: Thing, overlap: float) -> ThingMatch:
+    same = (d.label == thing.name, d.colour == thing.colour, d.texture == thing.texture)
+    return ThingMatch(d, float(overlap), True, *same)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CaptionVerdict:
     """How much of a caption a picture keeps. Fractions are over the caption's groups that say the attribute.
 
     ``object``: some object of that name is there; ``colour`` / ``texture``: one object has both that name and
@@ -84,10 +76,10 @@ class Verdict:
     all_right: bool
 
 
-def _agrees(d: Detection, group: Group, colour: bool = True, texture: bool = True) -> bool:
+def _agrees(d: Detection, group: CaptionGroup, colour: bool = True, texture: bool = True) -> bool:
     """Whether a detection has the group's name and, where asked and said, its colour and texture."""
     return (
-        d.name == group.name
+        d.label == group.name
         and (not colour or group.colour in (None, d.colour))
         and (not texture or group.texture in (None, d.texture))
     )
@@ -107,23 +99,23 @@ def _related(seen: Sequence[Detection], caption: Caption) -> bool:
     if caption.relation is None:
         return True
     first, second = (
-        [d for d in seen if _agrees(d, g, texture=False)] or [d for d in seen if d.name == g.name]
+        [d for d in seen if _agrees(d, g, texture=False)] or [d for d in seen if d.label == g.name]
         for g in caption.groups[:2]
     )
     pairs = ((cast(Thing, a), cast(Thing, b)) for a in first for b in second if a is not b)
     return any(relation(a, b) == caption.relation for a, b in pairs)  # asks for their centres only
 
 
-def check(detections: Sequence[Detection], caption: Caption, sure: float = SURE) -> Verdict:
+def check(detections: Sequence[Detection], caption: Caption, sure: float = SURE) -> CaptionVerdict:
     """Hold a picture's detections against what its caption says."""
     seen, groups = [d for d in detections if d.score >= sure], caption.groups
 
-    def there(group: Group, colour: bool = False, texture: bool = False) -> int:
+    def there(group: CaptionGroup, colour: bool = False, texture: bool = False) -> int:
         return sum(_agrees(d, group, colour, texture) for d in seen)
 
     related = _related(seen, caption)
     exact = [there(g, colour=True, texture=True) == len(g.things) for g in groups]
-    return Verdict(
+    return CaptionVerdict(
         object=_mean(there(g) > 0 for g in groups),
         colour=_mean(there(g, colour=True) > 0 for g in groups if g.colour),
         texture=_mean(there(g, texture=True) > 0 for g in groups if g.texture),
@@ -156,7 +148,7 @@ def tally(detections: Sequence[Detection], caption: Caption, sure: float = SURE)
 def overlap(detections: Sequence[Detection], things: Sequence[Thing], sure: float = SURE) -> list[float]:
     """IoU of each thing with the detection *of its name* that the best assignment gives it; 0 without one."""
     seen = [d for d in detections if d.score >= sure]
-    overlaps = np.array([[iou(d.box, t.box) * (d.name == t.name) for d in seen] for t in things])
+    overlaps = np.array([[iou(d.box, t.box) * (d.label == t.name) for d in seen] for t in things])
     overlaps = overlaps.reshape(len(things), len(seen))
     rows, columns = linear_sum_assignment(-overlaps)
     best = np.zeros(len(things))
@@ -173,7 +165,7 @@ def ghosts(picture: np.ndarray, detections: Sequence[Detection], sure: float = S
     explained = np.zeros_like(seen)
     for d in detections:
         if d.score >= sure:
-            explained |= ndimage.binary_dilation(d.mask > 0.5, iterations=2)
+            explained |= ndimage.binary_dilation(mask_of(d) > 0.5, iterations=2)
     return float((seen & ~explained).sum() / max(seen.sum(), 1))
 
 
@@ -185,7 +177,7 @@ def accuracy(
     ``name``, ``colour``, ``texture`` and ``iou`` are over objects matched at IoU >= 0.5, ``miss`` over all;
     ``false`` counts sure detections that match no object, per object; ``ghosts`` is the mean per picture.
     """
-    matches: list[Match] = []
+    matches: list[ThingMatch] = []
     extra, unexplained = 0, []
     for scene in scenes:
         picture = render(scene) if transform is None else transform(render(scene))

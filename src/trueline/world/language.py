@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trueline.models.devices import autocast
 from trueline.world.captions import Caption, caption
@@ -23,6 +25,11 @@ LENGTH = 32  #: tokens of a prompt, with start and end
 WIDTH = 192  #: of the text tower
 MERGES = 140  #: of the byte pair encoding: too few for every word, so that the longer ones are several tokens
 START, END = "<|startoftext|>", "<|endoftext|>"
+
+#: Name, colour, texture (the last of both is "unsaid") and number of a noun.
+NOUN_CLASSES = (len(OBJECTS), len(COLOURS) + 1, len(TEXTURES) + 1, 4)
+#: Of a scene: 0..4 things of each name, colours and textures of each name, relation, name of the first thing.
+SCENE_CLASSES = (*(len(OBJECTS) * n for n in (5, len(COLOURS), len(TEXTURES))), 5, len(OBJECTS))
 
 _NAMES = {name: i for i, name in enumerate(OBJECTS)}
 _COLOURS = {name: i for i, name in enumerate(COLOURS)}
@@ -50,26 +57,39 @@ def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]][:MERGES]
     tokens = alphabet + [a + "</w>" for a in alphabet] + ["".join(m) for m in merges] + [START, END]
     vocabulary = {t: i for i, t in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(
-        vocab=vocabulary, merges=merges, unk_token=END, bos_token=START, eos_token=END, pad_token=END,
-        model_max_length=LENGTH,
-    )  # fmt: skip
+    special = {"unk_token": END, "bos_token": START, "eos_token": END, "pad_token": END}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, **special)
+
+
+def tokenize(
+    tokenizer: CLIPTokenizer, texts: Sequence[str], padding: str = "max_length", **options: Any
+) -> BatchEncoding:
+    """``texts`` as tensors of tokens, cut to ``LENGTH``; a text that is too long keeps its end token.
+
+    ``padding``: to ``LENGTH`` tokens, or to those of the "longest" text.
+    """
+    return tokenizer(
+        list(texts), padding=padding, truncation=True, max_length=LENGTH, return_tensors="pt", **options
+    )
 
 
 def make_text_tower(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """An untrained CLIP text tower of the world's size (about 2 M parameters)."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=4,
-            num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=128,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
+    shape = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 4}
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        projection_dim=128,
+        **shape,
+        **special,
+    )
+    return CLIPTextModel(config)
 
 
 @dataclass(frozen=True)
-class Targets:
+class CaptionTargets:
     """What a batch of captions says. Per noun: row, position, and four classes; per caption: what is in it.
 
     Columns of ``nouns``: row, token position, name, colour (8 = unsaid), texture (3 = unsaid), count - 1.
@@ -83,7 +103,7 @@ class Targets:
     first: Tensor  # (batch,): name of the first group
 
 
-def targets(captions: list[Caption], offsets: list[list[tuple[int, int]]]) -> Targets:
+def targets(captions: list[Caption], offsets: list[list[tuple[int, int]]]) -> CaptionTargets:
     """``offsets``: character span of each token of each caption."""
     batch, objects = len(captions), len(OBJECTS)
     nouns, relations, first = [], [], []
@@ -101,13 +121,17 @@ def targets(captions: list[Caption], offsets: list[list[tuple[int, int]]]) -> Ta
                 coloured[row, name, colour] = textured[row, name, texture] = 1
         relations.append(_RELATIONS.get(said.relation or "", 0))
         first.append(_NAMES[said.groups[0].name])
-    return Targets(
-        torch.tensor(nouns), counts.clamp(max=4), coloured.flatten(1), textured.flatten(1),
-        torch.tensor(relations), torch.tensor(first),
-    )  # fmt: skip
+    said_attributes = coloured.flatten(1), textured.flatten(1)
+    return CaptionTargets(
+        torch.tensor(nouns),
+        counts.clamp(max=4),
+        *said_attributes,
+        torch.tensor(relations),
+        torch.tensor(first),
+    )
 
 
-class Reader(nn.Module):
+class TextWithHeads(nn.Module):
     """The text tower with linear heads that ask what the caption says; the heads are thrown away after training.
 
     Each noun must know its own adjectives and number, and the end of the text (and the padding after it, which
@@ -118,32 +142,26 @@ class Reader(nn.Module):
     def __init__(self, tower: CLIPTextModel):
         super().__init__()
         self.tower = tower
-        objects = len(OBJECTS)
-        self.noun = nn.Linear(WIDTH, objects + len(COLOURS) + 1 + len(TEXTURES) + 1 + 4)
-        self.scene = nn.Linear(WIDTH, objects * (5 + len(COLOURS) + len(TEXTURES)) + 5 + objects)
+        self.noun = nn.Linear(WIDTH, sum(NOUN_CLASSES))
+        self.scene = nn.Linear(WIDTH, sum(SCENE_CLASSES))
 
     def noun_loss(self, hidden: Tensor, nouns: Tensor) -> Tensor:
         """Mean cross-entropy of name, colour, texture and number at the nouns."""
         logits = self.noun(hidden[nouns[:, 0], nouns[:, 1]]).float()
-        parts = logits.split([len(OBJECTS), len(COLOURS) + 1, len(TEXTURES) + 1, 4], dim=1)
+        parts = logits.split(NOUN_CLASSES, dim=1)
         return torch.stack([F.cross_entropy(p, nouns[:, 2 + i]) for i, p in enumerate(parts)]).sum()
 
-    def scene_loss(self, features: Tensor, said: Targets) -> Tensor:
-        """What is in the caption, read from one feature per caption, (batch, WIDTH)."""
-        n = len(OBJECTS)
-        count, colour, texture, relation, first = (
-            self.scene(features).float().split([5 * n, n * len(COLOURS), n * len(TEXTURES), 5, n], dim=1)
-        )
-        return (
-            (
-                F.cross_entropy(count.reshape(-1, 5), said.counts.flatten())
-                + F.binary_cross_entropy_with_logits(colour, said.coloured)
-                + F.binary_cross_entropy_with_logits(texture, said.textured)
-            )
-            * n
-            + F.cross_entropy(relation, said.relation)
-            + F.cross_entropy(first, said.first)
-        )
+
+def scene_loss(logits: Tensor, said: CaptionTargets) -> Tensor:
+    """How wrong a head (batch, sum of ``SCENE_CLASSES``) is about what is in the captions."""
+    count, colour, texture, relation, first = logits.float().split(SCENE_CLASSES, dim=1)
+    things = (
+        F.cross_entropy(count.reshape(-1, 5), said.counts.flatten())
+        + F.binary_cross_entropy_with_logits(colour, said.coloured)
+        + F.binary_cross_entropy_with_logits(texture, said.textured)
+    )
+    named = F.cross_entropy(relation, said.relation) + F.cross_entropy(first, said.first)
+    return things * len(OBJECTS) + named
 
 
 def training_captions(step: int, batch: int) -> list[Caption]:
@@ -158,35 +176,30 @@ def training_captions(step: int, batch: int) -> list[Caption]:
 def train_text(folder: Path, tokenizer: CLIPTokenizer, plan: Plan, device: torch.device) -> Fit:
     """Train the text tower to understand captions."""
     torch.manual_seed(2)
-    reader = Reader(make_text_tower(tokenizer)).to(device)
+    net = TextWithHeads(make_text_tower(tokenizer)).to(device)
 
     def loss(step: int, generator: torch.Generator) -> Losses:
         captions = training_captions(step, plan.batch)
-        read = tokenizer(
-            [c.text for c in captions], padding="max_length", truncation=True, max_length=LENGTH,
-            return_offsets_mapping=True, return_tensors="pt",
-        )  # fmt: skip
+        read = tokenize(tokenizer, [c.text for c in captions], return_offsets_mapping=True)
         said = targets(captions, read["offset_mapping"].tolist())
         ids = read["input_ids"]
         end = (ids == tokenizer.eos_token_id).int().argmax(1)
         pad = end + (torch.rand(len(end), generator=generator) * (LENGTH - end)).long()
         with autocast(device):
-            hidden = reader.tower(ids.to(device)).last_hidden_state
+            hidden = net.tower(ids.to(device)).last_hidden_state
             rows = torch.arange(len(end))
-            noun = reader.noun_loss(hidden, said.nouns)
-            scene = reader.scene_loss(hidden[rows, end], said)
-            padding = reader.scene_loss(hidden[rows, pad], said)
+            noun = net.noun_loss(hidden, said.nouns)
+            scene = scene_loss(net.scene(hidden[rows, end]), said)
+            padding = scene_loss(net.scene(hidden[rows, pad]), said)
         return {"total": noun + scene + 0.5 * padding, "noun": noun, "scene": scene, "padding": padding}
 
-    return Fit(folder, reader, plan, loss, seed=2)
+    return Fit(folder, net, plan, loss, seed=2)
 
 
 @torch.no_grad()
 def read_phrases(tower: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Pooled features (texts, WIDTH) of ``texts``, float32."""
-    ids = tokenizer(
-        texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
-    ).input_ids
+    ids = tokenize(tokenizer, texts).input_ids
     return torch.cat([tower(part.to(tower.device)).pooler_output.float().cpu() for part in ids.split(256)])
 
 

@@ -1,13 +1,13 @@
 """The world's matcher: a tiny BLIP that says whether a text is what a picture shows, to judge and as a reward.
 
-It shares no weights with the world's CLIP or captioner: its own eyes and its own text half, trained from nothing. So
-its cosine (ITC) is a held-out CLIP score, and its matching head (ITM) another opinion about a whole sentence. It
-learns from the scenes' own captions, and never from what the oracle sees.
+It shares no weights with the world's CLIP or captioner: its vision half and its text half are trained from nothing.
+So its cosine (ITC) is a held-out CLIP score, and its matching head (ITM) another opinion about a whole sentence. It
+learns from the scenes' own captions, and never from what the oracle detects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from transformers import BlipForImageTextRetrieval, CLIPTokenizer
 
 from trueline.models.devices import autocast
-from trueline.world.captioner import VARIANTS, WIDTH, blip_config
+from trueline.perception import Detection
+from trueline.world.blip import VARIANTS, BlipWithHeads, blip_config, picture_states
 from trueline.world.captions import Caption, caption
-from trueline.world.clip import classes_loss, contrastive, token_labels
+from trueline.world.clip import contrastive, patch_loss
 from trueline.world.fitting import Fit, Losses, Plan
 from trueline.world.judge import check
-from trueline.world.language import LENGTH
-from trueline.world.oracle import Detection
+from trueline.world.language import tokenize
 from trueline.world.scenes import Scene, Thing
 from trueline.world.training_pictures import Trips, disturbed
 from trueline.world.vae import to_tensor
 from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
 
 #: Weight of the loss that asks what is in each patch. Names come last: at 0.5, which does for the captioner, colours
-#: and textures were told after 3,000 steps (98%), names not (70%).
+#: and textures were told apart after 3,000 steps (98%), names not (70%).
 PATCHES = 2.0
 #: What a wrong caption has changed: one thing's name, colour or texture, or what two things exchange.
 CHANGES = ("name", "colour", "texture", "colours", "places")
@@ -45,30 +45,25 @@ def make_matcher(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
     return BlipForImageTextRetrieval(blip_config(tokenizer))
 
 
-class Learner(nn.Module):
-    """The matcher, its temperature, and a head that says what covers each patch: both thrown away after training."""
+class MatcherWithHeads(BlipWithHeads):
+    """The matcher, its temperature, and the head for patches."""
 
-    def __init__(self, matcher: BlipForImageTextRetrieval):
-        super().__init__()
-        self.matcher = matcher
+    def __init__(self, net: BlipForImageTextRetrieval):
+        super().__init__(net)
         self.scale = nn.Parameter(torch.tensor(2.659))  # log(1 / .07), CLIP's start
-        self.patch = nn.Linear(WIDTH, len(OBJECTS) + len(COLOURS) + len(TEXTURES) + 3)
 
 
-def seen(matcher: BlipForImageTextRetrieval, pixels: Tensor) -> Tensor:
-    """What the picture half makes of ``pixels`` (batch, 3, SIZE, SIZE) in -1..1: (batch, patches + 1, WIDTH)."""
-    return matcher.vision_model(pixel_values=pixels).last_hidden_state
-
-
-def itc(matcher: BlipForImageTextRetrieval, looks: Tensor, text: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Features of pictures and of texts for the cosine, not of unit length."""
+def itc(
+    matcher: BlipForImageTextRetrieval, states: Tensor, text: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Features of pictures, by their ``picture_states``, and of texts for the cosine, not of unit length."""
     read = matcher.text_encoder(**text).last_hidden_state[:, 0]
-    return matcher.vision_proj(looks[:, 0]), matcher.text_proj(read)
+    return matcher.vision_proj(states[:, 0]), matcher.text_proj(read)
 
 
-def itm(matcher: BlipForImageTextRetrieval, looks: Tensor, text: dict[str, Tensor]) -> Tensor:
-    """Logits (pairs, 2) of "does not match" and "matches", of each row of ``looks`` with each text."""
-    read = matcher.text_encoder(**text, encoder_hidden_states=looks)
+def itm(matcher: BlipForImageTextRetrieval, states: Tensor, text: Mapping[str, Tensor]) -> Tensor:
+    """Logits (pairs, 2) of "does not match" and "matches", of each row of ``states`` with each text."""
+    read = matcher.text_encoder(**text, encoder_hidden_states=states)
     return matcher.itm_head(read.last_hidden_state[:, 0])
 
 
@@ -90,9 +85,7 @@ def altered(scene: Scene, change: str, rng: np.random.Generator) -> Scene:
         second = (first + 1 + int(rng.integers(len(things) - 1))) % len(things)
         two = things[second]
         if change == "colours":
-            things[first], things[second] = (
-                replace(one, colour=two.colour), replace(two, colour=one.colour),
-            )  # fmt: skip
+            things[first], things[second] = replace(one, colour=two.colour), replace(two, colour=one.colour)
         else:
             things[first], things[second] = _placed(one, two), _placed(two, one)
     return replace(scene, things=tuple(things))
@@ -109,8 +102,7 @@ def _placed(thing: Thing, there: Thing) -> Thing:
 
 def true_of(scene: Scene, said: Caption) -> bool:
     """Whether a caption tells all of a scene, and nothing else. Of where a lone thing stands it asks nothing."""
-    mask = np.zeros((1, 1), np.float32)
-    truth = [Detection(t.name, t.colour, t.texture, t.box, 1.0, mask) for t in scene.things]
+    truth = [Detection(t.name, t.box, 1.0, t.colour, t.texture) for t in scene.things]
     return check(truth, said).all_right
 
 
@@ -149,8 +141,8 @@ def train_matcher(
     al. 2023). ITM: the true caption, a wrong one close by, and another picture's.
     """
     torch.manual_seed(8)
-    learner = Learner(start or make_matcher(tokenizer)).to(device).train()
-    net = learner.matcher
+    learner = MatcherWithHeads(start or make_matcher(tokenizer)).to(device).train()
+    net = learner.net
 
     def loss(step: int, generator: torch.Generator) -> Losses:
         scenes, pictures = trips.lessons(step, plan.batch, 31)
@@ -159,37 +151,28 @@ def train_matcher(
         right = [caption(scene, v).text for scene, v in zip(scenes, variants, strict=True)]
         wrong = [wrong_caption(scene, v, rng)[0] for scene, v in zip(scenes, variants, strict=True)]
         pixels = disturbed(to_tensor(pictures), generator).to(device)
-        both = tokens(tokenizer, right + wrong, device)
+        both = tokenize(tokenizer, right + wrong, "longest").to(device)
         count = len(scenes)
         with autocast(device):
-            looks = seen(net, pixels)
-            image, text = itc(net, looks, both)
+            states = picture_states(net, pixels)
+            image, text = itc(net, states, both)
             others = {name: torch.cat([rows, rows[:count].roll(1, 0)]) for name, rows in both.items()}
-            logits = itm(net, looks.repeat(3, 1, 1), others)
-            patches = learner.patch(looks[:, 1:])
+            logits = itm(net, states.repeat(3, 1, 1), others)
+            patches = learner.patch(states[:, 1:])
         contrast = contrastive(image, text[:count], learner.scale, right)
         true, false = (F.cosine_similarity(image, part).float() for part in (text[:count], text[count:]))
         close = F.softplus(learner.scale.exp().clamp(max=100) * (false - true)).mean()
         same = torch.tensor([a == b for a, b in zip(right, right[-1:] + right[:-1], strict=True)])
         labels = torch.cat([torch.ones(count), torch.zeros(count), same]).long().to(device)
         match = F.cross_entropy(logits.float(), labels)
-        patch = classes_loss(
-            patches, torch.from_numpy(np.stack([token_labels(s) for s in scenes])).to(device)
-        )
+        patch = patch_loss(patches, scenes)
         total = contrast + close + match + PATCHES * patch
         return {"total": total, "contrast": contrast, "close": close, "match": match, "patches": patch}
 
     return Fit(folder, learner, plan, loss, seed=8)
 
 
-def tokens(tokenizer: CLIPTokenizer, texts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-    read = tokenizer(
-        list(texts), padding="longest", truncation=True, max_length=LENGTH, return_tensors="pt"
-    ).to(device)
-    return {"input_ids": read.input_ids, "attention_mask": read.attention_mask}
-
-
-# What it is worth
+# Measuring
 
 
 @torch.no_grad()
@@ -228,11 +211,10 @@ def _scores(
     rows = []
     for first in range(0, len(texts), 32):
         part = pixels[first : first + 32].to(net.device, net.dtype)
-        text, looks = tokens(tokenizer, texts[first : first + 32], net.device), seen(net, part)
-        image, read = itc(net, looks, text)
-        rows.append((
-            image.float(), read.float(), itm(net, looks, text).float().softmax(1)[:, 1],
-            F.cosine_similarity(image.float(), read.float()),
-        ))  # fmt: skip
+        text = tokenize(tokenizer, texts[first : first + 32], "longest").to(net.device)
+        states = picture_states(net, part)
+        image, read = (features.float() for features in itc(net, states, text))
+        matching = itm(net, states, text).float().softmax(1)[:, 1]
+        rows.append((image, read, matching, F.cosine_similarity(image, read)))
     columns = (torch.cat(column).cpu() for column in zip(*rows, strict=True))
     return dict(zip(("image", "text", "itm", "itc"), columns, strict=True))

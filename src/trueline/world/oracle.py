@@ -14,13 +14,13 @@ Pictures are (SIZE, SIZE, 3) uint8 sRGB, masks (SIZE, SIZE) float32 in 0..1, a `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy import fft, ndimage
 
+from trueline.perception import Detection
 from trueline.world.scenes import SIZE, STRIPE, coverage, extent
 from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
 
@@ -58,29 +58,12 @@ class Spot(NamedTuple):
     h: int
 
 
-@dataclass(frozen=True, eq=False)
-class Detection:
-    """One object that the oracle sees.
-
-    ``box`` is xyxy in 0..1, ``score`` the overlap of its silhouette with the foreground (Tanimoto, 0..1),
-    ``mask`` the silhouette's coverage of the picture, float32 (SIZE, SIZE).
-    """
-
-    name: str
-    colour: str
-    texture: str
-    box: tuple[float, float, float, float]
-    score: float
-    mask: np.ndarray
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        x0, y0, x1, y1 = self.box
-        return (x0 + x1) / 2, (y0 + y1) / 2
-
-
 def detect(picture: np.ndarray) -> list[Detection]:
-    """The objects of ``picture`` (uint8, (SIZE, SIZE, 3)), surest first; low scores mark unclear shapes."""
+    """The objects of ``picture`` (uint8, (SIZE, SIZE, 3)), surest first; low scores mark unclear shapes.
+
+    ``score`` is the overlap of a silhouette with the foreground (Tanimoto, 0..1), ``mask`` the silhouette's coverage
+    of the picture, float32 (SIZE, SIZE).
+    """
     if picture.shape != (SIZE, SIZE, 3) or picture.dtype != np.uint8:
         raise ValueError(f"a picture is uint8 ({SIZE}, {SIZE}, 3), not {picture.dtype} {picture.shape}")
     pixels, seen = _lab(picture), foreground(picture)
@@ -295,12 +278,18 @@ def _texture(pixels: np.ndarray, weights: np.ndarray, colour: str) -> str:
 
 
 def colour_error(picture: np.ndarray, detection: Detection, colour: str) -> float:
-    """How far what was found is from a colour's inks and their mixtures: a mean distance in Lab, 0..60.
+    """How far a detection is from a colour's inks and their mixtures: a mean distance in Lab, 0..60.
 
     Renders have 0.01, what the VAE gives back about 4; the nearest neighbours, purple and blue, are 24 to 30 apart.
     """
     off = _along(_lab(picture), _inks()[list(COLOURS).index(colour)])[1]
-    return float(np.average(np.minimum(off, _FAR), weights=_inside(detection.mask)))
+    return float(np.average(np.minimum(off, _FAR), weights=_inside(mask_of(detection))))
+
+
+def mask_of(detection: Detection) -> np.ndarray:
+    """The mask, which every detection of the world's own detectors has."""
+    assert detection.mask is not None
+    return detection.mask
 
 
 def _inside(mask: np.ndarray) -> np.ndarray:
@@ -319,4 +308,4 @@ def _describe(name: str, spot: Spot, score: float, pixels: np.ndarray) -> Detect
     surface, inside = pixels[y0:y1, x0:x1], _inside(mask)[y0:y1, x0:x1]
     colour = _colour(surface, inside)
     box = (x0 / SIZE, y0 / SIZE, x1 / SIZE, y1 / SIZE)
-    return Detection(name, colour, _texture(surface, inside, colour), box, score, mask)
+    return Detection(name, box, score, colour, _texture(surface, inside, colour), mask)

@@ -1,6 +1,6 @@
 """The embedded world's own models behind the protocols: its oracle, CLIP, captioner, matcher and seer.
 
-The oracle judges the tables, so nothing that is judged may look with it: for RealignDiff, captions come from the
+The oracle judges the tables, so nothing that is judged may use it: for RealignDiff, captions come from the
 captioner, and names, boxes and masks from the seer. Both were trained on the scenes' truth; so was the matcher, which
 shares weights with none of them.
 """
@@ -17,23 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from trueline.boxes import Corners
+from trueline.boxes import Corners, iou
 from trueline.models.pretrained import precision, same_length
 from trueline.perception import Detection
 from trueline.perception.blip2 import Blip, Head
 from trueline.perception.captioner import GreedyCaptioner, blip
 from trueline.perception.clip import Clip
-from trueline.world.judge import iou
+from trueline.world import oracle, seer
 from trueline.world.language import LENGTH
-from trueline.world.oracle import SURE
-from trueline.world.oracle import detect as see
 from trueline.world.scenes import SIZE
-from trueline.world.seer import SURE as SEER_SURE
-from trueline.world.seer import load_seer, look
 from trueline.world.vae import to_tensor
-from trueline.world.vocabulary import OBJECTS, plural
+from trueline.world.vocabulary import NOUNS
 
 _WEIGHTS = Path(str(files("trueline"))) / "world" / "weights"
 #: Where ``trueline world build`` packs the world's CLIP, its captioner, its matcher and its seer.
@@ -51,7 +46,7 @@ class Oracle:
 
     name = "oracle"
 
-    def __init__(self, *_settings: Any, least: float = SURE, **_files: Any):
+    def __init__(self, *_settings: Any, least: float = oracle.SURE, **_files: Any):
         self.least = least
         self.protocol = f"world oracle, score >= {least:g}"
 
@@ -60,9 +55,9 @@ class Oracle:
 
     def _detect(self, image: Image.Image, labels: Sequence[str]) -> list[Detection]:
         return [
-            Detection(d.name, d.box, d.score, d.colour, d.texture, scaled(d.mask, image.size))
-            for d in see(np.asarray(_of_the_world(image)))
-            if d.name in labels and d.score >= self.least
+            _resized(detection, image.size)
+            for detection in oracle.detect(np.asarray(_of_the_world(image)))
+            if detection.label in labels and detection.score >= self.least
         ]
 
 
@@ -78,11 +73,13 @@ def _of_the_world(image: Image.Image, who: str = "oracle") -> Image.Image:
     return picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-def scaled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A float32 mask as float32 (height, width) of ``size`` = (width, height), bilinear."""
+def _resized(detection: Detection, size: tuple[int, int]) -> Detection:
+    """With its mask as float32 (height, width) of ``size`` = (width, height), bilinear."""
+    mask = oracle.mask_of(detection)
     if mask.shape[::-1] == size:
-        return mask
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR))
+        return detection
+    scaled = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR))
+    return replace(detection, mask=scaled)
 
 
 def net_of_the_world(folder: str | Path, name: str) -> Path:
@@ -109,7 +106,7 @@ def world_captioner(
 ) -> GreedyCaptioner:
     """The world's captioner as packed, or that of another build's folder.
 
-    As a reward with a gradient, ``objectives.captioners.load_captioner`` reads the same folder; give it
+    As a reward with a gradient, ``perception.caption_nets.load_captioner`` reads the same folder; give it
     ``longest=LENGTH`` too, since captions of four things are longer than BLIP's default.
     """
     captioner = blip(str(net_of_the_world(checkpoint, "captioner")), *settings, **{"longest": LENGTH, **more})
@@ -149,16 +146,16 @@ class Seer:
         device: str | torch.device = "cpu",
         dtype: str = "float32",
         *,
-        least: float = SEER_SURE,
+        least: float = seer.SURE,
         **_files: Any,
     ):
-        self.net, self.least = load_seer(checkpoint).to(device, precision(dtype)), least
+        self.net, self.least = seer.load_seer(checkpoint).to(device, precision(dtype)), least
         self.protocol = f"world seer, score >= {least:g}"
 
     def detect(self, images: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
         same_length(images, labels)
         found = []
-        for things, wanted in zip(self._see(images), labels, strict=True):
+        for things, wanted in zip(self._detect(images), labels, strict=True):
             meant = {name: label for label in reversed(wanted) if (name := _noun(label))}
             found.append([replace(t, label=meant[t.label]) for t in things if t.label in meant])
         return found
@@ -166,7 +163,7 @@ class Seer:
     def tag(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[list[str]]:
         """What is there, whatever the prompt says."""
         same_length(images, prompts)
-        return [list(dict.fromkeys(t.label for t in things)) for things in self._see(images)]
+        return [list(dict.fromkeys(t.label for t in things)) for things in self._detect(images)]
 
     def segment(
         self, images: Sequence[Image.Image], boxes: Sequence[Sequence[Corners]]
@@ -175,32 +172,23 @@ class Seer:
         same_length(images, boxes)
         return [
             [_within(things, box, image.size) for box in wanted]
-            for image, things, wanted in zip(images, self._see(images), boxes, strict=True)
+            for image, things, wanted in zip(images, self._detect(images), boxes, strict=True)
         ]
 
-    def _see(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+    def _detect(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
         """Every thing of each picture, surest first."""
         if not images:
             return []
-        found = look(self.net, self._pixels(images), self.least)
+        pixels = to_tensor(np.stack([np.asarray(_of_the_world(image, "seer")) for image in images]))
+        found = seer.detect(self.net, pixels, self.least)
         return [
-            [
-                Detection(d.name, d.box, d.score, d.colour, d.texture, scaled(d.mask, image.size))
-                for d in things
-            ]
-            for image, things in zip(images, found, strict=True)
+            [_resized(d, image.size) for d in things] for image, things in zip(images, found, strict=True)
         ]
-
-    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        return to_tensor(np.stack([np.asarray(_of_the_world(image, "seer")) for image in images]))
-
-
-_NOUNS = {noun: name for name in OBJECTS for noun in (name, plural(name))}
 
 
 def _noun(label: str) -> str | None:
     """The world's name that a label means, if it means one."""
-    named = [_NOUNS[word] for word in label.lower().split() if word in _NOUNS]
+    named = [NOUNS[word] for word in label.lower().split() if word in NOUNS]
     return named[-1] if named else None
 
 

@@ -1,8 +1,8 @@
 """The world's seer: a small net that says of every pixel which thing covers it, in which colour and texture.
 
-The fine stage of RealignDiff looks at pictures with it. It learns from the scenes' truth and from nothing that the
-oracle sees, so that the oracle, which judges the tables, stays apart. It knows nothing of silhouettes: what it finds
-in a broken picture is what the pixels look like.
+The fine stage of RealignDiff detects things with it. It learns from the scenes' truth and from nothing that the
+oracle detects, so that the oracle, which judges the tables, stays apart. It knows nothing of silhouettes: what it
+finds in a broken picture is what the pixels look like.
 
 Names are learned on *bodies*, silhouettes with their gaps filled, because a boat is three pieces and two things never
 share a body; which pixels a thing really covers is a second answer, its *ink*.
@@ -26,10 +26,12 @@ from safetensors import SafetensorError
 from scipy import ndimage
 from torch import Tensor, nn
 
+from trueline.errors import first_line
 from trueline.models.devices import autocast
+from trueline.perception import Detection
 from trueline.world.fitting import Fit, Losses, Plan
 from trueline.world.judge import match
-from trueline.world.oracle import Detection
+from trueline.world.oracle import mask_of
 from trueline.world.scenes import SIZE, Scene, masks
 from trueline.world.training_pictures import Trips, disturbed
 from trueline.world.vae import to_tensor
@@ -56,11 +58,7 @@ class SeerNet(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(
-        self,
-        widths: Sequence[int] = (24, 48, 96, 160),
-        classes: Sequence[int] = _CLASSES,
-    ):
+    def __init__(self, widths: Sequence[int] = (24, 48, 96, 160), classes: Sequence[int] = _CLASSES):
         super().__init__()
         first, *_, last = widths
         self.stem = nn.Sequential(nn.PixelUnshuffle(CELL), _conv(3 * CELL**2, first), _conv(first, first))
@@ -75,7 +73,7 @@ class SeerNet(ModelMixin, ConfigMixin):
         self.cells = nn.Conv2d(first, sum(classes), 1)
         self.ink = nn.Sequential(nn.Conv2d(first, CELL**2, 3, padding=1), nn.PixelShuffle(CELL))
 
-    def forward(self, pictures: Tensor) -> Looks:
+    def forward(self, pictures: Tensor) -> SeerLogits:
         """``pictures`` (batch, 3, SIZE, SIZE) in -1..1."""
         levels = [self.stem(pictures)]
         for down, deep in zip(self.down, self.deep, strict=True):
@@ -85,10 +83,10 @@ class SeerNet(ModelMixin, ConfigMixin):
         for lift, up in zip(reversed(self.lift), reversed(self.up), strict=True):
             x = up(levels.pop() + F.interpolate(lift(x), scale_factor=2, mode="nearest"))
         name, colour, texture = self.cells(x).split(list(self.config.classes), dim=1)
-        return Looks(name, colour, texture, self.ink(x)[:, 0])
+        return SeerLogits(name, colour, texture, self.ink(x)[:, 0])
 
 
-class Looks(NamedTuple):
+class SeerLogits(NamedTuple):
     """What the net says, as logits: classes of each cell (batch, classes, GRID, GRID), ink (batch, SIZE, SIZE)."""
 
     name: Tensor
@@ -163,13 +161,13 @@ def _of_cells(mask: np.ndarray) -> np.ndarray:
     return mask.reshape(GRID, CELL, GRID, CELL).mean((1, 3)) >= 0.5
 
 
-def looks_loss(looks: Looks, labels: Labels) -> Losses:
+def seer_loss(logits: SeerLogits, labels: Labels) -> Losses:
     """Cross-entropy of names (weighted), of colours and textures where there is ink, and of ink."""
-    name = F.cross_entropy(looks.name.float(), labels.name, reduction="none")
+    name = F.cross_entropy(logits.name.float(), labels.name, reduction="none")
     name = (name * labels.weight).sum() / labels.weight.sum()
-    colour = F.cross_entropy(looks.colour.float(), labels.colour, ignore_index=_UNSAID)
-    texture = F.cross_entropy(looks.texture.float(), labels.texture, ignore_index=_UNSAID)
-    ink = F.binary_cross_entropy_with_logits(looks.ink.float(), labels.ink.float())
+    colour = F.cross_entropy(logits.colour.float(), labels.colour, ignore_index=_UNSAID)
+    texture = F.cross_entropy(logits.texture.float(), labels.texture, ignore_index=_UNSAID)
+    ink = F.binary_cross_entropy_with_logits(logits.ink.float(), labels.ink.float())
     total = name + 0.3 * colour + 0.3 * texture + ink
     return {"total": total, "name": name, "colour": colour, "texture": texture, "ink": ink}
 
@@ -186,17 +184,17 @@ def train_seer(
         pixels = disturbed(to_tensor(pictures), generator).to(device, memory_format=torch.channels_last)
         labels = Labels(*(column.to(device) for column in labels_of(scenes)))
         with autocast(device):
-            looks = net(pixels)
-        return looks_loss(looks, labels)
+            logits = net(pixels)
+        return seer_loss(logits, labels)
 
     return Fit(folder, net, plan, loss, seed=8)
 
 
-# Looking
+# Detecting
 
 
 @torch.no_grad()
-def look(net: SeerNet, pixels: Tensor, least: float = SURE, batch: int = 16) -> list[list[Detection]]:
+def detect(net: SeerNet, pixels: Tensor, least: float = SURE, batch: int = 16) -> list[list[Detection]]:
     """The things of each picture with a score of ``least`` or more, surest first.
 
     ``pixels`` (pictures, 3, SIZE, SIZE) are in -1..1. ``mask`` is the ink of each thing, float32 (SIZE, SIZE) in
@@ -204,12 +202,12 @@ def look(net: SeerNet, pixels: Tensor, least: float = SURE, batch: int = 16) -> 
     """
     found = []
     for part in pixels.split(batch):
-        looks = net(part.to(net.device, net.dtype))
-        chances = [x.float().softmax(1).cpu().numpy() for x in looks[:3]]
-        ink = looks.ink.float().sigmoid().cpu().numpy()
+        logits = net(part.to(net.device, net.dtype))
+        chances = [x.float().softmax(1).cpu().numpy() for x in logits[:3]]
+        ink = logits.ink.float().sigmoid().cpu().numpy()
         for name, *rest in zip(*chances, ink, strict=True):
             things = [_describe(own, piece, name, *rest) for own, piece in pieces(name)]
-            things = [t for t in things if t.mask.sum() >= LEAST_INK and t.score >= least]
+            things = [t for t in things if mask_of(t).sum() >= LEAST_INK and t.score >= least]
             found.append(sorted(things, key=lambda t: -t.score))
     return found
 
@@ -254,10 +252,8 @@ def _describe(
         """The class of greatest mean log-chance over the ink: one wrong cell does not outweigh many right ones."""
         return int((np.log(chances + 1e-4) * inked).sum((1, 2)).argmax())
 
-    return Detection(
-        OBJECTS[own], list(COLOURS)[surest(colour)], TEXTURES[surest(texture)],
-        _box(mask > 0.5), float(name[own][piece].mean()), mask,
-    )  # fmt: skip
+    read = list(COLOURS)[surest(colour)], TEXTURES[surest(texture)]
+    return Detection(OBJECTS[own], _box(mask > 0.5), float(name[own][piece].mean()), *read, mask)
 
 
 def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
@@ -278,14 +274,10 @@ def load_seer(folder: str | Path) -> SeerNet:
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder} holds no seer of the world; {cure}")
     try:
-        net, report = SeerNet.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True,
-            output_loading_info=True,
-        )  # fmt: skip
+        options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+        net, report = SeerNet.from_pretrained(folder, torch_dtype=torch.float32, **options)
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise ValueError(
-            f"the seer in {folder} cannot be read ({str(error).splitlines()[0]}); {cure}"
-        ) from error
+        raise ValueError(f"the seer in {folder} cannot be read ({first_line(error)}); {cure}") from error
     if report["missing_keys"]:
         raise ValueError(f"the seer in {folder} lacks the weights {report['missing_keys'][0]}; {cure}")
     if tuple(net.config.classes) != _CLASSES:
@@ -322,18 +314,17 @@ def measure(found: Sequence[Sequence[Detection]], scenes: Sequence[Scene]) -> di
     """
     names, coloured, boxes, overlaps = _Shares(), _Shares(), [], []
     for detections, scene in zip(found, scenes, strict=True):
-        names.add(Counter(d.name for d in detections), Counter(t.name for t in scene.things))
+        names.add(Counter(d.label for d in detections), Counter(t.name for t in scene.things))
         coloured.add(
-            Counter((d.name, d.colour) for d in detections), Counter((t.name, t.colour) for t in scene.things)
+            Counter((d.label, d.colour) for d in detections),
+            Counter((t.name, t.colour) for t in scene.things),
         )
         matched = match(detections, scene.things, sure=0.0)
         boxes += [m.iou for m in matched]
         for m, true in zip(matched, masks(scene), strict=True):
-            overlaps.append(_mask_iou(m.detection.mask > 0.5, true) if m.detection else 0.0)
-    return {
-        **names.figures("name"), **coloured.figures("colour"),
-        "box_iou": float(np.mean(boxes)), "mask_iou": float(np.mean(overlaps)),
-    }  # fmt: skip
+            overlaps.append(_mask_iou(mask_of(m.detection) > 0.5, true) if m.detection else 0.0)
+    overlap = {"box_iou": float(np.mean(boxes)), "mask_iou": float(np.mean(overlaps))}
+    return names.figures("name") | coloured.figures("colour") | overlap
 
 
 def _mask_iou(a: np.ndarray, b: np.ndarray) -> float:

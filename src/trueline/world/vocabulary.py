@@ -94,10 +94,14 @@ def article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
+#: Singular and plural of every object -> its name.
+NOUNS: dict[str, str] = {noun: name for name in OBJECTS for noun in (name, plural(name))}
+
+
 def words() -> tuple[str, ...]:
     """Every word that the world's captions can hold, sorted; what the unknown-word warning checks against."""
     text = " ".join(
-        [*OBJECTS, *map(plural, OBJECTS), *COLOURS, *TEXTURES, *NUMBERS[1:], *NEARNESS, *PLACES.values()]
+        [*NOUNS, *COLOURS, *TEXTURES, *NUMBERS[1:], *NEARNESS, *PLACES.values()]
         + [phrase for phrases in RELATIONS.values() for phrase in phrases]
         + ["a an and the there is are of photo picture in"]
     )

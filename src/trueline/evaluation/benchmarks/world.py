@@ -16,7 +16,7 @@ from PIL import Image
 from trueline.evaluation.benchmarks import Example, load
 from trueline.evaluation.benchmarks.worded import Meaning, Words, drawable
 from trueline.layout import Layout, Region
-from trueline.world.captions import Caption, Group, caption
+from trueline.world.captions import Caption, CaptionGroup, caption
 from trueline.world.scenes import SIZE, Scene, Thing, make_scene, render
 from trueline.world.vocabulary import COLOURS, NEARNESS, NUMBERS, OBJECTS, RELATIONS, TEXTURES, plural
 
@@ -104,7 +104,7 @@ class World:
         if self.has_reference(example):
             return caption(_scene(example), example.truth["variant"])
         groups = tuple(
-            Group(name, colour, texture, tuple(range(number)), (0, 0))
+            CaptionGroup(name, colour, texture, tuple(range(number)), (0, 0))
             for name, colour, texture, number in example.truth["groups"]
         )
         return Caption(example.prompt, groups, example.truth["relation"])
