@@ -8,26 +8,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trueline.commands.world import main
 from trueline.layout import Layout, Region
 from trueline.models import devices
 from trueline.sampling.pipeline import Pipeline
-from trueline.world import build as building
 from trueline.world import denoiser, language, vae
+from trueline.world.build import STAGES
 from trueline.world.fitting import Fit, Plan
 from trueline.world.restore import restore
 from trueline.world.scenes import make_scene, render
+from trueline.world.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A smoke build: all stages, a few steps each."""
     folder = tmp_path_factory.mktemp("world")
-    assert building.main(["--smoke", "--folder", str(folder), "--device", "cpu"]) == 0
+    assert main(["build", "--smoke", "--folder", str(folder), "--device", "cpu"]) == 0
     return folder
 
 
 def test_every_stage_is_done_and_says_how_it_went(built):
-    for name in building.STAGES:
+    for name in STAGES:
         assert json.loads((built / name / "done.json").read_text())["seconds"] >= 0
     trained = (
         "text",
@@ -43,7 +45,7 @@ def test_every_stage_is_done_and_says_how_it_went(built):
     )
     for name in trained:
         lines = [json.loads(line) for line in (built / name / "log.jsonl").read_text().splitlines()]
-        assert lines[-1]["step"] == building.Build(built, torch.device("cpu"), smoke=True).plan(name).steps
+        assert lines[-1]["step"] == Workspace(built, torch.device("cpu"), smoke=True).plan(name).steps
         assert all(line["skipped"] == 0 for line in lines)
 
 
@@ -57,7 +59,7 @@ def test_the_built_world_draws(built):
 
 def test_a_done_stage_is_not_run_again(built):
     before = (built / "unet" / "log.jsonl").read_text()
-    building.main(["--smoke", "--folder", str(built), "--device", "cpu", "--stage", "unet"])
+    main(["build", "--smoke", "--folder", str(built), "--device", "cpu", "--stage", "unet"])
     assert (built / "unet" / "log.jsonl").read_text() == before
 
 
@@ -70,7 +72,7 @@ def test_grounding_leaves_the_plain_unet_as_it_was(built):
 
 def test_a_build_can_begin_with_the_nets_that_were_packed(built, tmp_path):
     """Every net comes back (rounded to float16) as a stage that is done; training one further starts from it."""
-    build = building.Build(tmp_path, torch.device("cpu"), smoke=True)
+    build = Workspace(tmp_path, torch.device("cpu"), smoke=True)
     named = [
         "tokenizer",
         "text",
@@ -86,15 +88,15 @@ def test_a_build_can_begin_with_the_nets_that_were_packed(built, tmp_path):
     assert restore(build, built / "pack") == named
     assert restore(build, built / "pack") == []
     for stage in ("unet", "grounding"):
-        made = building.Build(built, torch.device("cpu")).unet(stage).state_dict()
+        made = Workspace(built, torch.device("cpu")).unet(stage).state_dict()
         for name, weight in build.unet(stage).state_dict().items():
             assert torch.equal(weight, made[name].half().float())
-    arguments = ["--smoke", "--folder", str(tmp_path), "--device", "cpu", "--stage"]
-    assert building.main([*arguments, "latents"]) == 0
+    arguments = ["build", "--smoke", "--folder", str(tmp_path), "--device", "cpu", "--stage"]
+    assert main([*arguments, "latents"]) == 0
     factor = [json.loads((f / "latents/done.json").read_text())["scaling_factor"] for f in (built, tmp_path)]
     assert factor[0] == pytest.approx(factor[1], abs=1e-6)
     before = build.unet("unet").state_dict()
-    assert building.main([*arguments, "unet", "--again", "--steps", "1"]) == 0
+    assert main([*arguments, "unet", "--again", "--steps", "1"]) == 0
     moved = [(value - before[name]).abs().max() for name, value in build.unet("unet").state_dict().items()]
     assert 0 < max(moved) < 0.01
     for stage in (
@@ -103,7 +105,7 @@ def test_a_build_can_begin_with_the_nets_that_were_packed(built, tmp_path):
         "seer",
     ):  # they go on from what was restored, and are measured again
         before = _weights(tmp_path / stage / "final")
-        assert building.main([*arguments, stage, "--again", "--steps", "1"]) == 0
+        assert main([*arguments, stage, "--again", "--steps", "1"]) == 0
         after = _weights(tmp_path / stage / "final")
         moved = [float((after[n] - before[n]).abs().max()) for n in before]
         assert 0 < max(moved) < 0.05
@@ -119,7 +121,7 @@ def _weights(folder):
 def test_a_world_without_nets_that_look_is_restored_without_them(built, tmp_path):
     shipped = tmp_path / "shipped"
     shutil.copytree(built / "pack", shipped, ignore=shutil.ignore_patterns("captioner", "matcher", "seer"))
-    build = building.Build(tmp_path / "build", torch.device("cpu"), smoke=True)
+    build = Workspace(tmp_path / "build", torch.device("cpu"), smoke=True)
     assert not {"captioner", "matcher", "seer"} & set(restore(build, shipped))
     assert not (build.stage("seer") / "done.json").exists()
 
@@ -139,7 +141,7 @@ def test_scenes_of_a_favoured_colour_are_drawn_more_often():
     count, size = 40, 400
     latents = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 4, 2, 2).half()
     held = [any(t.colour == "white" for t in make_scene("train", i).things) for i in range(count)]
-    cache = denoiser.Cache(latents, "train").favouring("white", 4.0)
+    cache = denoiser.LatentCache(latents, "train").favouring("white", 4.0)
     drawn, scenes = cache.batch(0, torch.Generator().manual_seed(0), size)
     assert [s.index for s in scenes] == drawn[:, 0, 0, 0].int().tolist(), "each latent beside its own scene"
     expected = 4 * sum(held) / (4 * sum(held) + count - sum(held))
@@ -148,11 +150,19 @@ def test_scenes_of_a_favoured_colour_are_drawn_more_often():
     assert sum(held) / count < share, "more often than they are there"
 
 
-@pytest.mark.parametrize(("given", "problem"), [("mauve=4", "there is no colour"), ("white=0", "above 0")])
-def test_a_favour_that_means_nothing_is_refused(given, problem, capsys):
-    with pytest.raises(SystemExit):
-        building.main(["--favour", given])
-    assert problem in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("mauve=4", "there is no colour"),
+        ("white=0", "above 0"),
+        ("white", "above 0"),
+        ("white=inf", "above 0"),
+    ],
+)
+def test_a_favour_that_means_nothing_is_refused(given, problem, tmp_path):
+    with pytest.raises(ValueError, match=f"favour: .*{problem}"):
+        main(["build", "--folder", str(tmp_path), "--favour", given])
+    assert not list(tmp_path.iterdir())
 
 
 def test_autocast_is_on_where_bfloat16_is_native(monkeypatch):

@@ -5,14 +5,15 @@ import pytest
 import torch
 from transformers import BlipForConditionalGeneration
 
+from trueline.english.plurals import plural
 from trueline.perception import load
 from trueline.perception.caption_nets import load_captioner
 from trueline.world import captioner, language, pack
-from trueline.world.build import Build
 from trueline.world.captions import caption
 from trueline.world.scenes import make_scene, render
 from trueline.world.training_pictures import FIRST, SHARE, Trips, disturbed
 from trueline.world.vae import to_tensor
+from trueline.world.workspace import Workspace
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ from trueline.world.vae import to_tensor
     ],
 )
 def test_what_a_caption_says(text, things):
-    assert captioner.things_said(text) == things
+    assert captioner.things_named(text) == things
 
 
 def test_every_caption_of_the_world_is_understood():
@@ -41,7 +42,7 @@ def test_every_caption_of_the_world_is_understood():
         said = caption(scene, i % 6)
         bare = said.groups[0].colour is None
         true = sorted((t.name, "" if bare else t.colour) for t in scene.things)
-        assert sorted((n, c or "") for n, c in captioner.things_said(said.text)) == true, said.text
+        assert sorted((n, c or "") for n, c in captioner.things_named(said.text)) == true, said.text
 
 
 def test_captions_are_measured_by_names_colours_and_inventions():
@@ -52,29 +53,29 @@ def test_captions_are_measured_by_names_colours_and_inventions():
     right = caption(scene, 0).text
     other = "red" if first.colour != "red" else "blue"
     wrong = f"a {other} {first.name} and a {second.colour} {second.name}"
-    much = f"two {first.colour} {captioner.plural(first.name)}"
-    assert captioner.heard([f"{first.phrase} and {second.phrase}"], [scene]) == {
+    much = f"two {first.colour} {plural(first.name)}"
+    assert captioner.caption_accuracy([f"{first.phrase} and {second.phrase}"], [scene]) == {
         "named": 1,
         "named_and_coloured": 1,
         "invented": 0,
         "wrong": 0,
     }
-    assert captioner.heard([right], [scene])["named"] == 1
-    assert captioner.heard([wrong], [scene])["named_and_coloured"] == 0.5
-    assert captioner.heard([wrong], [scene])["named"] == 1
-    assert captioner.heard([much], [scene]) == {
+    assert captioner.caption_accuracy([right], [scene])["named"] == 1
+    assert captioner.caption_accuracy([wrong], [scene])["named_and_coloured"] == 0.5
+    assert captioner.caption_accuracy([wrong], [scene])["named"] == 1
+    assert captioner.caption_accuracy([much], [scene]) == {
         "named": 0.5,
         "named_and_coloured": 0.5,
         "invented": 0.5,
         "wrong": 0.5,
     }
-    assert captioner.heard([""], [scene])["invented"] == 1 - 0 / 1
+    assert captioner.caption_accuracy([""], [scene])["invented"] == 1 - 0 / 1
 
 
 def test_the_captions_that_teach_say_the_colours():
     rng = np.random.default_rng(0)
     silent = [
-        any(g.colour is None for g in captioner.said_of(make_scene("test", i), rng).groups)
+        any(g.colour is None for g in captioner.training_caption(make_scene("test", i), rng).groups)
         for i in range(200)
     ]
     assert np.mean(silent) < 0.04, "one in ten of all captions is silent"
@@ -124,13 +125,13 @@ def test_trips_are_saved_whole(trips, tmp_path):
 
 def test_the_packed_captioner_speaks_with_and_without_gradient(tokenizer, tmp_path):
     """The same folder makes a captioner and a reward's captioner, and both see pictures alike."""
-    build = Build(tmp_path / "build", torch.device("cpu"), smoke=True)
+    build = Workspace(tmp_path / "build", torch.device("cpu"), smoke=True)
     tokenizer.save_pretrained(build.stage("tokenizer"))
     torch.manual_seed(0)
     made = captioner.make_captioner(tokenizer)
     assert sum(p.numel() for p in made.parameters()) < 3e6
     made.save_pretrained(build.stage("captioner") / "final")
-    assert pack.pack_lookers(build, tmp_path / "packed") == ["captioner"]
+    assert pack.pack_perception(build, tmp_path / "packed") == ["captioner"]
     folder = tmp_path / "packed" / "captioner"
     assert (folder / "model.safetensors").stat().st_size < 5e6
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 from trueline.perception import load
 from trueline.world import matcher, pack
-from trueline.world.build import Build
 from trueline.world.captions import caption
 from trueline.world.fitting import Plan
 from trueline.world.scenes import SIZE, make_scene, render
 from trueline.world.vae import to_tensor
+from trueline.world.workspace import Workspace
 
 
 def test_a_scenes_own_captions_are_true_of_it():
@@ -99,12 +99,12 @@ def test_matcher_figures_are_those_of_its_scores(tokenizer, monkeypatch):
 
 
 def test_the_packed_matcher_judges(tokenizer, tmp_path):
-    build = Build(tmp_path, torch.device("cpu"))
+    build = Workspace(tmp_path, torch.device("cpu"))
     torch.manual_seed(0)
     made = matcher.make_matcher(tokenizer)
     tokenizer.save_pretrained(build.stage("tokenizer"))
     made.save_pretrained(build.stage("matcher") / "final")
-    assert pack.pack_lookers(build, tmp_path / "packed") == ["matcher"]
+    assert pack.pack_perception(build, tmp_path / "packed") == ["matcher"]
     folder = tmp_path / "packed" / "matcher"
     scenes = [make_scene("test", i) for i in range(4)]
     pictures, texts = [render(s) for s in scenes], [caption(s).text for s in scenes]

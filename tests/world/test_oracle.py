@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from trueline.world.captions import Caption, Group, caption
-from trueline.world.judge import Box, Match, Verdict, accuracy, check, ghosts, iou, match
-from trueline.world.oracle import SURE, Detection, background, detect
+from trueline.boxes import Corners, iou
+from trueline.perception import Detection
+from trueline.world.captions import Caption, CaptionGroup, caption
+from trueline.world.judge import CaptionVerdict, ThingMatch, accuracy, check, ghosts, match
+from trueline.world.oracle import SURE, background, detect
 from trueline.world.scenes import (
     SIZE,
     Background,
@@ -39,11 +41,11 @@ def sure(picture: Picture) -> list[Detection]:
     return [d for d in detect(picture) if d.score >= SURE]
 
 
-def seen(name: str, colour: str, texture: str, box: Box, score: float = 1) -> Detection:
-    return Detection(name, colour, texture, box, score, np.zeros((SIZE, SIZE), np.float32))
+def seen(name: str, colour: str, texture: str, box: Corners, score: float = 1) -> Detection:
+    return Detection(name, box, score, colour, texture, np.zeros((SIZE, SIZE), np.float32))
 
 
-def said(text: str, *groups: Group, relation: str | None = None) -> Caption:
+def said(text: str, *groups: CaptionGroup, relation: str | None = None) -> Caption:
     return Caption(text, groups, relation)
 
 
@@ -89,14 +91,14 @@ class TestAccuracy:
         texture = TEXTURES[OBJECTS.index(name) % len(TEXTURES)]
         truth = thing(name, colour, texture, 37, 52, 48)
         (found,) = sure(draw(truth))
-        assert (found.name, found.colour, found.texture) == truth.kind
+        assert (found.label, found.colour, found.texture) == truth.kind
         assert iou(found.box, truth.box) > 0.9
 
     @pytest.mark.parametrize("colour", COLOURS)
     @pytest.mark.parametrize("texture", TEXTURES)
     def test_tells_colours_and_textures_apart(self, colour: str, texture: str) -> None:
         (found,) = sure(draw(thing("apple", colour, texture, 45, 61, 50)))
-        assert (found.name, found.colour, found.texture) == ("apple", colour, texture)
+        assert (found.label, found.colour, found.texture) == ("apple", colour, texture)
 
 
 class TestDetect:
@@ -108,13 +110,13 @@ class TestDetect:
 
     def test_counts_two_of_a_kind(self) -> None:
         found = sure(draw(thing("cat", "red", "plain", 8, 10), thing("cat", "red", "plain", 70, 60)))
-        assert [d.name for d in found] == ["cat", "cat"]
+        assert [d.label for d in found] == ["cat", "cat"]
 
     def test_separates_objects_that_touch(self) -> None:
         left = thing("camera", "blue", "plain", 20, 40)
         right = thing("apple", "red", "plain", left.x + left.w, 38)
         found = sure(draw(left, right))
-        assert {(d.name, d.colour) for d in found} == {("camera", "blue"), ("apple", "red")}
+        assert {(d.label, d.colour) for d in found} == {("camera", "blue"), ("apple", "red")}
 
     def test_texture_does_not_depend_on_its_phase(self) -> None:
         picture = draw(thing("book", "green", "checkered", 40, 40, 50))
@@ -128,7 +130,7 @@ class TestDetect:
     def test_is_deterministic(self) -> None:
         picture = noisy(draw(thing("frog", "white", "striped", 30, 30)))
         first, second = detect(picture), detect(picture)
-        assert [(d.name, d.box, d.score) for d in first] == [(d.name, d.box, d.score) for d in second]
+        assert [(d.label, d.box, d.score) for d in first] == [(d.label, d.box, d.score) for d in second]
 
     def test_refuses_other_pictures(self) -> None:
         with pytest.raises(ValueError, match="uint8"):
@@ -140,7 +142,7 @@ class TestDetect:
 
     def test_checks_in_white_stay_one_object_when_blurred(self) -> None:
         (found,) = sure(blurred(draw(thing("couch", "white", "checkered", 30, 50, 60)), 1.0))
-        assert (found.name, found.colour, found.texture) == ("couch", "white", "checkered")
+        assert (found.label, found.colour, found.texture) == ("couch", "white", "checkered")
 
 
 class TestGhosts:
@@ -182,20 +184,20 @@ class TestMatch:
     def test_far_and_unsure_detections_do_not_count(self) -> None:
         far = seen("car", "red", "plain", (0.3, 0.3, 0.8, 0.8))
         unsure = seen("car", "red", "plain", (0, 0, 0.5, 0.5), score=0.4)
-        assert match([far, unsure], [self.CAR]) == [Match(None, 0.0, False, False, False, False)]
+        assert match([far, unsure], [self.CAR]) == [ThingMatch(None, 0.0, False, False, False, False)]
         assert match([], [self.CAR])[0].iou == 0
         assert match([far], []) == []
 
 
 class TestCheck:
-    CAT = Group("cat", "red", "plain", (0,), (6, 9))
-    DOG = Group("dog", "blue", "striped", (1,), (20, 23))
+    CAT = CaptionGroup("cat", "red", "plain", (0,), (6, 9))
+    DOG = CaptionGroup("dog", "blue", "striped", (1,), (20, 23))
     LEFT = seen("cat", "red", "plain", (0.1, 0.4, 0.3, 0.6))
     RIGHT = seen("dog", "blue", "striped", (0.7, 0.4, 0.9, 0.6))
     TEXT = said("a red cat to the left of a blue striped dog", CAT, DOG, relation="left")
 
     def test_all_right(self) -> None:
-        assert check([self.LEFT, self.RIGHT], self.TEXT) == Verdict(1, 1, 1, 1, True, True)
+        assert check([self.LEFT, self.RIGHT], self.TEXT) == CaptionVerdict(1, 1, 1, 1, True, True)
 
     def test_renders_satisfy_their_own_captions(self) -> None:
         scenes = list(make_scenes("oracle", 12))
@@ -204,30 +206,30 @@ class TestCheck:
 
     def test_wrong_relation(self) -> None:
         swapped = [seen("cat", "red", "plain", self.RIGHT.box), seen("dog", "blue", "striped", self.LEFT.box)]
-        assert check(swapped, self.TEXT) == Verdict(1, 1, 1, 1, False, False)
+        assert check(swapped, self.TEXT) == CaptionVerdict(1, 1, 1, 1, False, False)
 
     def test_swapped_colours(self) -> None:
         leaked = [seen("cat", "blue", "plain", self.LEFT.box), seen("dog", "red", "striped", self.RIGHT.box)]
-        assert check(leaked, self.TEXT) == Verdict(1, 0, 1, 1, True, False)
+        assert check(leaked, self.TEXT) == CaptionVerdict(1, 0, 1, 1, True, False)
 
     def test_missing_and_surplus_objects(self) -> None:
-        assert check([self.LEFT], self.TEXT) == Verdict(0.5, 0.5, 0.5, 0.5, False, False)
+        assert check([self.LEFT], self.TEXT) == CaptionVerdict(0.5, 0.5, 0.5, 0.5, False, False)
         surplus = check([self.LEFT, self.LEFT, self.RIGHT], self.TEXT)
         assert (surplus.object, surplus.count, surplus.all_right) == (1, 0.5, False)
         stranger = check([self.LEFT, self.RIGHT, seen("key", "red", "plain", (0, 0, 0.2, 0.2))], self.TEXT)
-        assert stranger == Verdict(1, 1, 1, 1, True, False)
+        assert stranger == CaptionVerdict(1, 1, 1, 1, True, False)
 
     def test_counts_of_groups_with_one_name(self) -> None:
         two = said(
             "two red cats and a blue cat",
-            Group("cat", "red", "plain", (0, 1), (8, 12)),
-            Group("cat", "blue", "plain", (2,), (24, 27)),
+            CaptionGroup("cat", "red", "plain", (0, 1), (8, 12)),
+            CaptionGroup("cat", "blue", "plain", (2,), (24, 27)),
         )
         cats = [seen("cat", c, "plain", (0.1, 0.1, 0.2, 0.2)) for c in ("red", "red", "blue")]
         assert check(cats, two).all_right
         assert check(cats[:2], two).count == 0
 
     def test_silent_captions_ask_for_names_only(self) -> None:
-        bare = said("a cat", Group("cat", None, None, (0,), (2, 5)))
+        bare = said("a cat", CaptionGroup("cat", None, None, (0,), (2, 5)))
         assert check([self.LEFT], bare).all_right
-        assert check([], bare) == Verdict(0, 1, 1, 0, True, False)
+        assert check([], bare) == CaptionVerdict(0, 1, 1, 0, True, False)

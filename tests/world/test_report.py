@@ -6,9 +6,9 @@ import pytest
 from trueline.evaluation.world_report import (
     Figure,
     figure,
+    full_caption,
     full_prompt,
     layout_of,
-    said_in_full,
     two_thing_scenes,
 )
 from trueline.world.captions import caption
@@ -51,7 +51,7 @@ def test_headroom_is_wanted():
 def test_a_true_picture_passes_its_own_examination():
     scenes = two_thing_scenes(8)
     assert all(len({t.name for t in s.things}) == 2 for s in scenes)
-    verdicts = [check(detect(render(s)), said_in_full(s)) for s in scenes]
+    verdicts = [check(detect(render(s)), full_caption(s)) for s in scenes]
     assert np.mean([v.colour == 1 for v in verdicts]) >= 0.85
 
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from trueline.english.plurals import plural
 from trueline.layout import Layout, Region
 from trueline.world.captions import caption, place, relation
 from trueline.world.scenes import SIZE, Thing, make_scene, make_scenes, masks, render, render_background
-from trueline.world.vocabulary import COLOURS, OBJECTS, RELATIONS, plural, words
+from trueline.world.vocabulary import COLOURS, OBJECTS, RELATIONS, words
 
 SCENES = list(make_scenes("test", 60))
 

@@ -9,12 +9,12 @@ from PIL import Image
 
 from trueline.perception import Detector, Segmenter, Tagger, load
 from trueline.world import pack, seer
-from trueline.world.build import Build
 from trueline.world.fitting import Plan
 from trueline.world.scenes import SIZE, Background, Scene, Thing, extent, make_scene, masks, render
 from trueline.world.training_pictures import FIRST, Trips
 from trueline.world.vae import to_tensor
 from trueline.world.vocabulary import COLOURS, OBJECTS, TEXTURES
+from trueline.world.workspace import Workspace
 
 
 def _sure(scenes):
@@ -26,7 +26,7 @@ def _sure(scenes):
 
     counts = (len(OBJECTS) + 1, len(COLOURS), len(TEXTURES))
     columns = [one_hot(c, n) for c, n in zip(labels[:3], counts, strict=True)]
-    return seer.Looks(*columns, 18.0 * labels.ink.float() - 9.0)
+    return seer.SeerLogits(*columns, 18.0 * labels.ink.float() - 9.0)
 
 
 class Known(torch.nn.Module):
@@ -67,9 +67,9 @@ def test_a_body_is_one_piece_and_stays_in_its_box():
 def test_perfect_answers_give_the_scenes_back():
     """Every thing is found once: neighbours stay apart, things of several pieces stay whole."""
     scenes = [make_scene("test", i) for i in range(40)]
-    found = seer.look(Known(scenes), to_tensor(np.stack([render(s) for s in scenes])))
+    found = seer.detect(Known(scenes), to_tensor(np.stack([render(s) for s in scenes])))
     for detections, scene in zip(found, scenes, strict=True):
-        assert sorted((d.name, d.colour, d.texture) for d in detections) == sorted(
+        assert sorted((d.label, d.colour, d.texture) for d in detections) == sorted(
             t.kind for t in scene.things
         )
     figures = seer.measure(found, scenes)
@@ -79,9 +79,9 @@ def test_perfect_answers_give_the_scenes_back():
 
 def test_measuring_counts_what_is_missed_and_what_is_too_much():
     scene = _scene(_thing("car", "red", "plain", 4, 4), _thing("cat", "blue", "striped", 66, 66))
-    found = seer.look(Known([scene]), to_tensor(render(scene)[None]))[0]
-    car, cat = sorted(found, key=lambda d: d.name)
-    assert (car.name, cat.name) == ("car", "cat")
+    found = seer.detect(Known([scene]), to_tensor(render(scene)[None]))[0]
+    car, cat = sorted(found, key=lambda d: d.label)
+    assert (car.label, cat.label) == ("car", "cat")
     figures = seer.measure([[car]], [scene])
     assert (figures["name_precision"], figures["name_recall"]) == (1, 0.5)
     assert figures["box_iou"] == pytest.approx(0.5, abs=0.02) == figures["mask_iou"]
@@ -108,11 +108,11 @@ def test_a_few_cells_of_another_name_belong_to_the_thing_around_them():
 def test_the_loss_is_least_for_the_truth_and_asks_colours_where_there_is_ink():
     scenes = [make_scene("test", i) for i in range(4)]
     labels, right = seer.labels_of(scenes), _sure(scenes)
-    assert float(seer.looks_loss(right, labels)["total"]) < 0.02
+    assert float(seer.seer_loss(right, labels)["total"]) < 0.02
     wrong = right._replace(colour=right.colour.roll(1, dims=1))
-    assert float(seer.looks_loss(wrong, labels)["colour"]) > 5
+    assert float(seer.seer_loss(wrong, labels)["colour"]) > 5
     blank = right._replace(colour=torch.where((labels.colour < 0)[:, None], 0.0, right.colour))
-    assert float(seer.looks_loss(blank, labels)["colour"]) == float(seer.looks_loss(right, labels)["colour"])
+    assert float(seer.seer_loss(blank, labels)["colour"]) == float(seer.seer_loss(right, labels)["colour"])
 
 
 def test_training_lowers_the_loss(tmp_path):
@@ -124,12 +124,12 @@ def test_training_lowers_the_loss(tmp_path):
 
 @pytest.fixture
 def packed(tmp_path):
-    build = Build(tmp_path / "build", torch.device("cpu"), smoke=True)
+    build = Workspace(tmp_path / "build", torch.device("cpu"), smoke=True)
     torch.manual_seed(0)
     net = seer.SeerNet()
     assert sum(p.numel() for p in net.parameters()) < 1.5e6
     net.save_pretrained(build.stage("seer") / "final")
-    assert pack.pack_lookers(build, tmp_path) == ["seer"]
+    assert pack.pack_perception(build, tmp_path) == ["seer"]
     return tmp_path / "seer"
 
 

@@ -19,12 +19,13 @@ from trueline.perception import load
 from trueline.sampling.pipeline import Pipeline
 from trueline.training.data.latents import encode_pictures
 from trueline.training.losses.denoising import noised, signal_of
-from trueline.world.captioner import heard
+from trueline.world.captioner import caption_accuracy
 from trueline.world.captions import caption
 from trueline.world.matcher import wrong_caption
 from trueline.world.oracle import detect
 from trueline.world.scenes import make_scene, render
-from trueline.world.seer import load_seer, look, measure
+from trueline.world.seer import detect as seer_detect
+from trueline.world.seer import load_seer, measure
 from trueline.world.training_pictures import round_trips
 from trueline.world.vae import psnr, to_tensor
 
@@ -67,14 +68,14 @@ def test_colours_follow_the_words(world):
 def test_the_seer_finds_things_in_decoded_pictures(world):
     scenes = [make_scene("held-out", i) for i in range(12)]
     pictures = to_tensor(round_trips(world.backbone.vae, scenes))
-    found = measure(look(load_seer(WEIGHTS / "seer"), pictures), scenes)
+    found = measure(seer_detect(load_seer(WEIGHTS / "seer"), pictures), scenes)
     assert found["colour_recall"] > 0.9 and found["colour_precision"] > 0.9 and found["mask_iou"] > 0.85
 
 
 def test_the_captioner_says_what_is_there(world):
     scenes = [make_scene("held-out", i) for i in range(16)]
     pictures = [Image.fromarray(picture) for picture in round_trips(world.backbone.vae, scenes)]
-    said = heard(load("world-captioner").caption(pictures), scenes)
+    said = caption_accuracy(load("world-captioner").caption(pictures), scenes)
     assert said["named_and_coloured"] > 0.8 and said["wrong"] < 0.2
 
 

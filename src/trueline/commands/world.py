@@ -1,13 +1,20 @@
-"""``trueline world``: make and measure the embedded world. An action is the module of its name there."""
+"""``trueline world``: make and measure the embedded world."""
 
+import argparse
+import json
+import logging
+import sys
 from collections.abc import Sequence
-from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from trueline.commands._parser import Parser
+from trueline.commands._rows import commit
 
 ACTIONS = {
     "build": "make the world's files from nothing, stage by stage; a stage that is done is not done again",
     "report": "measure the trained world and write the numbers down",
 }
-_HOMES = {"build": "trueline.world.build", "report": "trueline.evaluation.world_report"}
 USAGE = f"""usage: trueline world ACTION ...
 
 actions:
@@ -24,4 +31,121 @@ def main(arguments: Sequence[str]) -> int:
     action, *rest = arguments
     if action not in ACTIONS:
         raise ValueError(f"world: there is no action {action!r}; there are {', '.join(ACTIONS)}")
-    return import_module(_HOMES[action]).main(rest) or 0
+    (_build if action == "build" else _report)(rest)
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    import torch
+
+    from trueline.world.build import STAGES
+
+    top = Parser(prog="trueline world build", description=f"{ACTIONS['build'].capitalize()}.")
+    top.add_argument("--stage", action="append", choices=list(STAGES), help="only this stage (repeatable)")
+    top.add_argument(
+        "--folder", type=Path, default=Path("runs/world"), help="where stages work (default: %(default)s)"
+    )
+    top.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    top.add_argument(
+        "--smoke", action="store_true", help="a few steps of every stage, to see that all of it runs"
+    )
+    top.add_argument("--compile", action="store_true", help="train the U-Net through torch.compile")
+    top.add_argument("--threads", type=int, help="CPU threads")
+    top.add_argument(
+        "--again", action="store_true", help="run a stage although it is done (from its checkpoint)"
+    )
+    top.add_argument(
+        "--restore",
+        action="store_true",
+        help="begin with the nets that ship: stages not begun count as done; train them further with --again",
+    )
+    top.add_argument("--steps", type=int, help="training steps, instead of the plan's")
+    top.add_argument("--lr", type=float, help="highest learning rate, instead of the plan's")
+    top.add_argument(
+        "--favour", metavar="COLOUR=FACTOR", help="draw scenes with this colour so much more often"
+    )
+    return top
+
+
+def _build(arguments: Sequence[str]) -> None:
+    import torch
+
+    from trueline.world.build import build_world
+    from trueline.world.workspace import Workspace
+
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    work = Workspace(
+        options.folder,
+        torch.device(options.device),
+        options.smoke,
+        options.compile,
+        options.steps,
+        options.lr,
+        _favour(options.favour) if options.favour else None,
+    )
+    build_world(work, options.stage or (), options.again, options.restore)
+
+
+def _favour(text: str) -> tuple[str, float]:
+    colour, _, factor = text.partition("=")
+    try:
+        return colour, float(factor)
+    except ValueError:
+        raise ValueError(f"--favour: give a factor above 0, as white=4 (got {text!r})") from None
+
+
+def report_parser() -> argparse.ArgumentParser:
+    from trueline.evaluation.world_report import PARTS, SPLIT, SPLITS
+
+    top = Parser(prog="trueline world report", description=f"{ACTIONS['report'].capitalize()}.")
+    top.add_argument("--model", default="world")
+    top.add_argument(
+        "--split", choices=SPLITS, default=SPLIT, help="scenes; tune on the one, report the other"
+    )
+    top.add_argument("--n", type=int, default=512, help="pictures for each figure (default: %(default)s)")
+    top.add_argument("--steps", type=int, default=50)
+    top.add_argument("--guidance-scale", type=float, default=4.0)
+    top.add_argument(
+        "--guidance-interval", type=float, nargs=2, metavar=("START", "STOP"), help="default: the model's own"
+    )
+    top.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 where the processor has it"
+    )
+    top.add_argument("--out", type=Path, default=Path("results/world.json"))
+    top.add_argument("--sheet", type=Path, help="also draw contact sheets of 64 prompts next to this path")
+    top.add_argument("--only", nargs="*", choices=PARTS)
+    return top
+
+
+def _report(arguments: Sequence[str]) -> None:
+    import torch
+
+    from trueline.evaluation.world_report import PARTS, Examiner, default_dtype, report
+    from trueline.sampling.pipeline import Pipeline
+
+    options = report_parser().parse_args(arguments)
+    dtype = options.dtype or default_dtype()
+    examiner = Examiner(
+        Pipeline.from_pretrained(options.model, dtype=getattr(torch, dtype)),
+        options.steps,
+        options.guidance_scale,
+        options.guidance_interval,
+        options.split,
+    )
+
+    def show(figure: Any) -> None:
+        print(
+            f"{figure.name}: {figure.mean:.3f} [{figure.low:.3f}, {figure.high:.3f}] n={figure.n}", flush=True
+        )
+
+    figures = report(options.model, examiner, options.n, options.only or PARTS, show)
+    made = {"command": " ".join(["trueline world report", *arguments]), "commit": commit()}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(made | figures, indent=1) + "\n")
+    if options.sheet:
+        examiner.draw_sheets(64, options.sheet)

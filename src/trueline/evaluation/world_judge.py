@@ -32,18 +32,27 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.benchmarks.world import World
-from trueline.evaluation.judgements import FEATURES, RATIO, Distance, Seen, detected, true_boxes
+from trueline.evaluation.judgements import FEATURES, Distance, Seen, detected, ratios, true_boxes
+from trueline.evaluation.metrics import detection
+from trueline.evaluation.metrics.detection import Truth
+from trueline.perception import Detection
 from trueline.world.clip import crop_box, embed_pictures, embed_texts
-from trueline.world.judge import match, overlap, tally
-from trueline.world.oracle import SURE, Detection, colour_error, detect
-from trueline.world.scenes import SIZE
+from trueline.world.judge import match, tally
+from trueline.world.oracle import SURE, colour_error, detect
+from trueline.world.scenes import SIZE, Thing
 
+Ratios = dict[str, tuple[float, float]]  #: numerator and denominator of one picture
 WEIGHTS = Path(str(files("trueline"))) / "world" / "weights" / "clip"
 
+#: Ratio -> what ``tally`` calls it.
 RATIOS = {
-    "object_accuracy": "object", "color_accuracy": "colour", "texture_accuracy": "texture",
-    "count_accuracy": "count", "relation_accuracy": "relation", "prompt_accuracy": "all",
-}  # fmt: skip
+    "object_accuracy": "object",
+    "color_accuracy": "colour",
+    "texture_accuracy": "texture",
+    "count_accuracy": "count",
+    "relation_accuracy": "relation",
+    "prompt_accuracy": "all",
+}
 
 
 class WorldJudge:
@@ -71,39 +80,27 @@ class WorldJudge:
         for example, picture, feature, fit in zip(examples, pictures, whole, fits, strict=True):
             detections = detect(picture)
             regions, cosines = self._regions(example, picture)
-            ratios = (
-                self._ratios(example, detections)
-                | self._surfaces(example, picture, detections)
-                | {
-                    "clip_score": (float(fit), 1.0),
-                    "region_clip_score": (float(cosines.sum()), float(len(cosines))),
-                }
-            )
-            arrays = {f"{RATIO}{name}": np.array(pair) for name, pair in ratios.items()}
-            features = {f"{FEATURES}picture": feature[None].numpy(), f"{FEATURES}regions": regions.numpy()}
             things = self.benchmark.things(example)
+            cosine = {
+                "clip_score": (float(fit), 1.0),
+                "region_clip_score": (float(cosines.sum()), float(len(cosines))),
+            }
+            counted = self._ratios(example, detections) | _surfaces(things, picture, detections) | cosine
+            features = {f"{FEATURES}picture": feature[None].numpy(), f"{FEATURES}regions": regions.numpy()}
             truth = true_boxes([thing.name for thing in things], [thing.box for thing in things])
-            seen.append(arrays | features | _described(detections) | truth)
+            sure = [(d.label, d.colour, d.texture, d.box, d.score) for d in _sure(detections)]
+            seen.append(ratios(counted) | features | detected(sure) | truth)
         return seen
 
-    def _ratios(self, example: Example, detections: list[Detection]) -> dict[str, tuple[float, float]]:
+    def _ratios(self, example: Example, detections: list[Detection]) -> Ratios:
         things = self.benchmark.things(example)
         kept = tally(detections, self.benchmark.said(example))
-        matched = match(detections, things)
+        truths = [Truth(thing.name, thing.box) for thing in things]
+        overlap = sum(pair.iou for pair in detection.match(_sure(detections), truths))
+        right = sum(m.name and m.colour for m in match(detections, things))
         return {name: kept[attribute] for name, attribute in RATIOS.items()} | {
-            "mean_iou": (sum(overlap(detections, things)), float(len(things))),
-            "box_accuracy": (float(sum(m.name and m.colour for m in matched)), float(len(things))),
-        }
-
-    def _surfaces(
-        self, example: Example, picture: np.ndarray, detections: list[Detection]
-    ) -> dict[str, tuple[float, float]]:
-        things = self.benchmark.things(example)
-        pairs = zip(match(detections, things, sure=0), things, strict=True)
-        found = [(one.detection, thing.colour) for one, thing in pairs if one.detection is not None]
-        return {
-            "shape_score": (sum(d.score for d, _ in found), float(len(found))),
-            "color_error": (sum(colour_error(picture, d, colour) for d, colour in found), float(len(found))),
+            "mean_iou": (overlap, float(len(things))),
+            "box_accuracy": (float(right), float(len(things))),
         }
 
     def _regions(self, example: Example, picture: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -127,7 +124,14 @@ def _pixels(example: Example, image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _described(detections: Sequence[Detection]) -> Seen:
-    """The sure detections."""
-    sure = [d for d in detections if d.score >= SURE]
-    return detected([(d.name, d.colour, d.texture, d.box, d.score) for d in sure])
+def _surfaces(things: Sequence[Thing], picture: np.ndarray, detections: list[Detection]) -> Ratios:
+    pairs = zip(match(detections, things, sure=0), things, strict=True)
+    found = [(one.detection, thing.colour) for one, thing in pairs if one.detection is not None]
+    return {
+        "shape_score": (sum(d.score for d, _ in found), float(len(found))),
+        "color_error": (sum(colour_error(picture, d, colour) for d, colour in found), float(len(found))),
+    }
+
+
+def _sure(detections: Sequence[Detection]) -> list[Detection]:
+    return [d for d in detections if d.score >= SURE]

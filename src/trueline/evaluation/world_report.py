@@ -1,38 +1,40 @@
 """``trueline world report``: is the world good enough to experiment on? Every figure with its interval.
 
-Held-out scenes (split "held-out", never trained on), judged by the oracle. The figures go into a JSON file beside
-the command, the commit and the seeds that made them; ``trueline results`` makes ``docs/results.md`` of it.
+Held-out scenes (split "held-out", never trained on), judged by the oracle. The figures go into a JSON file with the
+command, the commit and the seeds that made them; ``trueline results`` makes ``docs/results.md`` of it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
+from transformers import CLIPModel, CLIPTokenizer
 
+from trueline.evaluation.metrics.statistics import Terms, ratio
+from trueline.evaluation.world_judge import WEIGHTS
 from trueline.layout import Layout, Region
 from trueline.models.devices import fast_bfloat16
 from trueline.perception import Detection
 from trueline.pictures import contact_sheet
 from trueline.sampling.pipeline import Pipeline
 from trueline.world.captions import Caption, CaptionGroup, caption
+from trueline.world.clip import crop_box, retrieval
 from trueline.world.judge import accuracy, check, match
 from trueline.world.oracle import detect
 from trueline.world.scenes import Scene, Thing, make_scene, render
+from trueline.world.vae import psnr
 
-SPLIT = "held-out"
-PARTS = ("vae", "clip", "oracle", "single", "pairs", "boxes", "captions")
+SPLIT, TUNE = SPLITS = ("held-out", "tune")
+PARTS = ("oracle", "clip", "single", "pairs", "boxes", "captions", "vae")
 GOALS = {
     "vae_psnr": (">=", 33.0),
     "clip_caption_among_256": (">=", 0.8),
@@ -67,14 +69,14 @@ class Figure:
 
 
 def figure(name: str, groups: Sequence[Sequence[float]]) -> Figure:
-    """The mean over all values of all groups (one group a scene) and its interval."""
-    sums = np.array([(sum(g), len(g)) for g in groups if len(g)], dtype=float)
-    draws = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
-    total = sums[draws].sum(1)
-    low, high = np.quantile(total[:, 0] / total[:, 1], [0.025, 0.975])
-    return Figure(
-        name, float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high), int(sums[:, 1].sum())
-    )
+    """The mean over all values of all groups (one group for each scene) and its interval."""
+    values = [(value, f"{place:06d}") for place, group in enumerate(groups) for value in group]
+    terms = Terms.of([v for v, _ in values], [1.0] * len(values), [scene for _, scene in values])
+    found = ratio(terms)
+    if found.value is None:
+        raise ValueError(f"{name}: there is nothing to take a mean of; measure more scenes")
+    low, high = (found.value if edge is None else edge for edge in (found.low, found.high))
+    return Figure(name, found.value, low, high, found.n)
 
 
 def layout_of(scene: Scene, prompt: str, boxes: bool) -> Layout:
@@ -88,6 +90,14 @@ def full_prompt(things: Iterable[Thing]) -> str:
     return " and ".join(t.phrase for t in things)
 
 
+def full_caption(scene: Scene) -> Caption:
+    """A caption object that says everything about every thing, whatever the words."""
+    groups = tuple(
+        CaptionGroup(t.name, t.colour, t.texture, (i,), (0, 0)) for i, t in enumerate(scene.things)
+    )
+    return Caption(full_prompt(scene.things), groups)
+
+
 def two_thing_scenes(count: int, split: str = SPLIT) -> list[Scene]:
     """Held-out scenes of two things with different names."""
     scenes = (make_scene(split, i, 2) for i in range(10 * count))
@@ -96,7 +106,7 @@ def two_thing_scenes(count: int, split: str = SPLIT) -> list[Scene]:
 
 @dataclass
 class Examiner:
-    """Draws pictures and lets the oracle look at them."""
+    """Draws pictures and lets the oracle say what is in them."""
 
     pipeline: Pipeline
     steps: int
@@ -106,24 +116,29 @@ class Examiner:
     batch: int = 32
 
     def draw(self, layouts: list[Layout], title: str) -> list[Image.Image]:
-        """One picture a layout, seeded by its place in the list."""
+        """One picture for each layout, seeded by its place in the list."""
         pictures: list[Image.Image | None] = [None] * len(layouts)
         stream = self.pipeline.stream(
-            layouts, seeds=list(range(len(layouts))), steps=self.steps, guidance_scale=self.guidance_scale,
-            guidance_interval=self.guidance_interval, batch_size=self.batch, progress=False,
-        )  # fmt: skip
+            layouts,
+            seeds=list(range(len(layouts))),
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            guidance_interval=self.guidance_interval,
+            batch_size=self.batch,
+            progress=False,
+        )
         for picture in tqdm(stream, total=len(layouts), desc=title, disable=not sys.stderr.isatty()):
             pictures[picture.index] = picture.image
         return [p for p in pictures if p is not None]
 
-    def see(self, layouts: list[Layout], title: str) -> list[list[Detection]]:
+    def detections(self, layouts: list[Layout], title: str) -> list[list[Detection]]:
         return [detect(np.asarray(p)) for p in self.draw(layouts, title)]
 
     def single(self, count: int) -> list[Figure]:
         """One object, text only."""
         scenes = [make_scene(self.split, i, 1) for i in range(count)]
-        seen = self.see([layout_of(s, s.things[0].phrase, False) for s in scenes], "one object")
-        verdicts = [check(d, said_in_full(s)) for d, s in zip(seen, scenes, strict=True)]
+        found = self.detections([layout_of(s, s.things[0].phrase, False) for s in scenes], "one object")
+        verdicts = [check(d, full_caption(s)) for d, s in zip(found, scenes, strict=True)]
         return [
             figure("single_object", [[v.object] for v in verdicts]),
             figure("single_object_and_colour", [[v.colour] for v in verdicts]),
@@ -134,8 +149,8 @@ class Examiner:
     def pairs(self, count: int) -> list[Figure]:
         """Two different objects, text only; both must be right."""
         scenes = two_thing_scenes(count, self.split)
-        seen = self.see([layout_of(s, full_prompt(s.things), False) for s in scenes], "two objects")
-        verdicts = [check(d, said_in_full(s)) for d, s in zip(seen, scenes, strict=True)]
+        found = self.detections([layout_of(s, full_prompt(s.things), False) for s in scenes], "two objects")
+        verdicts = [check(d, full_caption(s)) for d, s in zip(found, scenes, strict=True)]
         return [
             figure("two_objects", [[v.object == 1] for v in verdicts]),
             figure("two_objects_and_colours", [[v.colour == 1] for v in verdicts]),
@@ -144,11 +159,10 @@ class Examiner:
 
     def boxes(self, count: int, given: bool) -> list[Figure]:
         """Held-out scenes of one to four things, with their captions; each box is judged at IoU >= 0.5."""
-        scenes = [make_scene(self.split, i) for i in range(count)]
-        layouts = [layout_of(s, caption(s).text, given) for s in scenes]
-        seen = self.see(layouts, "grounded" if given else "captions")
-        matches = [match(d, s.things) for d, s in zip(seen, scenes, strict=True)]
         name = "grounded" if given else "ungrounded"
+        scenes = [make_scene(self.split, i) for i in range(count)]
+        found = self.detections([layout_of(s, caption(s).text, given) for s in scenes], name)
+        matches = [match(d, s.things) for d, s in zip(found, scenes, strict=True)]
         return [
             figure(f"{name}_object_and_colour", [[m.name and m.colour for m in ms] for ms in matches]),
             figure(f"{name}_object", [[m.name for m in ms] for ms in matches]),
@@ -157,39 +171,30 @@ class Examiner:
             figure(f"{name}_iou", [[m.iou for m in ms] for ms in matches]),
         ]
 
+    def draw_sheets(self, count: int, path: Path) -> None:
+        """Contact sheets of ``count`` random prompts: from words only (``path`` + "_plain"), and with boxes."""
+        scenes = [make_scene("sheet", i) for i in range(count)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for name, given in (("plain", False), ("grounded", True)):
+            layouts = [layout_of(s, caption(s).text, given) for s in scenes]
+            drawn = contact_sheet(self.draw(layouts, f"sheet, {name}"), layouts, columns=8)
+            drawn.convert("RGB").save(path.with_name(f"{path.stem}_{name}.png"), optimize=True)
 
-def said_in_full(scene: Scene) -> Caption:
-    """A caption object that says everything about every thing, whatever the words."""
-    groups = tuple(
-        CaptionGroup(t.name, t.colour, t.texture, (i,), (0, 0)) for i, t in enumerate(scene.things)
-    )
-    return Caption(full_prompt(scene.things), groups)
 
-
-def judge_vae(pipeline: Pipeline, count: int) -> list[Figure]:
-    from trueline.world.vae import psnr
-
+def measure_vae(pipeline: Pipeline, count: int) -> list[Figure]:
     scenes = [make_scene(SPLIT, i) for i in range(count)]
-    return [
-        figure(
-            "vae_psnr", [[v] for v in psnr(pipeline.backbone.vae.float(), scenes, pipeline.backbone.device)]
-        )
-    ]
+    values = psnr(pipeline.backbone.vae.float(), scenes, pipeline.backbone.device)
+    return [figure("vae_psnr", [[v] for v in values])]
 
 
-def judge_clip(count: int) -> list[Figure]:
+def measure_clip(count: int) -> list[Figure]:
     """Retrieval of the caption of a picture, and of the phrase of a region, among ``count``."""
-    from transformers import CLIPModel, CLIPTokenizer
-
-    from trueline.world.clip import crop_box, retrieval
-
-    folder = Path(str(files("trueline"))) / "world" / "weights" / "clip"
-    clip, tokenizer = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
+    clip, tokenizer = CLIPModel.from_pretrained(WEIGHTS).eval(), CLIPTokenizer.from_pretrained(WEIGHTS)
     scenes = [make_scene(SPLIT, i) for i in range(count)]
-    pictures, said = np.stack([render(s) for s in scenes]), [caption(s).text for s in scenes]
+    pictures, captions = np.stack([render(s) for s in scenes]), [caption(s).text for s in scenes]
     crops = np.stack([crop_box(p, s.things[0].box) for p, s in zip(pictures, scenes, strict=True)])
     phrases = [s.things[0].phrase for s in scenes]
-    whole = retrieval(clip, tokenizer, pictures, said, said)
+    whole = retrieval(clip, tokenizer, pictures, captions, captions)
     region = retrieval(clip, tokenizer, crops, phrases, phrases)
     return [
         figure(f"clip_caption_among_{count}", [[float(v)] for v in whole]),
@@ -197,7 +202,7 @@ def judge_clip(count: int) -> list[Figure]:
     ]
 
 
-def judge_oracle(count: int) -> list[Figure]:
+def measure_oracle(count: int) -> list[Figure]:
     """The judge's own accuracy on renders."""
     rows = [accuracy([make_scene("oracle", i)]) for i in range(count)]
     found = [r for r in rows if r["miss"] < 1]
@@ -205,92 +210,47 @@ def judge_oracle(count: int) -> list[Figure]:
     return [*named, *(figure(f"oracle_{k}", [[r[k]] for r in rows]) for k in ("miss", "false"))]
 
 
-def sheet(examiner: Examiner, count: int, path: Path) -> None:
-    """Random held-out prompts: the true scene, text only, and with boxes, three pictures side by side."""
-    scenes = [make_scene("sheet", i) for i in range(count)]
-    prompts = [caption(s).text for s in scenes]
-    plain = examiner.draw(
-        [layout_of(s, p, False) for s, p in zip(scenes, prompts, strict=True)], "sheet, text"
-    )
-    layouts = [layout_of(s, p, True) for s, p in zip(scenes, prompts, strict=True)]
-    boxed = examiner.draw(layouts, "sheet, boxes")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for pictures, given, name in (
-        (plain, [Layout(p) for p in prompts], "plain"),
-        (boxed, layouts, "grounded"),
-    ):
-        drawn = contact_sheet(pictures, given, columns=8)
-        drawn.convert("RGB").save(path.with_name(f"{path.stem}_{name}.png"), optimize=True)
+def default_dtype() -> str:
+    """bfloat16 where the processor computes in it."""
+    return "bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32"
 
 
-def commit() -> str:
-    try:
-        return subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip()
-    except OSError:
-        return ""
+def report(
+    model: str,
+    examiner: Examiner,
+    count: int,
+    only: Collection[str] = PARTS,
+    show: Callable[[Figure], None] = lambda _: None,
+) -> dict[str, Any]:
+    """All figures over ``count`` scenes, with the settings of the ``examiner``, whose pipeline is that of ``model``.
 
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("trueline world report", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", default="world")
-    parser.add_argument(
-        "--split", choices=(SPLIT, "tune"), default=SPLIT, help="scenes; tune on the one, report the other"
-    )
-    parser.add_argument("--n", type=int, default=512, help="pictures a figure (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance-scale", type=float, default=4.0)
-    parser.add_argument(
-        "--guidance-interval", type=float, nargs=2, metavar=("START", "STOP"), help="default: the model's own"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 where the processor has it"
-    )
-    parser.add_argument("--out", type=Path, default=Path("results/world.json"))
-    parser.add_argument("--sheet", type=Path, help="also draw contact sheets of 64 prompts beside this path")
-    parser.add_argument(
-        "--only", nargs="*", choices=("vae", "clip", "oracle", "single", "pairs", "boxes", "captions")
-    )
-    arguments = sys.argv[1:] if argv is None else argv
-    options = parser.parse_args(arguments)
+    Args:
+        only: the parts to measure, of ``PARTS``.
+        show: is called with each figure as soon as it is there.
+    """
     began = time.monotonic()
-    dtype = options.dtype or ("bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32")
-    pipeline = Pipeline.from_pretrained(options.model, dtype=getattr(torch, dtype))
-    examiner = Examiner(
-        pipeline, options.steps, options.guidance_scale, options.guidance_interval, options.split
-    )
-    parts = {
-        "oracle": lambda: judge_oracle(options.n),
-        "clip": lambda: judge_clip(min(256, options.n)),
-        "single": lambda: examiner.single(options.n),
-        "pairs": lambda: examiner.pairs(options.n),
-        "boxes": lambda: examiner.boxes(options.n, True),
-        "captions": lambda: examiner.boxes(options.n, False),
-        "vae": lambda: judge_vae(Pipeline.from_pretrained(options.model), options.n),
+    parts: dict[str, Callable[[], list[Figure]]] = {
+        "oracle": lambda: measure_oracle(count),
+        "clip": lambda: measure_clip(min(256, count)),
+        "single": lambda: examiner.single(count),
+        "pairs": lambda: examiner.pairs(count),
+        "boxes": lambda: examiner.boxes(count, True),
+        "captions": lambda: examiner.boxes(count, False),
+        "vae": lambda: measure_vae(Pipeline.from_pretrained(model), count),
     }
     figures = []
-    for name, part in parts.items():
-        if not options.only or name in options.only:
-            figures += part()
-            print(
-                "\n".join(f"{f.name}: {f.mean:.3f} [{f.low:.3f}, {f.high:.3f}] n={f.n}" for f in figures),
-                flush=True,
-            )
-    interval = options.guidance_interval or pipeline.backbone.guidance_interval
-    result = {
-        "command": " ".join(["trueline world report", *arguments]), "commit": commit(), "model": options.model,
-        "split": options.split, "steps": options.steps, "guidance_scale": options.guidance_scale,
-        "guidance_interval": list(interval), "dtype": dtype,
+    for name in [part for part in PARTS if part in only]:
+        for made in parts[name]():
+            show(made)
+            figures.append(made)
+    backbone = examiner.pipeline.backbone
+    return {
+        "model": model,
+        "split": examiner.split,
+        "steps": examiner.steps,
+        "guidance_scale": examiner.guidance_scale,
+        "guidance_interval": list(examiner.guidance_interval or backbone.guidance_interval),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
         "seconds": round(time.monotonic() - began, 1),
         "figures": [asdict(f) | {"verdict": f.verdict} for f in figures],
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    if options.sheet:
-        sheet(examiner, 64, options.sheet)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    }

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trueline.english.plurals import article, plural
 from trueline.world.scenes import SIZE, Scene, Thing
-from trueline.world.vocabulary import NEARNESS, NUMBERS, PLACES, RELATIONS, article, plural
+from trueline.world.vocabulary import NEARNESS, NUMBERS, PLACES, RELATIONS
 
 Rng = np.random.Generator
 

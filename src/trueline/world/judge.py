@@ -37,7 +37,8 @@ def match(
 ) -> list[ThingMatch]:
     """One ``ThingMatch`` for every thing, by the assignment of sure detections with the greatest total IoU.
 
-    Overlaps under ``least`` do not take part, so that a far detection cannot spoil a good assignment.
+    Whatever its name, so that a thing of another name in a box is seen (``evaluation.metrics.detection.match`` asks
+    for the same label). Overlaps under ``least`` do not take part: a far detection cannot spoil a good assignment.
     """
     seen = [d for d in detections if d.score >= sure]
     overlaps = np.array([[iou(d.box, t.box) for d in seen] for t in things]).reshape(len(things), len(seen))
@@ -143,17 +144,6 @@ def tally(detections: Sequence[Detection], caption: Caption, sure: float = SURE)
         "all": (float(verdict.all_right), 1),
     }
     return {name: (share * number, float(number)) for name, (share, number) in asked.items()}
-
-
-def overlap(detections: Sequence[Detection], things: Sequence[Thing], sure: float = SURE) -> list[float]:
-    """IoU of each thing with the detection *of its name* that the best assignment gives it; 0 without one."""
-    seen = [d for d in detections if d.score >= sure]
-    overlaps = np.array([[iou(d.box, t.box) * (d.label == t.name) for d in seen] for t in things])
-    overlaps = overlaps.reshape(len(things), len(seen))
-    rows, columns = linear_sum_assignment(-overlaps)
-    best = np.zeros(len(things))
-    best[rows] = overlaps[rows, columns]
-    return best.tolist()
 
 
 def ghosts(picture: np.ndarray, detections: Sequence[Detection], sure: float = SURE) -> float:

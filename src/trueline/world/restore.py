@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import (
@@ -18,12 +17,10 @@ from transformers import (
 from trueline.models.grounding_layers import is_grounding
 from trueline.world.denoiser import make_unet
 from trueline.world.seer import load_seer
-
-if TYPE_CHECKING:
-    from trueline.world.build import Build
+from trueline.world.workspace import Workspace
 
 
-def restore(build: Build, weights: Path) -> list[str]:
+def restore(work: Workspace, weights: Path) -> list[str]:
     """Fill the folders of the stages that ``weights`` (as :mod:`.pack` writes them) hold; returns their names.
 
     A stage that has begun is left alone, and so are captioner, matcher and seer where ``weights`` lacks them. The
@@ -44,15 +41,15 @@ def restore(build: Build, weights: Path) -> list[str]:
         "grounding": gated,
         "clip": CLIPModel.from_pretrained(weights / "clip").float(),
     }
-    if (weights / "captioner").exists():
-        nets["captioner"] = BlipForConditionalGeneration.from_pretrained(weights / "captioner").float()
-    if (weights / "matcher").exists():
-        nets["matcher"] = BlipForImageTextRetrieval.from_pretrained(weights / "matcher").float()
+    blips = {"captioner": BlipForConditionalGeneration, "matcher": BlipForImageTextRetrieval}
+    for name, kind in blips.items():
+        if (weights / name).exists():
+            nets[name] = kind.from_pretrained(weights / name).float()
     if (weights / "seer").exists():
         nets["seer"] = load_seer(weights / "seer")
     restored = []
     for stage, net in nets.items():
-        folder = build.stage(stage)
+        folder = work.stage(stage)
         if any(folder.iterdir()):
             continue
         net.save_pretrained(folder if stage == "tokenizer" else folder / "final")

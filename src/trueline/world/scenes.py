@@ -17,11 +17,12 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from trueline.world.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES, article
+from trueline.english.plurals import article
+from trueline.world.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES
 
 SIZE = 128  #: side of a picture, pixels
 CELL = 160  #: side of one silhouette's cell in silhouettes.png, pixels
-COLUMNS = 6  #: silhouettes a row in silhouettes.png
+COLUMNS = 6  #: silhouettes in a row of silhouettes.png
 STRIPE = 4  #: width of a stripe and side of a check, pixels: half a cell of the latent
 
 Rng = np.random.Generator
@@ -95,11 +96,11 @@ class Scene:
 @lru_cache(maxsize=1)
 def _silhouettes() -> dict[str, Image.Image]:
     """Name -> tight 8-bit coverage mask, large; read once."""
-    sheet = Image.open(BytesIO(files(__package__).joinpath("silhouettes.png").read_bytes())).convert("L")
+    glyphs = Image.open(BytesIO(files(__package__).joinpath("silhouettes.png").read_bytes())).convert("L")
     cells = {}
     for i, name in enumerate(OBJECTS):
         x, y = i % COLUMNS * CELL, i // COLUMNS * CELL
-        cell = sheet.crop((x, y, x + CELL, y + CELL))
+        cell = glyphs.crop((x, y, x + CELL, y + CELL))
         cells[name] = cell.crop(cell.point(lambda v: 255 * (v > 16)).getbbox())
     return cells
 
@@ -160,9 +161,8 @@ def masks(scene: Scene) -> np.ndarray:
     """Which pixels each thing covers: bool, shape (things, SIZE, SIZE)."""
     result = np.zeros((len(scene.things), SIZE, SIZE), bool)
     for mask, thing in zip(result, scene.things, strict=True):
-        mask[thing.y : thing.y + thing.h, thing.x : thing.x + thing.w] = (
-            coverage(thing.name, thing.w, thing.h) > 0.5
-        )
+        inside = np.s_[thing.y : thing.y + thing.h, thing.x : thing.x + thing.w]
+        mask[inside] = coverage(thing.name, thing.w, thing.h) > 0.5
     return result
 
 
@@ -179,12 +179,8 @@ def _kinds(rng: Rng, count: int) -> list[tuple[str, str, str]]:
     return [draw() for _ in range(count)]
 
 
-_LONGEST = {
-    1: (56, 88),
-    2: (50, 66),
-    3: (46, 58),
-    4: (44, 54),
-}  #: range of the longer side by number of things
+#: Range of the longer side by number of things.
+_LONGEST = {1: (56, 88), 2: (50, 66), 3: (46, 58), 4: (44, 54)}
 _GAP = 3  #: least free pixels between two boxes
 _MARGIN = 2  #: least free pixels to the edge of the picture
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trueline.english.plurals import plural
+
 #: Object name -> name of the Font Awesome Free glyph (solid style) that draws it.
 GLYPHS: dict[str, str] = {
     "airplane": "plane",
@@ -78,21 +80,6 @@ PLACES: dict[str, str] = {
     "below": "at the bottom",
     "middle": "in the middle",
 }
-
-_IRREGULAR = {"fish": "fish"}
-
-
-def plural(noun: str) -> str:
-    """The plural of one of the world's nouns."""
-    if noun in _IRREGULAR:
-        return _IRREGULAR[noun]
-    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
-
-
-def article(words: str) -> str:
-    """``words`` with its indefinite article in front."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
 
 #: Singular and plural of every object -> its name.
 NOUNS: dict[str, str] = {noun: name for name in OBJECTS for noun in (name, plural(name))}

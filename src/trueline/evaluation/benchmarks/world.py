@@ -18,7 +18,7 @@ from trueline.evaluation.benchmarks.worded import Meaning, Words, drawable
 from trueline.layout import Layout, Region
 from trueline.world.captions import Caption, CaptionGroup, caption
 from trueline.world.scenes import SIZE, Scene, Thing, make_scene, render
-from trueline.world.vocabulary import COLOURS, NEARNESS, NUMBERS, OBJECTS, RELATIONS, TEXTURES, plural
+from trueline.world.vocabulary import COLOURS, NEARNESS, NOUNS, NUMBERS, RELATIONS, TEXTURES
 
 SPLITS = ("held-out", "tune")
 LABELS = ("phrase", "name")
@@ -60,7 +60,7 @@ OFFICIAL: dict[str, tuple[str, dict[str, str], Callable[[Example], bool]]] = {
 }
 #: The world's words as official prompts use them. "On top of" is above, as T2I-CompBench and NSR-1K mean it.
 WORDS = Words(
-    names={form: name for name in OBJECTS for form in (plural(name), name)},
+    names=NOUNS,
     colours=tuple(COLOURS),
     textures=TEXTURES,
     numbers={word: number for number, word in enumerate(NUMBERS) if number},
