@@ -2,7 +2,7 @@
 
 import pytest
 
-from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.drawing_list import Shard, batches, choose, wanted
 from trueline.layout import Layout
 

@@ -10,13 +10,12 @@ import pytest
 from PIL import Image
 
 from trueline.cli import main
-from trueline.commands import evaluate as evaluate_command
-from trueline.evaluation.benchmarks import BENCHMARKS, Example
+from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class
+from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.benchmarks.t2i_compbench.folder import export_compbench
-from trueline.evaluation.bindings import BINDINGS
 from trueline.evaluation.drawing_list import Wanted
 from trueline.evaluation.judgements import ratios
-from trueline.evaluation.judges import NEEDS, Boxes, Combined, Fit, make_judges, role, unmeasured
+from trueline.evaluation.judges import Boxes, Combined, TextMatch, make_judges, role, unmeasured
 from trueline.layout import Layout
 from trueline.perception import KINDS, Detection
 from trueline.world.perception import Oracle, world_clip
@@ -230,11 +229,11 @@ def test_without_judges_another_model_is_refused_unless_told(world, tmp_path, ca
 
 
 def test_what_is_not_measured_is_said():
-    assert unmeasured("geneval", ["clip=x"]) == [
-        "not measured: accuracy (for it, give --judges owlv2=google/owlv2-base-patch16-ensemble)"
+    assert unmeasured(benchmark_class("geneval"), ["clip=x"]) == [
+        "not measured: accuracy (for it, give judges owlv2=google/owlv2-base-patch16-ensemble)"
     ]
-    assert unmeasured("geneval", ["oracle", "world-clip"]) == []
-    assert unmeasured("world", []) == []
+    assert unmeasured(benchmark_class("geneval"), ["oracle", "world-clip"]) == []
+    assert unmeasured(benchmark_class("world"), []) == []
 
 
 def test_every_kind_of_model_has_a_role():
@@ -263,7 +262,7 @@ def picture_of(count: int, want) -> tuple:
 
 
 def look(benchmark: str, example: Example, image: Image.Image, mode="official") -> dict[str, float]:
-    seen = Boxes(Oracle(), benchmark, mode, world_clip()).look([example], [image])[0]
+    seen = Boxes(Oracle(), benchmark_class(benchmark), mode, world_clip()).look([example], [image])[0]
     return {key.removeprefix("ratio/"): float(a / b) for key, (a, b) in _pairs(seen)}
 
 
@@ -343,22 +342,23 @@ def test_colours_are_read_where_the_detector_gives_none():
     truth = {"tag": "colors", "include": [{"class": thing.name, "count": 1, "color": "red"}]}
     example = Example("a", Layout("x"), "colors", truth)
     with pytest.raises(ValueError, match="colours are read by CLIP"):
-        Boxes(Blind(), "geneval", "official", None).look([example], [image])
-    seen = Boxes(Blind(), "geneval", "official", world_clip()).look([example], [image])[0]
+        Boxes(Blind(), benchmark_class("geneval"), "official", None).look([example], [image])
+    seen = Boxes(Blind(), benchmark_class("geneval"), "official", world_clip()).look([example], [image])[0]
     assert seen["ratio/accuracy[blind,official]"].tolist() == [1, 1]
 
 
 def test_the_tables_of_benchmarks_agree():
-    assert set(BINDINGS) <= set(BENCHMARKS)
-    assert set(NEEDS) == set(BENCHMARKS) - {"world"}
-    assert {*BENCHMARKS, *evaluate_command.PLANS} == set(evaluate_command.BENCHMARKS)
+    classes = {name: benchmark_class(name) for name in BENCHMARKS}
+    assert {name: kind.name for name, kind in classes.items()} == {name: name for name in BENCHMARKS}
+    assert [name for name, kind in classes.items() if not kind.needs] == ["world"]
+    assert set(LAYOUT_BENCHMARKS.values()) <= set(BENCHMARKS)
 
 
 def test_clip_score_is_the_cosine_of_picture_and_prompt():
     scene, image = picture_of(1, lambda s: True)
     model = world_clip()
     example = Example("a", Layout(f"a photo of {scene.things[0].phrase}"))
-    seen = Fit(model, "drawbench", False).look([example], [image])[0]
+    seen = TextMatch(model, benchmark_class("drawbench"), False).look([example], [image])[0]
     one, two = model.images([image])[0].numpy(), model.texts([example.prompt])[0].numpy()
     expected = float(one @ two / (np.linalg.norm(one) * np.linalg.norm(two)))
     assert seen["ratio/clip_score[world]"][0] == pytest.approx(expected, abs=1e-6)
@@ -375,16 +375,20 @@ def test_three_in_one_by_hand():
         "clip": [ratios({"clip_score_nouns[clip,rules]": (0.3, 1)})] * 4,
     }
     pictures = [wanted(kind) for kind in ("spatial", "action", "spatialaction", "spatial")]
-    found = Combined("t2i-compbench").combine(pictures, parts)
+    found = Combined(benchmark_class("t2i-compbench")).combine(pictures, parts)
     scores = [float(each["ratio/three_in_one"][0]) if each else math.nan for each in found]
     assert scores[:3] == pytest.approx([0.75, 0.45, 0.6])
     assert math.isnan(scores[3])  # its relation was not measured
-    assert Combined("cc-500").combine(pictures, parts) == [{}] * 4
+    assert Combined(benchmark_class("cc-500")).combine(pictures, parts) == [{}] * 4
 
 
 def test_features_only_where_there_are_real_pictures():
-    assert make_judges(["world-clip"], "coco", "official", "cpu", "float32", real=True)[0].distances
-    assert not make_judges(["world-clip"], "drawbench", "official", "cpu", "float32", real=False)[0].distances
+    assert make_judges(["world-clip"], benchmark_class("coco"), "official", "cpu", "float32", real=True)[
+        0
+    ].distances
+    assert not make_judges(
+        ["world-clip"], benchmark_class("drawbench"), "official", "cpu", "float32", real=False
+    )[0].distances
 
 
 # Votes and pages on the command line

@@ -11,9 +11,9 @@ from shared_data import SHARED
 from trueline import Layout, Region, read_layouts
 from trueline.cli import main
 from trueline.commands._plans import Column
-from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.benchmarks.nsr_1k import COUNTING, SPATIAL
-from trueline.evaluation.layout_scores import Answer, observe
+from trueline.evaluation.layout_scores import rule_of
 from trueline.evaluation.planned_benchmark import PlannedBenchmark
 from trueline.planner import Planned
 
@@ -250,9 +250,14 @@ def test_compbench_counts_boxes_as_detections(listed, data, tmp_path):
 def test_a_name_must_be_the_object():
     truth = {"first": "cat", "relation": "on the left of", "second": "dog"}
     example = Example("spatial-000000", Layout("a cat on the left of a dog"), "spatial", truth)
-    assert observe(Answer(example, (("Cat", LEFT), ("dog", RIGHT))), "official")["spatial_accuracy"] == (1, 1)
-    assert observe(Answer(example, (("kitten", LEFT), ("dog", RIGHT))), "official")["spatial"] == (0, 1)
-    assert observe(Answer(example, ((None, LEFT), ("dog", RIGHT))), "official")["spatial_accuracy"] == (0, 1)
+
+    def score(name):
+        things = ((name, LEFT), ("dog", RIGHT))
+        return rule_of("t2i-compbench-layout").score_layout(example, things, "official")
+
+    assert score("Cat")["spatial_accuracy"] == (1, 1)
+    assert score("kitten")["spatial"] == (0, 1)
+    assert score(None)["spatial_accuracy"] == (0, 1)
 
 
 def test_names_of_columns():
@@ -323,7 +328,14 @@ def test_pictures_of_planned_boxes(listed, data, gated_folder, tmp_path, capsys)
 
 def test_the_digest_is_of_what_is_drawn():
     example = Example("x", Layout("a cat"))
-    benchmark = type("Bare", (), {"name": "b", "source": "s", "examples": [example], "extra": 1})()
+
+    class Pictured(Benchmark):
+        name, source, examples = "b", "s", (example,)
+
+        def reference(self, example):
+            return Image.new("RGB", (1, 1)) if example.id == "x" else None
+
+    benchmark = Pictured()
 
     def digest(box, **meta) -> str:
         return PlannedBenchmark(
@@ -331,8 +343,9 @@ def test_the_digest_is_of_what_is_drawn():
         ).digest
 
     assert digest(LEFT) == digest(LEFT, note="another") != digest(RIGHT)
-    assert PlannedBenchmark(benchmark, {}, "p").extra == 1
-    assert not hasattr(PlannedBenchmark(benchmark, {}, "p"), "has_reference")
+    planned = PlannedBenchmark(benchmark, {}, "p")
+    assert planned.has_reference(example) and planned.reference(example).size == (1, 1)
+    assert not planned.has_reference(Example("y", Layout("a dog")))
 
 
 @pytest.mark.skipif(not all(map(Path.is_file, GPT4)), reason="LayoutGPT's layouts are not there (MIT)")

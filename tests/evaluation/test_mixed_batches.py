@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.run import Recipe, Run, Settings
 from trueline.layout import Layout, Region
 from trueline.methods.boxdiff import BoxDiff

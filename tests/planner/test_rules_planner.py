@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from shared_data import SHARED
 
 from trueline.english import words
+from trueline.evaluation.benchmarks.nsr_1k import counting_layout, spatial_layout
 from trueline.evaluation.benchmarks.t2i_compbench import T2ICompBench
 from trueline.evaluation.benchmarks.t2i_compbench.rules import numeracy_score, spatial_score
 from trueline.evaluation.metrics.observations import aggregate
-from trueline.evaluation.rules.nsr_1k import counting_layout, spatial_layout
 from trueline.layout import MAX_PROMPT, MAX_REGIONS
 from trueline.models.text import locate
 from trueline.perception import Detection

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 from trueline.commands._methods import Given
 from trueline.commands._planners import make_chosen, refuse_idle
 from trueline.commands._rows import commit, compared_with, write_rows
-from trueline.evaluation.benchmarks import Benchmark, Example
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.drawing_list import choose
-from trueline.evaluation.layout_scores import NSR, Answer, examples_of, published, rows, unscored
+from trueline.evaluation.layout_scores import Answer, examples_of, published, rows, unscored
 from trueline.evaluation.planned_benchmark import PlannedBenchmark, jsonl
 from trueline.files import Folder
 from trueline.layout import Layout
@@ -57,7 +57,11 @@ class Column:
     def made(self, benchmark: str, given: Given) -> Column:
         """With its planner. One without a name of its own has the planner's, which may say more ("rules[spacy]")."""
         published = self.spec.startswith(PUBLISHED)
-        if published and benchmark == NSR and not any(file.suffix == ".jsonl" for file in _files(self.spec)):
+        if (
+            published
+            and benchmark == "nsr-1k-layout"
+            and not any(file.suffix == ".jsonl" for file in _files(self.spec))
+        ):
             return self
         kind = self.spec.partition(":")[0]
         (planner,) = make_chosen([self.spec], {name: given[name] for name in given if name == kind})
@@ -130,7 +134,7 @@ def score(
             said = list(asked.remarks(time.monotonic() - start))
             said.append(f"all of them are in {_keep(folder, column, asked.layouts)}")
             answers[column.name], seeded[column.name] = asked.answers, seeds
-        for sentence in [*said, *unscored(answers[column.name], options.mode)]:
+        for sentence in [*said, *unscored(options.benchmark, answers[column.name], options.mode)]:
             print(f"trueline: {column.name}: {sentence}", file=sys.stderr)
     table = rows(options.benchmark, answers, seeded, options.mode, command, commit(), against)
     print(write_rows(folder, table))

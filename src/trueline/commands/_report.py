@@ -27,7 +27,7 @@ def report(
 
     ``looks``: method -> judge -> what it saw, one for each picture. ``against``: the row to compare with.
     """
-    from trueline.evaluation.bindings import BINDINGS
+    from trueline.evaluation.benchmarks import benchmark_class
     from trueline.evaluation.figures import Context, rows
     from trueline.evaluation.judges import Combined
     from trueline.evaluation.report import write_report
@@ -35,14 +35,20 @@ def report(
 
     settings = run.settings
     pictures = [picture for batch in run.batches for picture in batch]
-    last = Combined(settings.benchmark)
+    rule = benchmark_class(settings.benchmark)
+    last = Combined(rule)
     judges = [*judges, last]
     for seen in looks.values():
         seen[last.name] = last.combine(pictures, seen)
-    binding = BINDINGS.get(settings.benchmark)
-    grouped = binding.group if binding else None
-    group = (lambda example: grouped(example, mode)) if grouped else None
-    context = Context(settings.benchmark, settings.model, settings.seeds, command, commit(), group, against)
+    context = Context(
+        settings.benchmark,
+        settings.model,
+        settings.seeds,
+        command,
+        commit(),
+        lambda example: rule.group(example, mode),
+        against,
+    )
     table = rows(pictures, judges, looks, context)
     write_rows(run.folder, table)
     shots = _shots(run, pictures, judges, looks)

@@ -13,20 +13,15 @@ from trueline.commands._planners import NONE, refuse_idle, split_all
 from trueline.commands._recipes import BASIC, check_boxes, default_recipes, read_loras, read_recipes
 from trueline.commands._report import report
 from trueline.commands._rows import compared_with
+from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class
 from trueline.methods import METHODS
 
 if TYPE_CHECKING:
-    from trueline.evaluation.benchmarks import Benchmark
+    from trueline.evaluation.benchmarks.benchmark import Benchmark
     from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.judgements import Seen
     from trueline.evaluation.run import Judge, Recipe, Run
 
-PLANS = ("nsr-1k-layout", "t2i-compbench-layout")  #: boxes are scored, not pictures
-#: Those of ``trueline.evaluation.benchmarks``, repeated so that help imports nothing, and those of plans.
-BENCHMARKS = (
-    "7bench", "abc-6k", "cc-500", "coco", "drawbench", "geneval", "hrs", "imagereward", "multigen", "nsr-1k",
-    "partiprompts", "t2i-compbench", "world", *PLANS,
-)  # fmt: skip
 NO_JUDGES = ["none"]
 EPILOG = """benchmarks:
   world           held-out scenes of the embedded world, judged by its oracle and its CLIP; with --data also those
@@ -66,11 +61,12 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
+    names = [*BENCHMARKS, *LAYOUT_BENCHMARKS]
     top = Parser(
         prog="trueline evaluate", description="Draw what a benchmark asks for, look at it, and write the table.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    top.add_argument("benchmark", metavar="BENCHMARK", choices=BENCHMARKS, help=" | ".join(BENCHMARKS))
+    top.add_argument("benchmark", metavar="BENCHMARK", choices=names, help=" | ".join(names))
     what = top.add_argument_group("what to draw")
     what.add_argument(
         "--methods", nargs="+", metavar="NAME",
@@ -143,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
     command = " ".join(["trueline evaluate", *arguments])
     arguments, given, of_planners = split_all(arguments)
     options = parser().parse_args(arguments)
-    if options.benchmark in PLANS:
+    if options.benchmark in LAYOUT_BENCHMARKS:
         return _plans(options, command, given, of_planners)
     return _pictures(options, command, given, of_planners)
 
@@ -212,7 +208,9 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
             planned.keep(run.folder)
         notes = [f"prompts of {benchmark.source}"]
         if names:
-            notes += unmeasured(options.benchmark, names, {picture.example.category for picture in pictures})
+            notes += unmeasured(
+                benchmark_class(options.benchmark), names, {picture.example.category for picture in pictures}
+            )
         judges, looks = _looks(run, methods, names, options)
     for note in notes:
         print(f"trueline: {note}", file=sys.stderr)
@@ -306,7 +304,8 @@ def _looks(
     from trueline.commands._model import find_device, load, silence_libraries
     from trueline.evaluation.judges import make_judges
     from trueline.evaluation.loras import worn
-    from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge, has_reference
+    from trueline.evaluation.planned_benchmark import PlannedBenchmark
+    from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge
     from trueline.evaluation.world_judge import WorldJudge
 
     own = options.benchmark == "world" and options.judges != NO_JUDGES
@@ -329,11 +328,17 @@ def _looks(
             run.draw(method, pipe, not options.quiet)
         for name in trip:
             run.draw(name, pipe, not options.quiet)
-    real = any(has_reference(run.benchmark, picture.example) for picture in run.pictures)
+    real = any(run.benchmark.has_reference(picture.example) for picture in run.pictures)
     silence_libraries()
-    judges: list[Judge] = [WorldJudge(run.benchmark)] if own else []  # type: ignore[arg-type]
+    whole = run.benchmark.benchmark if isinstance(run.benchmark, PlannedBenchmark) else run.benchmark
+    judges: list[Judge] = [WorldJudge(whole)] if own else []  # type: ignore[arg-type]
     judges += make_judges(
-        names, options.benchmark, options.mode, str(find_device(options.device)), "float32", real
+        names,
+        benchmark_class(options.benchmark),
+        options.mode,
+        str(find_device(options.device)),
+        "float32",
+        real,
     )
     compares = own or any(judge.distances for judge in judges)
     seen_by = [*mine, *run.elsewhere, *([REFERENCE] if real and compares else []), *trip]

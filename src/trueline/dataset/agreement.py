@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from trueline.boxes import Box, centre, iou
 from trueline.dataset import Want, Wish
 from trueline.errors import FieldError
-from trueline.evaluation.rules.geometry import surest_first
+from trueline.evaluation.metrics.detection import surest_first
 from trueline.layout import Region
 from trueline.perception import Detection
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.drawing_list import Wanted
 from trueline.evaluation.judgements import FEATURES, RATIO, Distance, Seen, detections, ratio_names, truths
 from trueline.evaluation.metrics.average_precision import APInput

@@ -7,20 +7,28 @@ nothing about examples that its rule does not ask about.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from PIL.Image import Image
 
 from trueline.english.noun_chunks import b_vqa, best_parser, questions, without_adjectives
-from trueline.evaluation.benchmarks import Example
-from trueline.evaluation.benchmarks.t2i_compbench.rules import three_in_one
-from trueline.evaluation.bindings import BINDINGS, box_labels, box_truths, boxes, needs_colours
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example, Size
 from trueline.evaluation.drawing_list import Wanted
-from trueline.evaluation.judgements import FEATURES, RATIO, Distance, Seen, detected, ratios, true_boxes
+from trueline.evaluation.judgements import (
+    FEATURES,
+    RATIO,
+    Distance,
+    Seen,
+    detected,
+    ratio_names,
+    ratios,
+    true_boxes,
+)
 from trueline.evaluation.metrics.clip_score import clip_scores
-from trueline.evaluation.metrics.observations import Mode
+from trueline.evaluation.metrics.detection import Truth, layout_score, score_boxes
+from trueline.evaluation.metrics.observations import Mode, Observations
 from trueline.evaluation.metrics.regions import Rule, crop
 from trueline.evaluation.run import Judge
 from trueline.perception import Answerer, Detection, Detector, Embedder, FeatureExtractor, Matcher, load
@@ -33,27 +41,6 @@ ROLES = {
     "blip-vqa": "answerer", "inception-tf": "features", "clean": "features",
 }  # fmt: skip
 CROP: Rule = "padded"  #: of region CLIP scores and distances
-#: Benchmark -> metric that its papers report -> the kinds of models it needs, one of each group.
-NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "7bench": {"layout_auc": ("detector",)},
-    "abc-6k": {"clip_score": ("embedder",), "b_vqa": ("answerer",)},
-    "cc-500": {"both_objects": ("detector",), "b_vqa": ("answerer",)},
-    "coco": {
-        "fid, kid": ("features",), "cmmd, clip_score, region_clip_score": ("embedder",),
-        "object_accuracy, mean_iou, ap": ("detector",),
-    },
-    "drawbench": {"clip_score": ("embedder",)},
-    "geneval": {"accuracy": ("detector", "embedder")},
-    "hrs": {"counting, spatial, size and color accuracy": ("detector",)},
-    "imagereward": {"clip_score": ("embedder",)},
-    "multigen": {"mg1..mg5": ("detector",)},
-    "nsr-1k": {"counting_accuracy, spatial_accuracy": ("detector",), "clip_score": ("embedder",)},
-    "partiprompts": {"clip_score": ("embedder",)},
-    "t2i-compbench": {
-        "b_vqa": ("answerer",), "spatial, numeracy": ("detector",), "clip_score": ("embedder",),
-        "three_in_one": ("answerer", "detector", "embedder"),
-    },
-}  # fmt: skip
 EXAMPLES_OF = {
     "detector": "owlv2=google/owlv2-base-patch16-ensemble", "embedder": "clip=openai/clip-vit-base-patch32",
     "answerer": "blip-vqa=Salesforce/blip-vqa-base", "features": "inception-tf=FILE",
@@ -65,23 +52,25 @@ def role(name: str) -> str:
     return ROLES.get(name.partition("=")[0].strip(), "matcher")
 
 
-def unmeasured(benchmark: str, names: Sequence[str], categories: Collection[str] = ()) -> list[str]:
+def unmeasured(
+    benchmark: type[Benchmark], names: Sequence[str], categories: Collection[str] = ()
+) -> list[str]:
     """One sentence for each usual metric of the benchmark that these models cannot give."""
-    there = {role(name) for name in names}
-    found = []
-    if "3d_spatial" in categories:
-        found.append(
-            "not measured: 3d_spatial (its rule, rules.compbench.spatial_3d_score, wants depth maps)"
-        )
-    for metric, needed in NEEDS.get(benchmark, {}).items():
-        if missing := [kind for kind in needed if kind not in there]:
-            cure = " and ".join(f"--judges {EXAMPLES_OF[kind]}" for kind in missing)
-            found.append(f"not measured: {metric} (for it, give {cure})")
-    return found
+    roles = {role(name) for name in names}
+    notes = [
+        f"not measured: {category} ({why})"
+        for category, why in benchmark.unmeasured.items()
+        if category in categories
+    ]
+    for metric, needed in benchmark.needs.items():
+        if missing := [kind for kind in needed if kind not in roles]:
+            cure = " and ".join(f"judges {EXAMPLES_OF[kind]}" for kind in missing)
+            notes.append(f"not measured: {metric} (for it, give {cure})")
+    return notes
 
 
 def make_judges(
-    names: Sequence[str], benchmark: str, mode: Mode, device: str, dtype: str, real: bool
+    names: Sequence[str], benchmark: type[Benchmark], mode: Mode, device: str, dtype: str, real: bool
 ) -> list[Judge]:
     """The judges of ``kind=checkpoint`` names, for one benchmark. ``real``: there are real pictures to compare with.
 
@@ -90,26 +79,26 @@ def make_judges(
     """
     models = [(role(name), load(name, device, dtype)) for name in names]
     if twice := [name for name, times in Counter(model.name for _, model in models).items() if times > 1]:
-        raise ValueError(f"--judges: there are two of {twice[0]}; results are named after them, give one")
+        raise ValueError(f"judges: there are two of {twice[0]}; results are named after them, give one")
     embedder = next((model for kind, model in models if kind == "embedder"), None)
     makers: dict[str, Any] = {
         "detector": lambda model: Boxes(model, benchmark, mode, embedder),
-        "embedder": lambda model: Fit(model, benchmark, real),
+        "embedder": lambda model: TextMatch(model, benchmark, real),
         "answerer": lambda model: Questions(model),
         "features": lambda model: Sets(model),
-        "matcher": lambda model: Match(model),
+        "matcher": lambda model: PairScore(model),
     }
     return [makers[kind](model) for kind, model in models if kind != "features" or real]
 
 
-class Fit:
+class TextMatch:
     """``clip_score``: cosine of picture and prompt; ``region_clip_score``: of each region's crop and its phrase. With
-    real pictures also ``cmmd``, and features of regions. ``clip_score_nouns``: of complex prompts, read without their
-    adjectives, as T2I-CompBench's 3-in-1 wants it."""
+    real pictures also ``cmmd``, and features of regions. ``clip_score_nouns``: of prompts read without their
+    adjectives, where the benchmark asks for it (T2I-CompBench's 3-in-1)."""
 
     precision = ""
 
-    def __init__(self, model: Embedder, benchmark: str, real: bool):
+    def __init__(self, model: Embedder, benchmark: type[Benchmark], real: bool):
         self.model, self.benchmark, self.real = model, benchmark, real
         self.name = _safe(model.name)
         self.parser = best_parser()
@@ -122,7 +111,7 @@ class Fit:
         seen = []
         for row, (example, image) in enumerate(zip(examples, images, strict=True)):
             found = {f"clip_score[{self.model.name}]": (float(scores[row]), 1.0)}
-            if example.category == "complex" and self.benchmark == "t2i-compbench":
+            if self.benchmark.asks_nouns(example):
                 nouns = self.model.texts([without_adjectives(example.prompt, self.parser)])
                 found[f"clip_score_nouns[{self.model.name},{self.parser}]"] = (
                     float(clip_scores(whole[row : row + 1], nouns)[0]), 1.0,
@@ -140,7 +129,7 @@ class Fit:
         return seen
 
 
-class Match:
+class PairScore:
     """One number a picture: PickScore, BLIP's ITM or ITC, a plug-in."""
 
     precision, distances = "", ()
@@ -204,43 +193,34 @@ class Boxes:
 
     distances = ()
 
-    def __init__(self, model: Detector, benchmark: str, mode: Mode, embedder: Embedder | None):
-        self.model, self.mode, self.embedder = model, mode, embedder
-        self.binding = BINDINGS.get(benchmark)
+    def __init__(self, model: Detector, benchmark: type[Benchmark], mode: Mode, embedder: Embedder | None):
+        self.model, self.benchmark, self.mode, self.embedder = model, benchmark, mode, embedder
         self.name = f"{_safe(model.name)}-{mode}"
         self.precision = f"ap[{model.name}]"
-        least = (
-            f", rule's threshold {self.binding.threshold:g}"
-            if self.binding and self.binding.threshold
-            else ""
-        )
-        colours = f", colours by {embedder.name}" if embedder and self._reads_colours == "clip" else ""
-        self.protocol = f"{_protocol(model)}, {benchmark} rules, {mode}{least}{colours}"
-
-    @property
-    def _reads_colours(self) -> str:
-        return self.binding.colours if self.binding else ""
+        least = f", rule's threshold {benchmark.threshold:g}" if benchmark.threshold else ""
+        colours = f", colours by {embedder.name}" if embedder and benchmark.colours == "clip" else ""
+        self.protocol = f"{_protocol(model)}, {benchmark.name} rules, {mode}{least}{colours}"
 
     def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Seen]:
-        asked = [self.binding.labels(example) if self.binding else [] for example in examples]
+        asked = [self.benchmark.labels(example) for example in examples]
         labels = [
-            list(dict.fromkeys([*own, *box_labels(example)]))
+            list(dict.fromkeys([*own, *(region.phrase for region in example.layout.regions)]))
             for own, example in zip(asked, examples, strict=True)
         ]
         found = self.model.detect(images, labels)
         return [
-            self._score(example, image, seen, bool(own))
-            for example, image, seen, own in zip(examples, images, found, asked, strict=True)
+            self._score(example, image, detections, bool(own))
+            for example, image, detections, own in zip(examples, images, found, asked, strict=True)
         ]
 
     def _score(self, example: Example, image: Image, found: list[Detection], asked: bool) -> Seen:
-        observed = boxes(example, found, image.size, self.mode)
-        if self.binding and asked:
-            if needs_colours(example):
+        truths = [Truth(region.phrase, region.box.xyxy) for region in example.layout.regions]
+        observed = kept_boxes(found, truths, image.size, self.mode)
+        if asked:
+            if self.benchmark.asks_colours(example):
                 found = self._coloured(image, found)
-            observed |= self.binding.score(example, found, image.size, self.mode, self.binding.threshold)
+            observed |= self.benchmark.score(example, found, image.size, self.mode, self.benchmark.threshold)
         named = {f"{metric}[{self.model.name},{self.mode}]": pair for metric, pair in observed.items()}
-        truths = box_truths(example)
         return (
             ratios(named)
             | detected([(d.label, d.colour, d.texture, d.box, d.score) for d in found])
@@ -251,29 +231,39 @@ class Boxes:
         """With colours, where the detector gives none.
 
         Raises:
-            ValueError: GenEval's rule without an embedder that reads them.
+            ValueError: a rule whose colours CLIP reads (GenEval), without an embedder.
         """
         if all(d.colour for d in found):
             return found
-        if self._reads_colours == "hue":
+        if self.benchmark.colours == "hue":
             return hue_colours(image, found)
-        if self._reads_colours == "clip":
+        if self.benchmark.colours == "clip":
             if self.embedder is None:
-                raise ValueError(f"--judges: colours are read by CLIP; add {EXAMPLES_OF['embedder']}")
+                raise ValueError(f"judges: colours are read by CLIP; add {EXAMPLES_OF['embedder']}")
             return clip_colours(self.embedder, image, found)
         return found
 
 
-class Combined:
-    """What needs several judges: T2I-CompBench's 3-in-1 of a complex prompt.
+def kept_boxes(found: Sequence[Detection], truths: Sequence[Truth], size: Size, mode: Mode) -> Observations:
+    """Whether a layout's regions are kept: found at IoU >= 0.5, overlap, and 7Bench's area over IoU."""
+    if not truths:
+        return {}
+    scores = score_boxes(found, truths)
+    count = float(scores.truths)
+    return {
+        "object_accuracy": (float(scores.found), count),
+        "mean_iou": (scores.overlap, count),
+        **layout_score(found, truths, size, mode),
+    }
 
-    A picture has none where a part that its kind of prompt needs was not measured, or was measured twice over.
-    """
+
+class Combined:
+    """What needs several judges, as the benchmark combines them: T2I-CompBench's 3-in-1 of a complex prompt."""
 
     name, precision, distances = "combined", "", ()
     protocol = "mean of b_vqa, 2D-spatial and CLIP score without adjectives, as the kind of the prompt says"
 
-    def __init__(self, benchmark: str):
+    def __init__(self, benchmark: type[Benchmark]):
         self.benchmark = benchmark
 
     def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Seen]:
@@ -281,26 +271,15 @@ class Combined:
         return [{} for _ in examples]
 
     def combine(self, pictures: Sequence[Wanted], seen: Mapping[str, Sequence[Seen]]) -> list[Seen]:
-        if self.benchmark != "t2i-compbench":
-            return [{} for _ in pictures]
-        every = [
-            {key: value for by in seen.values() for key, value in by[i].items()} for i in range(len(pictures))
-        ]
-        return [_three_in_one(picture.example, each) for picture, each in zip(pictures, every, strict=True)]
-
-
-def _three_in_one(example: Example, seen: Seen) -> Seen:
-    if example.category != "complex":
-        return {}
-    kind, values = example.truth["kind"], {"complex_spatial": 0.0, "clip_score_nouns": 0.0}
-    needed = ["b_vqa"] + ["complex_spatial"] * ("spatial" in kind) + ["clip_score_nouns"] * ("action" in kind)
-    for part in needed:
-        found = [array for key, array in seen.items() if key.startswith(f"{RATIO}{part}[")]
-        if len(found) != 1:
-            return {}
-        values[part] = float(found[0][0])
-    score = three_in_one(values["b_vqa"], values["complex_spatial"], values["clip_score_nouns"], kind)
-    return ratios({"three_in_one": (score, 1.0)})
+        """``seen``: judge -> what it saw in each picture."""
+        combined = []
+        for place, picture in enumerate(pictures):
+            measured: dict[str, list[float]] = defaultdict(list)
+            for of_judge in seen.values():
+                for metric in ratio_names([of_judge[place]]):
+                    measured[metric.partition("[")[0]].append(float(of_judge[place][RATIO + metric][0]))
+            combined.append(ratios(self.benchmark.combine(picture.example, measured)))
+        return combined
 
 
 def _protocol(model: Any) -> str:

@@ -1,7 +1,7 @@
-"""Scores plans, boxes without pictures, for the prompts of NSR-1K and of T2I-CompBench.
+"""Scores plans, boxes without pictures, by the rules of benchmarks that can score a layout (``score_layout``).
 
-The rules are the published ones for layouts (``rules.nsr_1k``) and for detections (``rules.compbench``, to which a
-plan's boxes are detections of full confidence). The unit is a plan; no plan counts as one without boxes.
+The rules are the published ones: NSR-1K's for layouts, and T2I-CompBench's for detections, to which a plan's boxes
+are detections of full confidence. The unit is a plan; no plan counts as one without boxes.
 """
 
 from __future__ import annotations
@@ -14,23 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trueline.boxes import Corners
-from trueline.evaluation.benchmarks import Example, load
-from trueline.evaluation.bindings import BINDINGS
-from trueline.evaluation.metrics.observations import Mode, Observations, share
+from trueline.evaluation.benchmarks import LAYOUT_BENCHMARKS, benchmark_class, load
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example, Placed
+from trueline.evaluation.metrics.observations import Mode, Observations
 from trueline.evaluation.metrics.statistics import Estimate, Terms, paired_difference, ratio
-from trueline.evaluation.rules.nsr_1k import counting_layout, spatial_layout
-from trueline.perception import Detection
 from trueline.planner.replay import replay
 
-NSR, COMPBENCH = "nsr-1k-layout", "t2i-compbench-layout"
 PERCENT = ("precision", "recall", "accuracy")
 READS = "Intervals are 95%, bootstrap clustered by prompt; n counts plans."
-SIZE = (512, 512)  #: of the picture that T2I-CompBench's rule of nearness is about, pixels
-COMPBENCH_CATEGORIES = ("spatial", "numeracy")
-WHOLE = 1 - 1e-9  #: a score that is 1 but for rounding
-
-Things = tuple[tuple[str | None, Corners], ...]
 
 
 @dataclass(frozen=True)
@@ -38,24 +29,31 @@ class Answer:
     """What a planner answered for a prompt, as the rules take it: names and xyxy boxes in 0..1, none for no plan."""
 
     example: Example
-    things: Things = ()
+    things: Sequence[Placed] = ()
+
+
+def rule_of(benchmark: str) -> type[Benchmark]:
+    """The benchmark whose prompts and rule a benchmark of layouts takes, such as "nsr-1k-layout"."""
+    return benchmark_class(LAYOUT_BENCHMARKS[benchmark])
 
 
 def examples_of(benchmark: str, data: str | Path | None, **options: Any) -> Sequence[Example]:
     """The prompts to plan.
 
     Raises:
-        ValueError: as ``benchmarks.load``; a category of T2I-CompBench that no plan can be scored for.
+        ValueError: as ``benchmarks.load``; a category that no plan can be scored for.
     """
-    if benchmark == NSR:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of the true boxes, which are not looked at
-            return load("nsr-1k", data, **options).examples
-    options.setdefault("categories", COMPBENCH_CATEGORIES)
-    examples = load("t2i-compbench", data, **options).examples
-    if strange := [e.category for e in examples if e.category not in COMPBENCH_CATEGORIES]:
-        known = ", ".join(COMPBENCH_CATEGORIES)
-        raise ValueError(f"categories: plans are scored for {known}, not for {strange[0]}; leave it out")
+    known = rule_of(benchmark).layout_categories
+    if known:
+        options.setdefault("categories", known)
+    with warnings.catch_warnings():
+        # of the true boxes, which are not looked at
+        warnings.filterwarnings("ignore", r"[\w-]+: .*boxes", UserWarning)
+        examples = load(LAYOUT_BENCHMARKS[benchmark], data, **options).examples
+    if known and (strange := [e.category for e in examples if e.category not in known]):
+        raise ValueError(
+            f"categories: plans are scored for {', '.join(known)}, not for {strange[0]}; leave it out"
+        )
     return examples
 
 
@@ -73,7 +71,7 @@ def published(
         ValueError: a file is no file of plans, answers a prompt that NSR-1K does not have, or one twice.
     """
     known = {example.truth["query"]: example.id for example in everything}
-    plans: dict[tuple[str, int], Things] = {}
+    plans: dict[tuple[str, int], Sequence[Placed]] = {}
     for file in files:
         for number, plan in enumerate(replay(file), start=1):
             if plan.query not in known:
@@ -102,24 +100,6 @@ def _kind(name: str) -> str:
     return name.partition("-")[0]
 
 
-def observe(answer: Answer, mode: Mode) -> Observations:
-    """What the rules say of one answer; nothing where a prompt states nothing that they know."""
-    truth, things = answer.example.truth, answer.things
-    if "query" not in truth:
-        return _compbench(answer, mode)
-    if answer.example.category == "spatial":
-        return spatial_layout(things, truth["first"], truth["second"], truth["relation"])
-    return counting_layout([name for name, _ in things], truth["counts"], answer.example.category, mode)
-
-
-def _compbench(answer: Answer, mode: Mode) -> Observations:
-    """The benchmark's score, and whether the plan keeps all that the prompt states."""
-    seen = [Detection(name.lower(), box) for name, box in answer.things if name is not None]
-    found = dict(BINDINGS["t2i-compbench"].score(answer.example, seen, SIZE, mode, 0.0))
-    found.pop("spatial_raw", None)
-    return found | {f"{name}_accuracy": share(score >= WHOLE) for name, (score, _) in found.items()}
-
-
 def rows(
     benchmark: str,
     answers: Mapping[str, Sequence[Answer]],
@@ -135,12 +115,16 @@ def rows(
 
     ``answers``: by the name of the planner. ``seeds``: of its variations, where it was asked for some.
     """
-    seen = {name: [(a.example, observe(a, mode)) for a in mine] for name, mine in answers.items()}
-    first = against or next(iter(seen))
+    rule = rule_of(benchmark)
+    scored = {
+        name: [(a.example, rule.score_layout(a.example, a.things, mode)) for a in mine]
+        for name, mine in answers.items()
+    }
+    first = against or next(iter(scored))
     table = []
-    for name, mine in seen.items():
+    for name, mine in scored.items():
         for category in dict.fromkeys(["", *(example.category for example, _ in mine)]):
-            theirs = _terms(seen[first], category) if name != first else {}
+            theirs = _terms(scored[first], category) if name != first else {}
             for metric, terms in _terms(mine, category).items():
                 own: dict[str, Any] = {
                     "benchmark": benchmark, "model": "", "method": name, "metric": metric, "category": category,
@@ -178,9 +162,10 @@ def _scaled(metric: str, estimate: Estimate) -> dict[str, float | None]:
     return {name: None if values[name] is None else scale * values[name] for name in ("value", "low", "high")}
 
 
-def unscored(answers: Sequence[Answer], mode: Mode) -> list[str]:
+def unscored(benchmark: str, answers: Sequence[Answer], mode: Mode) -> list[str]:
     """A remark where prompts state nothing that the rules know."""
-    left = Counter(a.example.category for a in answers if not observe(a, mode))
+    rule = rule_of(benchmark)
+    left = Counter(a.example.category for a in answers if not rule.score_layout(a.example, a.things, mode))
     return [
         f"{count} plans are for prompts of {name} that state nothing the rules can read: not scored"
         for name, count in left.items()

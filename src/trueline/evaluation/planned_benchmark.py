@@ -7,22 +7,26 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from trueline.evaluation.benchmarks import Benchmark, Example
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.files import Folder
 from trueline.layout import Layout
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-class PlannedBenchmark:
-    """``benchmark`` with ``plans`` for some of its examples, by their places; all else is its own.
+
+class PlannedBenchmark(Benchmark):
+    """``benchmark`` with ``plans`` for some of its examples, by their places; its pictures are its own. The rule
+    stays that of the benchmark's class.
 
     ``digest`` of the planned boxes belongs to the settings of a run: pictures of other boxes are other pictures.
     """
 
     def __init__(self, benchmark: Benchmark, plans: Mapping[int, Layout], planner: str):
         self.benchmark, self.plans = benchmark, plans
-        self.name = benchmark.name
+        self.name = benchmark.name  # type: ignore[misc]
         self.source = f"{benchmark.source}; {len(plans)} layouts without boxes are planned by {planner}"
         self.examples = [
             dataclasses.replace(example, layout=plans.get(place, example.layout))
@@ -30,18 +34,15 @@ class PlannedBenchmark:
         ]
         self.digest = _digest(plans)
 
-    def reference(self, example: Example) -> Any:
+    def reference(self, example: Example) -> Image | None:
         return self.benchmark.reference(example)
+
+    def has_reference(self, example: Example) -> bool:
+        return self.benchmark.has_reference(example)
 
     def keep(self, folder: Folder) -> Path:
         """Write plans.jsonl: the layouts with what their planner said of them."""
         return folder.write("plans.jsonl", lambda file: file.write(jsonl(self.plans.values())))
-
-    def __getattr__(self, name: str) -> Any:
-        """What only some benchmarks have, such as ``has_reference``."""
-        if name == "benchmark":  # not yet there: a copy is being made
-            raise AttributeError(name)
-        return getattr(self.benchmark, name)
 
 
 def jsonl(layouts: Iterable[Layout]) -> bytes:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from trueline.evaluation.benchmarks import Benchmark, Example
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.drawing_list import Shard, Wanted, batches, choose, wanted
 from trueline.evaluation.elsewhere import Elsewhere
 from trueline.evaluation.judgements import Distance, Seen
@@ -164,7 +164,7 @@ class Run:
 
     def exists_for(self, method: str, picture: Wanted) -> bool:
         """Whether the method has such a picture: of the benchmark's own, not every prompt has one."""
-        return method not in (REFERENCE, ROUND_TRIP) or has_reference(self.benchmark, picture.example)
+        return method not in (REFERENCE, ROUND_TRIP) or self.benchmark.has_reference(picture.example)
 
     def missing(self, method: str) -> list[int]:
         """The shard's batches with a picture that is not there."""
@@ -360,12 +360,6 @@ def _refuse_nan(method: str, judge: Judge, pictures: Sequence[Wanted], seen: Seq
             f"{judge.name}: {len({name for name, _ in bad})} pictures of {method} give numbers that are not finite, "
             f"first {bad[0][0]} ({bad[0][1]}); load the model with another dtype, or leave it out"
         )
-
-
-def has_reference(benchmark: Benchmark, example: Example) -> bool:
-    """Whether the benchmark has a real picture of the example; benchmarks that can tell cheaply have a method."""
-    tells = getattr(benchmark, "has_reference", None)
-    return bool(tells(example)) if tells else benchmark.reference(example) is not None
 
 
 def _bar(total: int, what: str, progress: bool) -> tqdm:

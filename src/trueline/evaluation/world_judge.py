@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.benchmarks.world import World
 from trueline.evaluation.judgements import FEATURES, Distance, Seen, detected, ratios, true_boxes
 from trueline.evaluation.metrics import detection

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from shared_data import SHARED
 
+from trueline.evaluation.benchmarks.t2i_compbench.prompts import complex_kind, parse_numeracy, parse_spatial
 from trueline.evaluation.benchmarks.t2i_compbench.rules import (
-    complex_kind,
     nearness,
     numeracy_score,
     pair_3d,
-    parse_numeracy,
-    parse_spatial,
     position_2d,
     position_3d,
     resized,

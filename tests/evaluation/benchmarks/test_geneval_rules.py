@@ -5,7 +5,7 @@ import json
 import pytest
 from shared_data import SHARED
 
-from trueline.evaluation.rules.geneval import MAX_OBJECTS, TASKS, correct, kept, overall, relations
+from trueline.evaluation.benchmarks.geneval import MAX_OBJECTS, TASKS, correct, kept, overall, relations
 from trueline.perception import Detection
 
 DATA = SHARED / "geneval"

@@ -5,8 +5,8 @@ import csv
 import pytest
 from shared_data import SHARED
 
+from trueline.evaluation.benchmarks.hrs import colour, counting, hue_colour, level, overall, size, spatial
 from trueline.evaluation.metrics.observations import aggregate
-from trueline.evaluation.rules.hrs import colour, counting, hue_colour, level, overall, size, spatial
 from trueline.perception import Detection
 
 DATA = SHARED / "hrs_bench"

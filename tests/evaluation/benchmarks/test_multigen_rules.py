@@ -1,6 +1,6 @@
 """MultiGen's rule by hand."""
 
-from trueline.evaluation.rules.multigen import multigen, objects_hit
+from trueline.evaluation.benchmarks.multigen import multigen, objects_hit
 from trueline.perception import Detection
 
 FIVE = ["book", "cup", "kite", "mouse", "surfboard"]

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from shared_data import SHARED
 
-from trueline.evaluation.benchmarks import Benchmark
+from trueline.evaluation.benchmarks.benchmark import Benchmark
 from trueline.evaluation.benchmarks.nsr_1k import COUNTING, NSR1K, SPATIAL
 
 DATA = SHARED

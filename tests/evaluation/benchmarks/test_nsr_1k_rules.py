@@ -6,9 +6,8 @@ from functools import cache
 import pytest
 from shared_data import SHARED
 
-from trueline.evaluation.benchmarks.nsr_1k import NSR1K
-from trueline.evaluation.metrics.observations import aggregate, total
-from trueline.evaluation.rules.nsr_1k import (
+from trueline.evaluation.benchmarks.nsr_1k import (
+    NSR1K,
     category_of,
     counting_image,
     counting_layout,
@@ -16,6 +15,7 @@ from trueline.evaluation.rules.nsr_1k import (
     spatial_image,
     spatial_layout,
 )
+from trueline.evaluation.metrics.observations import aggregate, total
 from trueline.perception import Detection
 from trueline.planner.replay import replay
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from trueline.boxes import area, intersection, iou
+from trueline.evaluation.metrics.detection import surest, surest_first
 from trueline.evaluation.metrics.observations import aggregate, is_official, share, total
-from trueline.evaluation.rules.geometry import surest, surest_first
 from trueline.perception import Detection
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trueline.evaluation.benchmarks import coco_mig
+from trueline.evaluation.benchmarks import coco_mig, geneval, hrs, multigen, nsr_1k
 from trueline.evaluation.benchmarks.t2i_compbench import rules as compbench
+from trueline.evaluation.benchmarks.t2i_compbench.prompts import RELATIONS_2D
 from trueline.evaluation.metrics.observations import aggregate
-from trueline.evaluation.rules import geneval, hrs, multigen, nsr_1k
 from trueline.perception import Detection
 
 MODES = ("official", "fixed")
@@ -52,7 +52,7 @@ RULES = {
         f"spatial {relation}": lambda found, mode, r=relation: compbench.spatial_raw(
             found, "cat", "dog", r, SIZE, mode
         )
-        for relation in compbench.RELATIONS_2D
+        for relation in RELATIONS_2D
     },
     "spatial_score": lambda found, mode: compbench.spatial_score(
         found, "cat", "dog", "on top of", SIZE, mode
@@ -168,7 +168,7 @@ def test_copies_of_all_pictures_give_the_same_figures(found, copies):
 @given(found=pictures())
 def test_scores_are_shares(found):
     for mode in MODES:
-        for relation in compbench.RELATIONS_2D:
+        for relation in RELATIONS_2D:
             raw = compbench.spatial_raw(found, "cat", "dog", relation, SIZE, mode)
             score = compbench.spatial_score(found, "cat", "dog", relation, SIZE, mode)
             assert 0 <= raw <= 1 and score in (0, raw) and not 0 < score < 0.5

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.benchmarks.worded import Meaning, Said, Words, drawable, meaning, spoken_by
 from trueline.layout import Layout
 

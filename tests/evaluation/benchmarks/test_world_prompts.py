@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from shared_data import SHARED
 
-from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.benchmarks.worded import Meaning, Said
 from trueline.evaluation.benchmarks.world import OFFICIAL, World, _adopted
 from trueline.evaluation.world_judge import WorldJudge

@@ -1,24 +1,21 @@
-"""Benchmarks: what to draw, and what is measured on it. One file and one line in the table below each.
+"""Benchmarks: what to draw, and what is measured on it. Each is one file and one line in the table.
 
-A benchmark's *files* are the user's (``data``, or the folder that TRUELINE_DATA names); their licences stay theirs.
+A file holds the loader, the published rule as pure functions of detections, and the class that joins them
+(``benchmark.Benchmark``). Where an official scorer has a quirk, ``mode="official"`` keeps it and ``mode="fixed"``
+mends it; the module's docstring names the source, its commit and every quirk. The files that a benchmark reads are
+the user's (``data``, or the folder that TRUELINE_DATA names); their licences stay theirs. The table is strings:
+importing it loads nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-from trueline.evaluation.benchmarks._files import VARIABLE, data_folder
-from trueline.layout import Layout
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-__all__ = ["BENCHMARKS", "VARIABLE", "Benchmark", "Example", "data_folder", "load"]
+    from trueline.evaluation.benchmarks.benchmark import Benchmark
 
 #: Name on the command line -> "module:class".
 BENCHMARKS: dict[str, str] = {
@@ -36,40 +33,20 @@ BENCHMARKS: dict[str, str] = {
     "t2i-compbench": "trueline.evaluation.benchmarks.t2i_compbench:T2ICompBench",
     "world": "trueline.evaluation.benchmarks.world:World",
 }
+#: Name of a benchmark of boxes without pictures -> the benchmark whose prompts and rule (``score_layout``) it takes.
+LAYOUT_BENCHMARKS = {"nsr-1k-layout": "nsr-1k", "t2i-compbench-layout": "t2i-compbench"}
 
 
-@dataclass(frozen=True)
-class Example:
-    """One picture to draw.
+def benchmark_class(name: str) -> type[Benchmark]:
+    """The class of a benchmark: what it needs and its rule, without reading any file.
 
-    ``id``: unique in the benchmark, the same in every run, safe as a file name. ``layout``: prompt, and regions
-    where the benchmark has boxes. ``category``: its group in tables ("color", "spatial"; "" where there is one
-    group only). ``truth``: what the benchmark's rules need, JSON-ready.
+    Raises:
+        ValueError: unknown name.
     """
-
-    id: str
-    layout: Layout
-    category: str = ""
-    truth: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    @property
-    def prompt(self) -> str:
-        return self.layout.prompt
-
-
-class Benchmark(Protocol):
-    """``examples`` in the official order. ``name`` as on the command line. ``source``: where the files come from,
-    their version and licence, one line."""
-
-    name: str
-    source: str
-
-    @property
-    def examples(self) -> Sequence[Example]: ...
-
-    def reference(self, example: Example) -> Image | None:
-        """The real picture of an example (for FID), or None where the benchmark has none."""
-        ...
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark: there is no {name!r}; choose one of {', '.join(BENCHMARKS)}")
+    module, _, attribute = BENCHMARKS[name].partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def load(name: str, data: str | Path | None = None, **options: Any) -> Benchmark:
@@ -80,10 +57,7 @@ def load(name: str, data: str | Path | None = None, **options: Any) -> Benchmark
     Raises:
         ValueError: unknown name or option; a file that is missing or broken.
     """
-    if name not in BENCHMARKS:
-        raise ValueError(f"benchmark: there is no {name!r}; choose one of {', '.join(BENCHMARKS)}")
-    module, _, attribute = BENCHMARKS[name].partition(":")
-    make = getattr(import_module(module), attribute)
+    make: Any = benchmark_class(name)
     known = [option for option in signature(make).parameters if option != "data"]
     if unknown := [option for option in options if option not in known]:
         choice = f"it has {', '.join(known)}" if known else "it has none"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trueline.boxes import MIN_AREA
-from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.layout import MAX_PROMPT, MAX_REGIONS, Layout, Region
 
 
@@ -69,13 +69,13 @@ class Collector:
         self.left_out[f"boxes after the {MAX_REGIONS}th dropped"] += max(len(found) - MAX_REGIONS, 0)
         return found[:MAX_REGIONS]
 
-    def finish(self) -> tuple[Example, ...]:
-        """All examples, in order; one warning says ``left_out``, if there is any."""
+    def finish(self) -> tuple[tuple[Example, ...], dict[str, int]]:
+        """All examples, in order, and what was left out; one warning says the latter, if there is any."""
         self.left_out = +self.left_out
         if self.left_out:
             said = ", ".join(f"{number} {reason}" for reason, number in self.left_out.items())
             warnings.warn(f"{self.name}: {said}", stacklevel=3)
-        return tuple(self._examples.values())
+        return tuple(self._examples.values()), dict(self.left_out)
 
 
 @contextmanager

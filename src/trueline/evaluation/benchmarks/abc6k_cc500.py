@@ -6,12 +6,15 @@ Neither has real pictures: no FID.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector
-from trueline.evaluation.benchmarks._files import Source
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example, Needs, Size, Source, data_folder
+from trueline.evaluation.metrics.observations import Mode, Observations, share
 from trueline.files import file_digest, read_lines
+from trueline.perception import Detection
 
 SOURCE = Source(
     "weixi-feng/Structured-Diffusion-Guidance",
@@ -27,7 +30,7 @@ CC500_LINES = 446  #: of the file's 602, says its README
 _CONJUNCTION = re.compile(r"an? (\S+) (.+?) and an? (\S+) (.+?)\.?", re.IGNORECASE)
 
 
-class ABC6K:
+class ABC6K(Benchmark):
     """6,434 prompts: 3,217 pairs of a caption and the same with its colours swapped, one after the other.
 
     ``category``: "original" or "swapped". ``truth``: ``pair``, the number of the pair, and ``partner``, the other
@@ -35,6 +38,7 @@ class ABC6K:
     """
 
     name = "abc-6k"
+    needs: ClassVar[Needs] = {"clip_score": ("embedder",), "b_vqa": ("answerer",)}
 
     def __init__(self, data: str | Path | None = None):
         collector = Collector(self.name)
@@ -42,15 +46,10 @@ class ABC6K:
         for number, prompt in enumerate(_lines(data, "ABC-6K.txt", collector)):
             truth = {"pair": number // 2, "partner": f"abc6k-{number ^ 1:06d}"}
             collector.add(f"abc6k-{number:06d}", prompt, ("original", "swapped")[number % 2], truth)
-        self.examples = collector.finish()
-        self.left_out = dict(collector.left_out)
-
-    def reference(self, example: Example) -> None:
-        """There are no real pictures."""
-        return None
+        self.examples, self.left_out = collector.finish()
 
 
-class CC500:
+class CC500(Benchmark):
     """446 prompts "a red book and a yellow vase": the first lines of the file, the others are not CC-500.
 
     ``truth``: ``objects`` [[name, colour], [name, colour]], for the 444 that are of this form. Ids:
@@ -58,6 +57,7 @@ class CC500:
     """
 
     name = "cc-500"
+    needs: ClassVar[Needs] = {"both_objects": ("detector",), "b_vqa": ("answerer",)}
 
     def __init__(self, data: str | Path | None = None):
         collector = Collector(self.name)
@@ -65,12 +65,20 @@ class CC500:
         for number, prompt in enumerate(_lines(data, "CC-500.txt", collector)[:CC500_LINES]):
             objects = coloured_pair(prompt)
             collector.add(f"cc500-{number:06d}", prompt, truth={"objects": objects} if objects else {})
-        self.examples = collector.finish()
-        self.left_out = dict(collector.left_out)
+        self.examples, self.left_out = collector.finish()
 
-    def reference(self, example: Example) -> None:
-        """There are no real pictures."""
-        return None
+    @staticmethod
+    def labels(example: Example) -> list[str]:
+        return list(dict.fromkeys(name for name, _ in example.truth.get("objects", ())))
+
+    @staticmethod
+    def score(
+        example: Example, detections: Sequence[Detection], size: Size, mode: Mode, threshold: float
+    ) -> Observations:
+        """Structured Diffusion's recipe (its issue 9): the share of pictures in which both objects are detected."""
+        labels = CC500.labels(example)
+        there = {d.label for d in detections if d.score > threshold}
+        return {"both_objects": share(all(label in there for label in labels))} if labels else {}
 
 
 def coloured_pair(prompt: str) -> list[list[str]] | None:

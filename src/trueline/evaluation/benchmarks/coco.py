@@ -15,12 +15,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trueline.boxes import MIN_AREA
-from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, chosen, row_of
-from trueline.evaluation.benchmarks._files import Source
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example, Needs, Source, data_folder
 from trueline.files import read_json_object
 from trueline.layout import MAX_REGIONS, Region
 
@@ -55,7 +54,7 @@ class BoxFilter:
             raise ValueError(f"min_boxes, max_boxes: must be 0 <= min <= max <= {MAX_REGIONS} (got {given})")
 
 
-class COCO2014:
+class COCO2014(Benchmark):
     """One caption of each picture, and its boxes.
 
     Args:
@@ -74,6 +73,11 @@ class COCO2014:
     """
 
     name = "coco"
+    needs: ClassVar[Needs] = {
+        "fid, kid": ("features",),
+        "cmmd, clip_score, region_clip_score": ("embedder",),
+        "object_accuracy, mean_iou, ap": ("detector",),
+    }
 
     def __init__(
         self,
@@ -128,8 +132,7 @@ class COCO2014:
                     "crop": list(crop),
                 }
                 collector.add(f"coco-{image_id:012d}", prompt, truth=truth, regions=kept)
-        self.examples = collector.finish()
-        self.left_out = collector.left_out
+        self.examples, self.left_out = collector.finish()
 
     @property
     def filtered(self) -> int:

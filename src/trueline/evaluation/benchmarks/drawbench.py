@@ -7,9 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, chosen, row_of
-from trueline.evaluation.benchmarks._files import Source
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Source, data_folder
 from trueline.files import read_json_object, read_table
 
 SOURCE = Source(
@@ -31,7 +30,7 @@ CANVAS = 512  #: pixels, of the boxes
 _RELATIONS = {"on top of": "above", "underneath": "below", "the left of": "left", "the right of": "right"}
 
 
-class DrawBench:
+class DrawBench(Benchmark):
     """200 prompts in 11 categories, in the file's order; ``subset="goal"`` has the 94 of GOAL's user study.
 
     ``truth`` of Counting: ``counts`` [[object, n]]; of Positional: ``objects`` and ``relations`` (above, below,
@@ -65,12 +64,7 @@ class DrawBench:
                 collector.add(
                     f"drawbench-{number:06d}", prompt, category, truth, collector.regions(drawn, CANVAS)
                 )
-        self.examples = collector.finish()
-        self.left_out = dict(collector.left_out)
-
-    def reference(self, example: Example) -> None:
-        """There are no real pictures."""
-        return None
+        self.examples, self.left_out = collector.finish()
 
 
 def _truth(prompt: str, counting: Any, positional: Any) -> dict[str, Any]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, row_of
-from trueline.evaluation.benchmarks._files import Source
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Source, data_folder
 from trueline.files import read_json_list
 
 SOURCE = Source("THUDM/ImageReward", "c1392c6dd0fd", "Apache-2.0")
 
 
-class ImageRewardPrompts:
+class ImageRewardPrompts(Benchmark):
     """``truth``: ``prompt_id``, the file's own. Ids: ``imagereward-000012``, by row from 0."""
 
     name = "imagereward"
@@ -24,9 +23,4 @@ class ImageRewardPrompts:
         for number, row in enumerate(read_json_list(path, SOURCE.cure)):
             with row_of(path, f"row {number + 1}", SOURCE.cure):
                 collector.add(f"imagereward-{number:06d}", row["prompt"], truth={"prompt_id": row["id"]})
-        self.examples = collector.finish()
-        self.left_out = dict(collector.left_out)
-
-    def reference(self, example: Example) -> None:
-        """There are no real pictures."""
-        return None
+        self.examples, self.left_out = collector.finish()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, row_of
-from trueline.evaluation.benchmarks._files import Source
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Source, data_folder
 from trueline.files import read_table
 
 SOURCE = Source("google-research/parti", "5a6579781343", "Apache-2.0")
 
 
-class PartiPrompts:
+class PartiPrompts(Benchmark):
     """``category``: one of 12 ("Animals"). ``truth``: ``challenge``, one of 11, and ``note``. Ids:
     ``parti-000012``, by row from 0."""
 
@@ -27,9 +26,4 @@ class PartiPrompts:
             with row_of(path, line, SOURCE.cure):
                 truth = {"challenge": row["Challenge"], "note": row["Note"]}
                 collector.add(f"parti-{number:06d}", row["Prompt"], row["Category"], truth)
-        self.examples = collector.finish()
-        self.left_out = dict(collector.left_out)
-
-    def reference(self, example: Example) -> None:
-        """There are no real pictures."""
-        return None
+        self.examples, self.left_out = collector.finish()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from trueline.evaluation.benchmarks import Example, data_folder
 from trueline.evaluation.benchmarks._collect import Collector, row_of
-from trueline.evaluation.benchmarks._files import Source
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example, Needs, Size, Source, data_folder
+from trueline.evaluation.metrics.detection import Truth, layout_score
+from trueline.evaluation.metrics.observations import Mode, Observations
 from trueline.files import read_table
+from trueline.perception import Detection
 
 SOURCE = Source("Elizzo/7Bench", "c59ba3be05e3", "MIT")
 CANVAS = 512  #: pixels
 SLOTS = range(1, 5)
 
 
-class SevenBench:
+class SevenBench(Benchmark):
     """32 layouts of each scenario (``category``), 576 boxes in all, one to four a picture.
 
     ``truth``: ``labels`` and ``boxes``, xyxy in 0..1 as in the file: times 512 they are its pixels, exactly.
@@ -23,6 +27,7 @@ class SevenBench:
     """
 
     name = "7bench"
+    needs: ClassVar[Needs] = {"layout_auc": ("detector",)}
 
     def __init__(self, data: str | Path | None = None):
         self.source = str(SOURCE)
@@ -38,12 +43,19 @@ class SevenBench:
                 }
                 id = f"{row['category']}-{int(row['id']):06d}"
                 collector.add(id, row["prompt"], row["category"], truth, collector.regions(things, CANVAS))
-        self.examples = collector.finish()
-        self.left_out = dict(collector.left_out)
+        self.examples, self.left_out = collector.finish()
 
-    def reference(self, example: Example) -> None:
-        """There are no real pictures."""
-        return None
+    @staticmethod
+    def labels(example: Example) -> list[str]:
+        return list(dict.fromkeys(example.truth["labels"]))
+
+    @staticmethod
+    def score(
+        example: Example, detections: Sequence[Detection], size: Size, mode: Mode, threshold: float
+    ) -> Observations:
+        sure = [d for d in detections if d.score > threshold]
+        boxes = zip(example.truth["labels"], example.truth["boxes"], strict=True)
+        return layout_score(sure, [Truth(label, tuple(box)) for label, box in boxes], size, mode)
 
 
 def _pixels(text: str) -> list[float]:

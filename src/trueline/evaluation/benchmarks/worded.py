@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from trueline.evaluation.benchmarks import Example
+from trueline.evaluation.benchmarks.benchmark import Example
 
 _ARTICLES = ("a", "an", "the")
 _OPENING = re.compile(r"(?:a (?:photo|picture) of|there (?:is|are)) (?=\S)")

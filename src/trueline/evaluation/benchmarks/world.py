@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
-from trueline.evaluation.benchmarks import Example, load
+from trueline.evaluation.benchmarks import load
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example, Needs
 from trueline.evaluation.benchmarks.worded import Meaning, Words, drawable
 from trueline.layout import Layout, Region
 from trueline.world.captions import Caption, CaptionGroup, caption
@@ -70,7 +72,7 @@ WORDS = Words(
 )
 
 
-class World:
+class World(Benchmark):
     """``EACH`` prompts of each category. An example's things and what its caption says are ``things(example)`` and
     ``said(example)``.
 
@@ -83,6 +85,7 @@ class World:
     """
 
     name = "world"
+    needs: ClassVar[Needs] = {}
 
     def __init__(self, data: str | Path | None = None, split: str = SPLITS[0], labels: str = LABELS[0]):
         for name, given, known in (("split", split, SPLITS), ("labels", labels, LABELS)):

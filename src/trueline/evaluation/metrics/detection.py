@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from trueline.boxes import Corners
+from trueline.evaluation.metrics.observations import Mode, Observations, is_official
 from trueline.perception import Detection
 
 AUC_THRESHOLDS = tuple(k / 10 for k in range(11))
@@ -37,6 +38,16 @@ class Match(NamedTuple):
     truth: int
     detection: int
     iou: float
+
+
+def surest_first(detections: Iterable[Detection]) -> list[Detection]:
+    """By falling score, so that a rule does not depend on the order it is given (except for equal scores)."""
+    return sorted(detections, key=lambda detection: -detection.score)
+
+
+def surest(detections: Sequence[Detection], label: str) -> Detection | None:
+    """The surest detection of a label, or None."""
+    return next(iter(surest_first(d for d in detections if d.label == label)), None)
 
 
 def iou_matrix(first: Sequence[Corners], second: Sequence[Corners], *, inclusive: bool = False) -> np.ndarray:
@@ -174,7 +185,7 @@ def layout_score_fixed(detections: Sequence[Detection], truths: Sequence[Truth])
 
     Of each label only as many detections as there are truths take part, the surest first, so that clutter does not
     pay; they are matched one to one for the greatest total IoU, equal labels each on their own; plain IoU; a
-    missed thing fails at every k, k = 0 included. (Judgement: ``shared/reference/benchmarks.md`` section 11.)
+    missed thing fails at every k, k = 0 included.
     """
     _some(truths)
     wanted = Counter(t.label for t in truths)
@@ -188,6 +199,16 @@ def layout_score_fixed(detections: Sequence[Detection], truths: Sequence[Truth])
         overlaps[m.truth] = m.iou
     extra = sum(d.label in wanted for d in detections) - len(surest)
     return accuracy_over_iou(overlaps, missed_counts=False), extra
+
+
+def layout_score(
+    detections: Sequence[Detection], truths: Sequence[Truth], size: tuple[int, int], mode: Mode
+) -> Observations:
+    """7Bench's layout score of one picture in either mode; ``fixed`` also counts detections that are too many."""
+    if is_official(mode):
+        return {"layout_auc": (layout_score_official(detections, truths, size), 1.0)}
+    area, extra = layout_score_fixed(detections, truths)
+    return {"layout_auc": (area, 1.0), "extra_detections": (float(extra), 1.0)}
 
 
 def _some(truths: Sequence[Truth]) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from trueline.evaluation.benchmarks import Example
 from trueline.evaluation.benchmarks._collect import row_of
+from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.files import Folder, read_json_object
 from trueline.pictures import open_picture
 
