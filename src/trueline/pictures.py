@@ -45,7 +45,7 @@ class BrokenPicture(ValueError):
 def open_picture(
     source: str | Path | BinaryIO,
     *,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | list[str] | None = None,
     max_pixels: int | None = None,
     name: str | None = None,
 ) -> Image.Image:

@@ -61,7 +61,7 @@ def test_strict(convert, tmp_path):
 def test_force(convert, tmp_path):
     assert convert("--from", "trueline", "--to", "lmd")[0] == 0
     code, _, err = convert("--from", "trueline", "--to", "lmd")
-    assert code == 2 and "is there already; choose another name, or --force" in err
+    assert code == 2 and "--force: " in err and "is there already; choose another name, or" in err
     assert convert("--from", "trueline", "--to", "lmd", "--force")[0] == 0
 
 

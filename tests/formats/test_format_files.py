@@ -48,15 +48,15 @@ def ideogram(box) -> dict:
         ("gligen", '[{"prompt": "a", "phrases": ["a"], "locations": [[0, 0, NaN, 1]]}]', r"locations\[0\]: must be"),
         ("gligen", '[{"prompt": "a", "phrases": ["a"], "locations": [[0, 0, 1' + "0" * 400 + ", 1]]}]", "must be x"),
         ("gligen", {"images": [], "annotations": []}, "is a JSON list .* found an object with the keys images"),
-        ("gligen", "Caption: a cat", "gligen is a JSON list .* found no whole JSON"),
+        ("gligen", "Caption: a cat", "not whole JSON .*; gligen is a JSON list .*; name the format"),
         ("gligen", "[" * 100_000, "gligen is a JSON list"),
         ("boxdiff", [BOXDIFF], "row 1, bbox: must be x0, y0, x1, y1 in pixels of 512x512, these look like fractions"),
         ("boxdiff", [GLIGEN], "boxdiff is a JSON list .* with the keys prompt, phrases, locations"),
         ("lmd", "Caption: a\nObjects: [('a cat', [0.1, 0.1, 0.5, 0.5])]\n", "these look like fractions"),
-        ("lmd", "Caption: a\nObjects: [('a cat', (1, 2, 3, 4))]\n", r"Objects: '\[' is wanted at"),
+        ("lmd", "Caption: a\nObjects: [('a cat', (1, 2, 3, 4))]\n", r"Objects\[0\]: must be a name and a list"),
         ("lmd", '[{"prompt": "a cat"}]', r"lmd is text of Caption:.* found '\[\{\"prompt\""),
         ("lmd", "Caption: a\nBackground prompt: b\n", "Objects is missing"),
-        ("lmd-cache", {"a cat": ["[('a cat', [1, 2, 3])]"]}, "caption 1, answer 1, Objects: .* has 3 numbers"),
+        ("lmd-cache", {"a cat": ["[('a cat', [1, 2, 3])]"]}, r"caption 1, answer 1, Objects\[0\].*four numbers"),
         ("lmd-cache", [{"prompt": "a"}], "found a list of objects, the first with the keys prompt"),
         ("layoutgpt-css", "Prompt: a\nLayout:\ncat {height: 1em; width: 2px; top: 3px}", "'height: 1em' is"),
         ("layoutgpt-css", "Prompt: a\nLayout:\ncat {height: 1px; width: 2px; top: 3px; }", "line 3: has no left"),
@@ -232,11 +232,11 @@ def test_yolo_outlines_confidences_and_names(tmp_path):
         read(tmp_path, "yolo")
     save(tmp_path, "labels/b.txt", "2 0.5 0.5 0.5 0.5\n")
     with pytest.raises(
-        ValueError, match=r"b.txt, line 1: class 2 has no name, there are 2; give the right --names"
+        ValueError, match=r"b.txt, line 1: class 2 has no name, there are 2; give the right names"
     ):
         read(tmp_path, "yolo")
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(ValueError, match=r"--names: .* has none of data\.yaml"):
+    with pytest.raises(ValueError, match=r"names: .* has none of data\.yaml"):
         read(tmp_path, "yolo")
     with pytest.raises(ValueError, match=r"class 1: must be text \(got True\); put it in quotes"):
         read(tmp_path, "yolo", names=save(tmp_path, "n.yaml", "names: [cat, yes]"))

@@ -3,7 +3,8 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,15 @@ from trueline.formats import FORMATS, format_of, read, write
 if TYPE_CHECKING:
     from trueline.formats._conversion import Tally
 
-MAX_SIDE = 100_000  #: pixels; as ``formats._input``, which help does not import
+#: What the arguments of ``read`` and ``write`` are called here.
+READING = {"format": "--from", "size": "--from-size", "names": "--names", "captions": "--captions"}
+WRITING = {
+    "format": "--to",
+    "size": "--size",
+    "names": "--names",
+    "strict": "--strict",
+    "replace": "--force",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 def _epilog() -> str:
     lines = ["formats:"]
     for name, kind in FORMATS.items():
-        lines.append(f"  {name:18}{kind.does}")
+        lines.append(f"  {name:18}{kind.contents}")
         if kind.lacks:
             lines.append(f"  {'':18}cannot hold: {', '.join(kind.lacks)}")
     return "\n".join(
@@ -60,8 +69,9 @@ def _epilog() -> str:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    for name, flag in ((options.origin, "--from"), (options.goal, "--to")):
-        format_of(name, flag)
+    for name, flags in ((options.origin, READING), (options.goal, WRITING)):
+        with _named(flags):
+            format_of(name)
     sizes = _size(options.from_size, "--from-size"), _size(options.size, "--size")
     named = [name for name in (options.origin, options.goal) if "names" in FORMATS[name].takes]
     if options.names is not None and not named:
@@ -71,28 +81,40 @@ def main(arguments: Sequence[str]) -> int:
     from trueline.formats._conversion import Tally
 
     tally = Tally()
-    layouts = read(
-        options.source,
-        options.origin,
-        size=sizes[0],
-        names=options.names if options.origin in named else None,
-        captions=options.captions,
-        tally=tally,
-    )
-    write(
-        layouts,
-        options.target,
-        options.goal,
-        size=sizes[1],
-        names=options.names if options.goal in named else None,
-        replace=options.force,
-        strict=options.strict,
-        tally=tally,
-    )
+    with _named(READING):
+        layouts = read(
+            options.source,
+            options.origin,
+            size=sizes[0],
+            names=options.names if options.origin in named else None,
+            captions=options.captions,
+            tally=tally,
+        )
+    with _named(WRITING):
+        write(
+            layouts,
+            options.target,
+            options.goal,
+            size=sizes[1],
+            names=options.names if options.goal in named else None,
+            replace=options.force,
+            strict=options.strict,
+            tally=tally,
+        )
     regions = sum(len(layout.regions) for layout in layouts)
     print(f"{_many(len(layouts), 'layout')}, {_many(regions, 'region')}: {options.origin} to {options.goal}")
     _say(tally)
     return 0
+
+
+@contextmanager
+def _named(flags: dict[str, str]) -> Iterator[None]:
+    """An error that begins with an argument of the library begins with its flag."""
+    try:
+        yield
+    except ValueError as error:
+        name, colon, problem = str(error).partition(": ")
+        raise ValueError(f"{flags.get(name, name)}{colon}{problem}") from None
 
 
 def _say(tally: "Tally") -> None:
@@ -110,6 +132,8 @@ def _many(number: int, what: str) -> str:
 def _size(text: str | None, flag: str) -> tuple[int, int] | None:
     if text is None:
         return None
+    from trueline.formats._input import MAX_SIDE
+
     match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text, re.ASCII)
     size = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(0 < side <= MAX_SIDE for side in size):

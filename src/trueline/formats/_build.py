@@ -1,19 +1,18 @@
-"""Layouts of what files say: boxes cut to the picture, texts cut to length, and all of it counted."""
+"""Layouts from what files say: boxes cut to the picture, texts cut to length, and all of it counted."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trueline.boxes import MIN_AREA, Box
-from trueline.errors import FieldError
+from trueline.errors import FieldError, short
 from trueline.formats._conversion import Tally
-from trueline.formats._input import short
+from trueline.formats._input import field_of
 from trueline.layout import MAX_PHRASE, MAX_PROMPT, MAX_REGIONS, Layout, Region
 
 EDGE = 1e-5  #: of a picture: what rounding may add beyond its edge
 HAIR = 1e-4  #: of the least area: what rounding may take from it
 FRACTIONS = "x0, y0, x1, y1 in 0..1"
+PIXELS = "x, y, width, height in pixels"
 CUT = "boxes cut at the edge of the picture"
 SMALL = f"boxes without area, or of less than {MIN_AREA:g} of the picture, left out"
 BEYOND = f"regions beyond {MAX_REGIONS}, the smallest, left out"
@@ -71,8 +70,8 @@ def pixel_box(corners: Sequence[float], size: tuple[int, int], where: str, tally
 
 
 def refuse_fractions(boxes: Sequence[Sequence[float]], size: tuple[int, int], unit: str, where: str) -> None:
-    """None of the boxes (in pixels of pictures of that size) goes beyond 1, and 1 is too small for a box: these are
-    fractions, whatever they are said to be."""
+    """Refuse boxes that are said to be in pixels (of pictures of that size), but are fractions: none of them goes
+    beyond 1, which is too small for a box in pixels."""
     if size[0] * size[1] * MIN_AREA <= 1:
         return
     if boxes and max(value for box in boxes for value in box) <= 1:
@@ -82,12 +81,27 @@ def refuse_fractions(boxes: Sequence[Sequence[float]], size: tuple[int, int], un
         )
 
 
-def make_region(phrase: Any, box: Box, where: str, tally: Tally, mask: Any = None) -> Region:
-    """A region; a phrase that is too long is cut after a word.
+def phrases_and_boxes(
+    row: dict[str, Any], phrases: str, boxes: str, where: str
+) -> tuple[list[Any], list[Any]]:
+    """Two lists of a row, equally long; ``phrases`` and ``boxes`` are their keys. A list that is missing is empty."""
+    texts = field_of(row, phrases, list, "a list of texts", where, [])
+    places = field_of(row, boxes, list, "a list of boxes", where, [])
+    if len(texts) != len(places):
+        raise ValueError(
+            f"{where}: has {len(texts)} {phrases} and {len(places)} {boxes}; give one phrase for each box"
+        )
+    return texts, places
+
+
+def make_region(phrase: Any, box: Box | None, where: str, tally: Tally, mask: Any = None) -> Region | None:
+    """A region, or None where there is no box; a phrase that is too long is cut after a word.
 
     Raises:
         ValueError: the phrase is no text, or empty.
     """
+    if box is None:
+        return None
     try:
         return Region(_cut(phrase, MAX_PHRASE, "phrases", where, tally), box, mask)
     except FieldError as error:
@@ -95,14 +109,15 @@ def make_region(phrase: Any, box: Box, where: str, tally: Tally, mask: Any = Non
 
 
 def make_layout(
-    prompt: Any, regions: Sequence[Region], where: str, tally: Tally, *, id: Any = None, **fields: Any
+    prompt: Any, regions: Iterable[Region | None], where: str, tally: Tally, *, id: Any = None, **fields: Any
 ) -> Layout | None:
-    """A layout; where there is no prompt (None or blank), one of the regions' phrases; None without both.
+    """A layout of those regions that are there; None without any and without a prompt. A prompt that is missing (None
+    or blank) is made of their phrases.
 
     Raises:
         ValueError: a field that a layout cannot have.
     """
-    kept = largest(regions, where, tally)
+    kept = largest([region for region in regions if region is not None], where, tally)
     if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
         if not kept:
             tally.lose("pictures without a caption or a box, left out", where)

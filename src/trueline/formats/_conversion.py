@@ -1,7 +1,5 @@
 """What a conversion is asked for, and what it had to leave out or change."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +19,7 @@ class Count:
 
 @dataclass
 class Tally:
-    """Reason -> how often. ``lost``: what the layouts had (or the file had) and what was written has not.
+    """Reason -> how often. ``lost``: what the layouts (or the file) had and what was written does not have.
     ``notes``: what was filled in or rounded."""
 
     lost: dict[str, Count] = field(default_factory=dict)
@@ -39,12 +37,19 @@ class Tally:
 
 @dataclass
 class Options:
-    """``format``: its name. ``size``: pixels (width, height) that boxes count, None: each picture has its own."""
+    """``format``: its name. ``form``: what its files look like, for messages. ``size``: pixels (width, height) that
+    boxes count; None: each picture has its own."""
 
     format: str
+    form: str
     size: tuple[int, int] | None
     names: Path | None
     captions: Path | None
     tally: Tally
     replace: bool = False
     strict: bool = False
+
+    @property
+    def cure(self) -> str:
+        """How the sentence about a file of another format ends."""
+        return f"{self.format} is {self.form}; name the format that the file has"

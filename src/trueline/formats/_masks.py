@@ -1,7 +1,5 @@
 """Masks of other formats: polygons and COCO's run lengths, as boolean H x W arrays."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +7,39 @@ from typing import Any
 import numpy as np
 
 from trueline.boxes import MAX_MASK_SIDE
-from trueline.formats._input import numbers, short
+from trueline.errors import short
+from trueline.formats._conversion import Tally
+from trueline.formats._input import numbers
+from trueline.layout import Region
 
 MAX_PIXELS = 100_000_000  #: of a picture with masks
+EMPTY = "masks that cover no pixel"
+
+
+def of_segmentation(value: Any, size: tuple[int, int], where: str, tally: Tally) -> np.ndarray | None:
+    """The mask of COCO's ``segmentation``, in a picture of that size (width, height); None where there is none, or it
+    covers no pixel, which is counted."""
+    if not value:
+        return None
+    if isinstance(value, dict):
+        mask = from_runs(value, where)
+    elif isinstance(value, list):
+        mask = from_polygons(value, size, where)
+    else:
+        raise ValueError(f"{where}: must be polygons or run lengths (got {short(value)})")
+    if mask is None:
+        tally.lose(EMPTY, where)
+    return mask
+
+
+def fitted(region: Region, size: tuple[int, int], where: str, tally: Tally) -> np.ndarray | None:
+    """The region's mask in the size of its picture (width, height), as the nearest pixels; a change is noted."""
+    mask = region.mask_array()
+    if mask is not None and mask.shape != (size[1], size[0]):
+        tally.note("masks resampled to the size of their picture", where)
+        check_pixels(size, "masks")
+        mask = resampled(mask, size)
+    return mask
 
 
 def mask_size(width: int, height: int) -> tuple[int, int]:
@@ -83,13 +111,12 @@ def check_pixels(size: tuple[int, int], where: str) -> None:
         )
 
 
-def to_runs(mask: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
-    """pycocotools' form of a mask, resampled to a picture of that size (width, height) where it has another."""
-    check_pixels(size, "masks")
-    flat = resampled(mask, size).T.ravel()
+def to_runs(mask: np.ndarray) -> dict[str, Any]:
+    """pycocotools' form of a mask."""
+    flat = mask.T.ravel()
     edges = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff([0, *edges, flat.size]).tolist()
-    return {"size": [size[1], size[0]], "counts": _packed([0, *runs] if flat[0] else runs)}
+    return {"size": list(mask.shape), "counts": _packed([0, *runs] if flat[0] else runs)}
 
 
 def resampled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

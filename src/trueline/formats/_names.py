@@ -1,18 +1,18 @@
 """Classes: the names that a file of annotations knows, in place of phrases."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from trueline.files import read_json, read_text
 from trueline.formats._conversion import Tally
-from trueline.formats._input import found, read_json, read_text
+from trueline.formats._input import describe
 from trueline.layout import Layout
 
-FORM = "a file of class names: one a line, YAML with names, or JSON with COCO's categories"
+FORM = "a file of class names: one per line, YAML with names, or JSON with COCO's categories"
+CURE = f"give {FORM}"
 BEYOND = "words of phrases beyond their class names"
 NO_CLASS = "regions whose phrase ends in none of the class names, left out"
 _ARTICLE = re.compile(r"^(?:a|an|the)\s+", re.IGNORECASE)
@@ -29,7 +29,7 @@ def read_names(path: Path) -> list[str]:
     elif path.suffix.lower() == ".json":
         names = _of_coco(path)
     else:
-        names = [line.strip() for line in read_text(path, "--names", FORM).split("\n")]
+        names = [line.strip() for line in read_text(path, CURE).split("\n")]
         while names and not names[-1]:
             names.pop()
     for number, name in enumerate(names):
@@ -44,7 +44,7 @@ def _of_yaml(path: Path) -> list[Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(read_text(path, "--names", FORM))
+        content = yaml.safe_load(read_text(path, CURE))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     names = content.get("names") if isinstance(content, dict) else None
@@ -53,15 +53,15 @@ def _of_yaml(path: Path) -> list[Any]:
     if isinstance(names, dict):
         return [names[number] for number in range(len(names))]
     if not isinstance(names, list):
-        raise ValueError(f"{path}: must have a list of names; found {found(content)}")
+        raise ValueError(f"{path}: must have a list of names; found {describe(content)}")
     return names
 
 
 def _of_coco(path: Path) -> list[Any]:
-    content = read_json(path, "--names", FORM)
+    content = read_json(path, CURE)
     rows = content.get("categories") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: must have a list of categories; found {found(content)}")
+        raise ValueError(f"{path}: must have a list of categories; found {describe(content)}")
     return [row.get("name") for row in rows]
 
 

@@ -1,6 +1,4 @@
-"""Writing the files of others: whole or not at all, and never over something else unless asked to."""
-
-from __future__ import annotations
+"""Writing files: whole or not at all, and never over something else unless asked to."""
 
 import json
 import math
@@ -23,7 +21,7 @@ def json_bytes(content: Any, indent: int | None = 1) -> bytes:
 
 
 def json_rows(rows: Sequence[Any]) -> bytes:
-    """A JSON list, a row a line."""
+    """A JSON list, one row per line."""
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     return ("[\n" + ",\n".join(lines) + "\n]\n").encode()
 
@@ -38,7 +36,7 @@ def save_file(path: Path, content: bytes, options: Options) -> None:
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; {options.format} is one file, give its name")
     if path.exists() and not options.replace:
-        raise ValueError(f"{path}: is there already; choose another name, or --force to write over it")
+        raise ValueError(f"replace: {path} is there already; choose another name, or allow to write over it")
     _write(path, content)
 
 
@@ -48,16 +46,19 @@ def save_folder(path: Path, files: Mapping[str, bytes], options: Options) -> Non
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: is a file; {options.format} is a folder here, give another name")
     if path.is_dir() and any(path.iterdir()) and not options.replace:
-        raise ValueError(f"{path}: is not empty; choose another folder, or --force to write over files in it")
+        raise ValueError(
+            f"replace: {path} is not empty; choose another folder, or allow to write over files in it"
+        )
     for name, content in files.items():
         _write(path / name, content)
 
 
 def save_each(layouts: Sequence[Layout], contents: Sequence[bytes], path: Path, options: Options) -> None:
-    """A JSON file a layout: the file ``path`` for one layout, a folder for several (or for a path without .json)."""
+    """One JSON file per layout: the file ``path`` for one layout, a folder for several (or for a path without
+    .json)."""
     if path.suffix.lower() == ".json":
         if len(layouts) > 1:
-            problem = f"{options.format} has a file for each of {len(layouts)} layouts"
+            problem = f"{options.format} has one file for each of {len(layouts)} layouts"
             raise ValueError(f"{path}: {problem}; give a folder, a name without .json")
         return save_file(path, contents[0], options)
     files = {f"{name}.json": content for name, content in zip(file_names(layouts), contents, strict=True)}
@@ -66,7 +67,13 @@ def save_each(layouts: Sequence[Layout], contents: Sequence[bytes], path: Path, 
 
 def refuse_losses(options: Options) -> None:
     if options.strict and options.tally.lost:
-        raise ValueError(f"--strict: this would be lost on the way to {options.format}: {options.tally}")
+        raise ValueError(f"strict: this would be lost on the way to {options.format}: {options.tally}")
+
+
+def refuse_marks(text: str, marks: Sequence[str], where: str, owner: str) -> None:
+    """Refuse a text with a line break or another mark that ``owner``'s text format cannot hold."""
+    if found := [mark for mark in ("\n", "\r", *marks) if mark in text]:
+        raise ValueError(f"{where}: holds {found[0]!r}, which {owner} cannot; remove it")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -75,7 +82,7 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         raise ValueError(f"{path}: cannot write it ({error.strerror}); choose another name") from None
     except ValueError as error:
-        raise ValueError(str(error).removeprefix("--out: ")) from None
+        raise ValueError(str(error).partition("out: ")[2]) from None
 
 
 def file_names(layouts: Sequence[Layout]) -> list[str]:
@@ -85,9 +92,9 @@ def file_names(layouts: Sequence[Layout]) -> list[str]:
         ValueError: two would be one file (also where upper and lower case are one).
     """
     names = [layout.id or f"{number:06d}" for number, layout in enumerate(layouts, start=1)]
-    seen: dict[str, int] = {}
+    first: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
-        if (other := seen.setdefault(name.casefold(), number)) != number:
+        if (other := first.setdefault(name.casefold(), number)) != number:
             raise ValueError(
                 f"layouts {other} and {number}: both would be the file {name}; give them other ids"
             )
@@ -96,20 +103,19 @@ def file_names(layouts: Sequence[Layout]) -> list[str]:
 
 def picture_of(layout: Layout) -> dict[str, Any]:
     """What ``meta`` says of the picture that the layout was made for, as far as it is of its kind: ``file``, ``id``,
-    ``width`` and ``height`` (both or none), ``captions`` (beside the prompt)."""
-    said = layout.meta.get(PICTURE)
-    about: dict[str, Any] = dict(said) if isinstance(said, dict) else {}
+    ``width`` and ``height`` (both or none), ``captions`` (besides the prompt)."""
+    about = layout.meta.get(PICTURE)
+    if not isinstance(about, dict):
+        return {}
     captions = about.get("captions")
     right = {
         "file": isinstance(about.get("file"), str) and bool(about["file"]),
         "id": type(about.get("id")) is int,
         "captions": isinstance(captions, list) and all(isinstance(text, str) for text in captions),
     }
-    sides = [about.get("width"), about.get("height")]
-    sized = all(type(side) is int and 0 < side <= MAX_SIDE for side in sides)
-    return {key: about[key] for key, good in right.items() if good} | (
-        {"width": sides[0], "height": sides[1]} if sized else {}
-    )
+    sides = {key: about.get(key) for key in ("width", "height")}
+    sized = all(type(side) is int and 0 < side <= MAX_SIDE for side in sides.values())
+    return {key: about[key] for key, good in right.items() if good} | (sides if sized else {})
 
 
 def canvas(layout: Layout, options: Options, where: str) -> tuple[int, int]:

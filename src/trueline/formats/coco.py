@@ -5,17 +5,15 @@ The first caption of a picture is the prompt; the others, the file's name and th
 are written again. Crowds are left out, as GLIGEN's and our training does; polygons and run lengths become masks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trueline.formats import _masks
-from trueline.formats._build import make_layout, make_region, pixel_box, refuse_fractions
+from trueline.formats._build import PIXELS, make_layout, make_region, pixel_box, refuse_fractions
 from trueline.formats._conversion import PICTURE, Options, Tally
-from trueline.formats._input import field_of, found, is_number, mismatch, read_json, side
+from trueline.formats._input import describe, field_of, is_number, mismatch, read_json, side
 from trueline.formats._names import classes_of
 from trueline.formats._output import canvas, json_bytes, picture_of, rounded, save_folder
 from trueline.layout import Layout, Region
@@ -25,13 +23,11 @@ PARTS = {"instances": ("images", "annotations", "categories"), "captions": ("ima
 SPLIT = "layouts"  #: what is written is instances_layouts.json and captions_layouts.json
 CROWDS = "crowd annotations, left out"
 BROKEN = "annotations of unknown pictures or classes, left out"
-EMPTY = "masks that cover no pixel"
-PIXELS = "x, y, width, height in pixels"
 
 
 def read(path: Path, options: Options) -> list[Layout]:
     instances_file, captions_file = _files(path, options)
-    instances = _content(instances_file, "instances", options.format)
+    instances = _content(instances_file, "instances", options)
     pictures = _pictures(instances, instances_file)
     captions = _captions(captions_file, pictures, options) if captions_file else {}
     things = _things(instances, pictures, instances_file, options.tally)
@@ -61,25 +57,24 @@ def _files(path: Path, options: Options) -> tuple[Path, Path | None]:
         choice = sorted(folder.glob("instances_*.json"))
         if len(choice) != 1:
             what = f"{len(choice)} of them in {folder}" if choice else f"no instances_*.json in {folder}"
-            raise mismatch(path, options.format, FORM, f"{what}; give the file itself")
+            raise mismatch(path, options, f"{what}; give the file itself")
         path = choice[0]
     if options.captions is not None:
         return path, options.captions
     beside = path.with_name(path.name.replace("instances", "captions", 1))
     if beside == path or not beside.is_file():
-        options.tally.note(f"no captions beside {path.name}; --captions names them")
+        options.tally.note(f"no captions beside {path.name}; the argument captions names them")
         return path, None
     return path, beside
 
 
-def _content(path: Path, part: str, format: str) -> dict[str, Any]:
-    content = read_json(path, format, FORM)
+def _content(path: Path, part: str, options: Options) -> dict[str, Any]:
+    content = read_json(path, options)
     for key in PARTS[part]:
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise mismatch(
-                path, f"{format} ({part})", f"an object with {', '.join(PARTS[part])}", found(content)
-            )
+            form = f"{options.format} ({part}) is an object with {', '.join(PARTS[part])}"
+            raise ValueError(f"{path}: {form}; found {describe(content)}; name the format that the file has")
     return content
 
 
@@ -99,7 +94,7 @@ def _pictures(content: dict[str, Any], path: Path) -> dict[int, tuple[str, dict[
 
 def _captions(path: Path, pictures: dict[int, Any], options: Options) -> dict[int, list[str]]:
     captions: dict[int, list[str]] = {}
-    for place, row in enumerate(_content(path, "captions", options.format)["annotations"]):
+    for place, row in enumerate(_content(path, "captions", options)["annotations"]):
         where = f"{path}, annotations[{place}]"
         text = field_of(row, "caption", str, "text", where)
         if field_of(row, "image_id", int, "a whole number", where) not in pictures or not text.strip():
@@ -153,23 +148,8 @@ def _region(
     box = pixel_box((x, y, x + width, y + height), size, where, tally)
     if box is None:
         return None
-    mask = mask_of(row.get("segmentation"), size, f"{where}, segmentation", tally)
+    mask = _masks.of_segmentation(row.get("segmentation"), size, f"{where}, segmentation", tally)
     return make_region(name, box, where, tally, mask)
-
-
-def mask_of(value: Any, size: tuple[int, int], where: str, tally: Tally) -> Any:
-    """The mask of a ``segmentation``; None where there is none, or it covers no pixel, which is counted."""
-    if not value:
-        return None
-    if isinstance(value, dict):
-        mask = _masks.from_runs(value, where)
-    elif isinstance(value, list):
-        mask = _masks.from_polygons(value, size, where)
-    else:
-        raise ValueError(f"{where}: must be polygons or run lengths (got {value!r:.60})")
-    if mask is None:
-        tally.lose(EMPTY, where)
-    return mask
 
 
 def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
@@ -208,10 +188,7 @@ def _annotation(region: Region, size: tuple[int, int], where: str, tally: Tally)
     corner, sides = region.box.xyxy[:2], (region.box.width, region.box.height)
     box = rounded([value * side for value, side in zip((*corner, *sides), (*size, *size), strict=True)])
     row = {"bbox": box, "iscrowd": 0, "segmentation": [], "area": rounded([box[2] * box[3]])[0]}
-    mask = region.mask_array()
+    mask = _masks.fitted(region, size, where, tally)
     if mask is not None:
-        if mask.shape != (size[1], size[0]):
-            tally.note("masks resampled to the size of their picture", where)
-        row["segmentation"] = _masks.to_runs(mask, size)
-        row["area"] = int(_masks.resampled(mask, size).sum())
+        row |= {"segmentation": _masks.to_runs(mask), "area": int(mask.sum())}
     return row

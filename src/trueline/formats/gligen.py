@@ -5,53 +5,52 @@ it has (``ckpt``, ``alpha_type``) stays in ``meta.gligen`` and is written again;
 lacks ``ckpt``, which the script wants. The negative prompt is a flag of the script, one for all entries.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trueline.formats._build import FRACTIONS, extras, fraction_box, make_layout, make_region
+from trueline.formats._build import (
+    FRACTIONS,
+    extras,
+    fraction_box,
+    make_layout,
+    make_region,
+    phrases_and_boxes,
+)
 from trueline.formats._conversion import Options, Tally
 from trueline.formats._input import field_of, mismatch, numbers, read_rows
 from trueline.formats._output import file_names, json_rows, kept_extras, rounded, save_file
-from trueline.layout import Layout, Region
+from trueline.layout import Layout
 
 FORM = "a JSON list of objects with prompt, phrases and locations"
 KEYS = ("prompt", "phrases", "locations", "save_folder_name", "images", "text_mask", "image_mask")
 SWITCHED_OFF = "phrases that text_mask switches off, left out"
 
 
-def read(path: Path, options: Options) -> list[Layout]:
-    rows = read_rows(path, options.format, FORM, ("prompt",))
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
+    rows = read_rows(path, options, ("prompt",))
     if not any("locations" in row for row in rows):
-        raise mismatch(path, options.format, FORM, f"objects without locations, as {', '.join(rows[0])}")
-    found = [_layout(row, f"{path}, row {number}", options.tally) for number, row in enumerate(rows, start=1)]
-    return [layout for layout in found if layout is not None]
+        raise mismatch(path, options, f"objects without locations, as {', '.join(rows[0])}")
+    for number, row in enumerate(rows, start=1):
+        yield _layout(row, f"{path}, row {number}", options.tally)
 
 
 def _layout(row: dict[str, Any], where: str, tally: Tally) -> Layout | None:
-    places = field_of(row, "locations", list, "a list of boxes", where, [])
-    phrases = field_of(row, "phrases", list, "a list of texts", where, [])
-    if row.get("phrases") is None and places:
+    if row.get("phrases") is None and row.get("locations"):
         raise ValueError(f"{where}, phrases: is missing; boxes with reference pictures only cannot be read")
-    if len(phrases) != len(places):
-        raise ValueError(
-            f"{where}: has {len(phrases)} phrases and {len(places)} locations; give one box a phrase"
-        )
-    switched = field_of(row, "text_mask", list, "a list of 0 and 1", where, [1] * len(places))
+    phrases, places = phrases_and_boxes(row, "phrases", "locations", where)
+    switches = field_of(row, "text_mask", list, "a list of 0 and 1", where, [1] * len(places))
     for place, image in enumerate(field_of(row, "images", list, "a list of files", where, [])):
         if image is not None:
             tally.lose("reference pictures", f"{where}, images[{place}]")
-    regions: list[Region] = []
+    regions = []
     for place, (phrase, corners) in enumerate(zip(phrases, places, strict=True)):
         field = f"{where}, locations[{place}]"
-        if switched[place : place + 1] == [0]:
+        if switches[place : place + 1] == [0]:
             tally.lose(SWITCHED_OFF, field)
             continue
         box = fraction_box(numbers(corners, 4, FRACTIONS, field), field, tally)
-        if box is not None:
-            regions.append(make_region(phrase, box, f"{where}, phrases[{place}]", tally))
+        regions.append(make_region(phrase, box, f"{where}, phrases[{place}]", tally))
     meta = extras(row, KEYS, "gligen")
     return make_layout(row.get("prompt"), regions, where, tally, id=row.get("save_folder_name"), meta=meta)
 

@@ -1,53 +1,58 @@
-"""InstanceDiffusion's inputs, ``demos/*.json``: an object a picture (``caption``, ``width``, ``height``, ``annos``).
+"""InstanceDiffusion's ``demos/*.json``: one object per picture (``caption``, ``width``, ``height``, ``annos``).
 
 An annotation has ``bbox`` (xywh in pixels), ``caption`` (the phrase), ``category_name`` (the phrase where there is no
 caption) and ``mask`` (pycocotools' run lengths, or []). Points and scribbles have no place in a layout.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trueline.errors import FieldError
 from trueline.formats import _masks
-from trueline.formats._build import extras, make_layout, make_region, pixel_box, refuse_fractions
+from trueline.formats._build import PIXELS, extras, make_layout, make_region, pixel_box, refuse_fractions
 from trueline.formats._conversion import PICTURE, Options, Tally
-from trueline.formats._input import field_of, found, json_files, mismatch, numbers, read_json, side
+from trueline.formats._input import (
+    describe,
+    field_of,
+    json_files,
+    mismatch,
+    numbers,
+    objects,
+    read_json,
+    side,
+)
 from trueline.formats._output import canvas, json_bytes, kept_extras, rounded, save_each
-from trueline.formats.coco import PIXELS, mask_of
 from trueline.layout import Layout, Region
 
 FORM = "an object with caption, width, height and annos"
 KEYS = ("caption", "width", "height", "annos")
 
 
-def read(path: Path, options: Options) -> list[Layout]:
-    files = json_files(path, options.format, FORM)
-    layouts = [_layout(file, options, path.is_dir()) for file in files]
-    return [layout for layout in layouts if layout is not None]
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
+    for file in json_files(path, options):
+        yield _layout(file, options, file.stem if path.is_dir() else None)
 
 
-def _layout(path: Path, options: Options, in_folder: bool) -> Layout | None:
-    content = read_json(path, options.format, FORM)
+def _layout(path: Path, options: Options, id: str | None) -> Layout | None:
+    content = read_json(path, options)
     if not isinstance(content, dict) or not isinstance(content.get("annos"), list):
-        raise mismatch(path, options.format, FORM, found(content))
+        raise mismatch(path, options, describe(content))
     size, tally = (side(content, "width", str(path)), side(content, "height", str(path))), options.tally
-    rows = [field_of({"anno": row}, "anno", dict, "an object", str(path)) for row in content["annos"]]
+    rows = objects(content["annos"], f"{path}, annos")
     corners = [_corners(row, size, f"{path}, annos[{place}]", tally) for place, row in enumerate(rows)]
     refuse_fractions([box for box in corners if box], size, PIXELS, f"{path}, annos, bbox")
-    regions = []
-    for place, (row, box) in enumerate(zip(rows, corners, strict=True)):
-        region = _region(row, box, size, f"{path}, annos[{place}]", tally) if box else None
-        regions += [region] if region is not None else []
+    regions = [
+        _region(row, box, size, f"{path}, annos[{place}]", tally)
+        for place, (row, box) in enumerate(zip(rows, corners, strict=True))
+        if box
+    ]
     meta = extras(content, KEYS, "instancediffusion")
     fields: dict[str, Any] = {"width": size[0], "height": size[1]}
     try:
         Layout("x", **fields)
     except FieldError:  # a size that no picture of ours can have
         meta, fields = meta | {PICTURE: fields}, {}
-    id = path.stem if in_folder else None
     return make_layout(content.get("caption"), regions, str(path), tally, id=id, meta=meta, **fields)
 
 
@@ -56,11 +61,9 @@ def _corners(row: dict[str, Any], size: tuple[int, int], where: str, tally: Tall
     if row.get("bbox"):
         x, y, width, height = numbers(row["bbox"], 4, PIXELS, f"{where}, bbox")
         return [x, y, x + width, y + height]
-    mask = mask_of(row.get("mask"), size, f"{where}, mask", tally)
+    mask = _masks.of_segmentation(row.get("mask"), size, f"{where}, mask", tally)
     if mask is None:
-        tally.lose(
-            "points without a box, left out" if "point" in row else "rows without a box, left out", where
-        )
+        tally.lose(f"{'points' if 'point' in row else 'rows'} without a box, left out", where)
         return None
     x0, y0, x1, y1 = _masks.extent(mask)
     return [x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]]
@@ -78,9 +81,8 @@ def _region(
     for key in ("point", "scribble"):
         if row.get(key):
             tally.lose(f"{key}s beside boxes", where)
-    return make_region(
-        caption or name, box, where, tally, mask_of(row.get("mask"), size, f"{where}, mask", tally)
-    )
+    mask = _masks.of_segmentation(row.get("mask"), size, f"{where}, mask", tally)
+    return make_region(caption or name, box, where, tally, mask)
 
 
 def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
@@ -97,8 +99,6 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
 def _anno(region: Region, size: tuple[int, int], where: str, tally: Tally) -> dict[str, Any]:
     box = region.box
     corners = (box.x0 * size[0], box.y0 * size[1], box.width * size[0], box.height * size[1])
-    mask = region.mask_array()
-    if mask is not None and mask.shape != (size[1], size[0]):
-        tally.note("masks resampled to the size of their picture", where)
-    runs = [] if mask is None else _masks.to_runs(mask, size)
+    mask = _masks.fitted(region, size, where, tally)
+    runs = [] if mask is None else _masks.to_runs(mask)
     return {"bbox": rounded(corners), "mask": runs, "category_name": "", "caption": region.phrase}

@@ -1,64 +1,66 @@
-"""LabelMe: an object a picture, with ``shapes`` in pixels and ``imageWidth``, ``imageHeight``.
+"""LabelMe: one object per picture, with ``shapes`` in pixels and ``imageWidth``, ``imageHeight``.
 
 Rectangles are boxes; polygons, circles, turned rectangles and masks are boxes with a mask; points and lines are left
 out. LabelMe has no field for a prompt, but keeps keys that it does not know (``_label_file.py``, ``other_data``): so
-``prompt``, ``negative_prompt`` and ``seed`` stand beside its own and ``negative`` in a shape, and a layout whose
+``prompt``, ``negative_prompt`` and ``seed`` stand besides its own and ``negative`` in a shape, and a layout whose
 boxes were moved in LabelMe is still whole. The picture itself (``imageData``) is not read.
 """
-
-from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from trueline.errors import FieldError
+import numpy as np
+from PIL import Image
+
+from trueline.errors import FieldError, short
 from trueline.formats import _masks
 from trueline.formats._build import make_layout, make_region, pixel_box
 from trueline.formats._conversion import PICTURE, Options, Tally
-from trueline.formats._input import field_of, found, json_files, mismatch, numbers, read_json, short, side
+from trueline.formats._input import (
+    describe,
+    field_of,
+    json_files,
+    mismatch,
+    numbers,
+    objects,
+    read_json,
+    side,
+)
 from trueline.formats._output import canvas, file_names, json_bytes, picture_of, rounded, save_each, whole
-from trueline.formats.coco import EMPTY
 from trueline.layout import Layout, Region
-
-if TYPE_CHECKING:
-    import numpy as np
+from trueline.pictures import open_picture
 
 FORM = "an object with shapes, imageWidth and imageHeight"
-TOLD = "grounding_label"  #: of a shape, Trueline's own: ``label`` is LabelMe's name for what is our phrase
+LABEL = "grounding_label"  #: of a shape, Trueline's own: ``label`` is LabelMe's name for what is our phrase
 VERSION = "5.5.0"  #: of LabelMe, whose keys these are
 POINTS = {"rectangle": (2, 4), "circle": (2,), "mask": (2,), "oriented_rectangle": (4,)}
 CORNERS = 64  #: of the polygon that stands for a circle
 
 
-def read(path: Path, options: Options) -> list[Layout]:
-    layouts = [_layout(file, options) for file in json_files(path, options.format, FORM)]
-    return [layout for layout in layouts if layout is not None]
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
+    for file in json_files(path, options):
+        yield _layout(file, options)
 
 
 def _layout(path: Path, options: Options) -> Layout | None:
-    content, tally = read_json(path, options.format, FORM), options.tally
+    content, tally = read_json(path, options), options.tally
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        raise mismatch(path, options.format, FORM, found(content))
+        raise mismatch(path, options, describe(content))
     size = side(content, "imageWidth", str(path)), side(content, "imageHeight", str(path))
-    regions = []
-    for place, shape in enumerate(content["shapes"]):
-        where = f"{path}, shapes[{place}]"
-        region = _region(field_of({"shape": shape}, "shape", dict, "an object", where), size, where, tally)
-        regions += [region] if region is not None else []
+    shapes = objects(content["shapes"], f"{path}, shapes")
+    regions = [_region(shape, size, f"{path}, shapes[{i}]", tally) for i, shape in enumerate(shapes)]
     about: dict[str, Any] = {"width": size[0], "height": size[1]}
     if isinstance(content.get("imagePath"), str):
         about["file"] = PureWindowsPath(content["imagePath"]).as_posix()
     if content.get("flags"):
         tally.lose("flags of pictures", str(path))
-    fields = {"negative_prompt": field_of(content, "negative_prompt", str, "text", str(path), "")}
-    return make_layout(
-        content.get("prompt"), regions, str(path), tally,
-        id=path.stem, seed=content.get("seed"), meta={PICTURE: about}, **fields,
-    )  # fmt: skip
+    fields = {"id": path.stem, "seed": content.get("seed"), "meta": {PICTURE: about}}
+    fields["negative_prompt"] = field_of(content, "negative_prompt", str, "text", str(path), "")
+    return make_layout(content.get("prompt"), regions, str(path), tally, **fields)
 
 
 def _region(shape: dict[str, Any], size: tuple[int, int], where: str, tally: Tally) -> Region | None:
@@ -69,7 +71,7 @@ def _region(shape: dict[str, Any], size: tuple[int, int], where: str, tally: Tal
         if shape.get(key) not in (None, {}, ""):
             tally.lose(f"{key} of shapes", where)
     if kind not in ("rectangle", "polygon", "circle", "mask", "oriented_rectangle"):
-        tally.lose(f"shapes of type {short(kind)}, left out", where)
+        tally.lose(f"shapes of type {kind if kind.isidentifier() else short(kind)}, left out", where)
         return None
     if len(spots) not in POINTS.get(kind, (len(spots),)) or (kind == "polygon" and len(spots) < 3):
         raise ValueError(f"{where}, points: a {kind} has not {len(spots)} of them; draw it again")
@@ -86,10 +88,12 @@ def _region(shape: dict[str, Any], size: tuple[int, int], where: str, tally: Tal
     if box is None:
         return None
     if mask is None and kind != "rectangle":
-        tally.lose(EMPTY, where)
+        tally.lose(_masks.EMPTY, where)
     region = make_region(shape.get("label"), box, f"{where}, label", tally, mask)
     try:
-        return Region(region.phrase, region.box, region.mask, shape.get("negative"), shape.get(TOLD))
+        return region and Region(
+            region.phrase, region.box, region.mask, shape.get("negative"), shape.get(LABEL)
+        )
     except FieldError as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -102,10 +106,6 @@ def _circle(centre: Sequence[float], edge: Sequence[float]) -> list[list[float]]
 
 def _placed(text: Any, corners: Sequence[float], size: tuple[int, int], where: str) -> np.ndarray | None:
     """The mask of the whole picture, from the part of it that a PNG in base64 holds."""
-    import numpy as np
-
-    from trueline.pictures import open_picture
-
     _masks.check_pixels(size, where)
     x0, y0, x1, y1 = (round(corner) for corner in corners)
     try:
@@ -146,7 +146,7 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
 
 def _shape(region: Region, size: tuple[int, int], where: str, tally: Tally) -> dict[str, Any]:
     x0, y0, x1, y1 = region.box.xyxy
-    mask = region.mask_array()
+    mask = _masks.fitted(region, size, where, tally)
     shape: dict[str, Any] = {
         "label": region.phrase,
         "points": [rounded([x0 * size[0], y0 * size[1]]), rounded([x1 * size[0], y1 * size[1]])],
@@ -157,10 +157,8 @@ def _shape(region: Region, size: tuple[int, int], where: str, tally: Tally) -> d
         "mask": None,
     }
     if mask is not None:
-        if mask.shape != (size[1], size[0]):
-            tally.note("masks resampled to the size of their picture", where)
-        shape |= _mask_shape(_masks.resampled(mask, size), region, size, where, tally)
-    own = {"negative": region.negative, TOLD: region.label}
+        shape |= _mask_shape(mask, region, size, where, tally)
+    own = {"negative": region.negative, LABEL: region.label}
     return shape | {name: value for name, value in own.items() if value is not None}
 
 
@@ -168,8 +166,6 @@ def _mask_shape(
     mask: np.ndarray, region: Region, size: tuple[int, int], where: str, tally: Tally
 ) -> dict[str, Any]:
     """A shape of type mask: the part of it in the box, whose corners are whole pixels, the last ones included."""
-    from PIL import Image
-
     x0, y0, x1, y1 = whole(region.box, *size)
     part = mask[y0:y1, x0:x1]
     if int(part.sum()) < int(mask.sum()):

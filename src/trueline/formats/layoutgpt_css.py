@@ -8,8 +8,6 @@ The pixels are those of a square that the text does not name: 64 for LayoutGPT's
 itself drops digits from names.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 from trueline.formats._build import make_layout, make_region, pixel_box
 from trueline.formats._conversion import Options
 from trueline.formats._input import mismatch, read_text
-from trueline.formats._output import save_file, whole
+from trueline.formats._output import refuse_marks, save_file, whole
 from trueline.layout import Layout
 
 FORM = "blocks of a Prompt: line, a Layout: line and CSS rules"
@@ -29,21 +27,18 @@ _PIXELS = re.compile(r"[-+]?\d{1,7}(?:\.\d{1,7})?(?:px)?")
 Block = tuple[int, str, list[tuple[int, str]]]  #: line number, prompt, numbered rules
 
 
-def read(path: Path, options: Options) -> list[Layout]:
-    layouts = []
-    for number, prompt, rules in _blocks(read_text(path, options.format, FORM), path, options.format):
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
+    for number, prompt, rules in _blocks(read_text(path, options), path, options):
         regions = []
         for line, rule in rules:
             where = f"{path}, line {line}"
             phrase, (x0, y0, x1, y1) = _rule(rule, where)
             box = pixel_box((x0, y0, x1, y1), options.size or CANVAS, where, options.tally)
-            if box is not None:
-                regions.append(make_region(phrase, box, where, options.tally))
-        layouts.append(make_layout(prompt, regions, f"{path}, line {number}", options.tally))
-    return [layout for layout in layouts if layout is not None]
+            regions.append(make_region(phrase, box, where, options.tally))
+        yield make_layout(prompt, regions, f"{path}, line {number}", options.tally)
 
 
-def _blocks(text: str, path: Path, format: str) -> Iterator[Block]:
+def _blocks(text: str, path: Path, options: Options) -> Iterator[Block]:
     block: Block | None = None
     for number, line in enumerate(text.split("\n"), start=1):
         if line.startswith(PROMPT):
@@ -51,11 +46,11 @@ def _blocks(text: str, path: Path, format: str) -> Iterator[Block]:
                 yield block
             block = number, line.removeprefix(PROMPT).removeprefix(" "), []
         elif block is None and line.strip():
-            raise mismatch(path, format, FORM, f"{line[:60]!r} (line {number})")
+            raise mismatch(path, options, f"{line[:60]!r} (line {number})")
         elif block and line.strip() and line.strip() != LAYOUT:
             block[2].append((number, line))
     if block is None:
-        raise mismatch(path, format, FORM, "an empty file")
+        raise mismatch(path, options, "an empty file")
     yield block
 
 
@@ -84,11 +79,14 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
     size = options.size or CANVAS
     blocks = []
     for number, layout in enumerate(layouts, start=1):
-        _refuse(layout.prompt, f"layout {number}, prompt")
+        refuse_marks(layout.prompt, (), f"layout {number}, prompt", "LayoutGPT's CSS")
         lines = [f"{PROMPT} {layout.prompt}", LAYOUT]
         for place, region in enumerate(layout.regions):
             where = f"layout {number}, regions[{place}].phrase"
-            _refuse(region.phrase, where, "{}")
+            refuse_marks(region.phrase, "{}", where, "LayoutGPT's CSS")
+            if region.phrase.startswith(PROMPT):
+                problem = f"begins with {PROMPT!r}, which begins a layout here"
+                raise ValueError(f"{where}: {problem}; write it without the colon")
             if re.search(r"\d", region.phrase):
                 options.tally.lose(DIGITS, where)
             x0, y0, x1, y1 = whole(region.box, *size)
@@ -97,12 +95,3 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
         blocks.append("\n".join(lines) + "\n")
     options.tally.note(f"boxes rounded to whole pixels of {size[0]}x{size[1]}")
     save_file(path, "\n".join(blocks).encode(), options)
-
-
-def _refuse(text: str, where: str, marks: str = "") -> None:
-    if found := [mark for mark in ("\n", "\r", *marks) if mark in text]:
-        raise ValueError(f"{where}: holds {found[0]!r}, which LayoutGPT's CSS cannot; remove it")
-    if marks and text.startswith(PROMPT):
-        raise ValueError(
-            f"{where}: begins with {PROMPT!r}, which begins a layout here; write it without the colon"
-        )

@@ -1,10 +1,8 @@
 """LayoutGPT's published plans, ``llm_output/*.json``: a JSON list of ``query_id``, ``iter``, ``prompt`` and
-``object_list`` [[name, [x0, y0, x1, y1]]] in 0..1. Read by the parser of ``--planner replay``."""
-
-from __future__ import annotations
+``object_list`` [[name, [x0, y0, x1, y1]]] in 0..1. Read by ``planner.replay``."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trueline.formats._build import cut_box, make_layout, make_region
@@ -20,10 +18,10 @@ NAMELESS = "boxes without a name, left out"
 _ID = re.compile(r"plan-(\d{1,15})-(\d{1,9})", re.ASCII)
 
 
-def read(path: Path, options: Options) -> list[Layout]:
-    read_rows(path, options.format, FORM, KEYS)
-    found = [_layout(plan, f"{path}, row {row}", options) for row, plan in enumerate(replay(path), start=1)]
-    return [layout for layout in found if layout is not None]
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
+    read_rows(path, options, KEYS)
+    for number, plan in enumerate(replay(path), start=1):
+        yield _layout(plan, f"{path}, row {number}", options)
 
 
 def _layout(plan: Plan, where: str, options: Options) -> Layout | None:
@@ -38,8 +36,7 @@ def _layout(plan: Plan, where: str, options: Options) -> Layout | None:
             options.tally.lose(NAMELESS, field)
             continue
         box = cut_box(corners, field, options.tally)
-        if box is not None:
-            regions.append(make_region(name, box, field, options.tally))
+        regions.append(make_region(name, box, field, options.tally))
     id = f"plan-{plan.query:06d}-{plan.iteration}"
     return make_layout(plan.prompt, regions, where, options.tally, id=id)
 

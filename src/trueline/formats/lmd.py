@@ -10,95 +10,119 @@ prompt names for that case. LMD itself looks for these words anywhere in the tex
 and takes a negative prompt "None" for none: texts that would be read otherwise are refused.
 """
 
-from __future__ import annotations
-
-import re
+import ast
+import io
+import tokenize
+import warnings
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from trueline.formats._build import make_layout, make_region, pixel_box, refuse_fractions
 from trueline.formats._conversion import Options
-from trueline.formats._input import mismatch, read_text
-from trueline.formats._output import DEFAULT, kept_extras, save_file, whole
-from trueline.formats._pairs import FORM as PAIRS
-from trueline.formats._pairs import pairs, spelled
+from trueline.formats._input import mismatch, numbers, read_text
+from trueline.formats._output import DEFAULT, kept_extras, refuse_marks, save_file, whole
 from trueline.layout import Layout
 
 FORM = "text of Caption:, Objects:, Background prompt: and Negative prompt: lines"
+PAIRS = "[('name', [x, y, width, height]), ...]"
 CAPTION, OBJECTS, BACKGROUND, NEGATIVE = "Caption", "Objects", "Background prompt", "Negative prompt"
+KEYS = (CAPTION, OBJECTS, BACKGROUND, NEGATIVE)
 NO_BACKGROUND = "A realistic scene"
 FILLED = f"background prompts filled in as {NO_BACKGROUND!r}"
-_KEY = re.compile(rf"({CAPTION}|{OBJECTS}|{BACKGROUND}|{NEGATIVE}):[ ]?")
-_MARK = re.compile(rf"(?:{OBJECTS}|{BACKGROUND}|{NEGATIVE}):")
+MAX_LENGTH = 100_000  #: characters of a list of objects; a language model wrote it
 
 
-def read(path: Path, options: Options) -> list[Layout]:
-    text = read_text(path, options.format, FORM)
-    blocks = list(_blocks(text, path, options.format))
-    if not blocks:
-        raise mismatch(path, options.format, FORM, "a file without a Caption: line")
-    found = [layout_of(said, where, options) for where, said in blocks]
-    return [layout for layout in found if layout is not None]
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
+    empty = True
+    for where, fields in _blocks(read_text(path, options), path, options):
+        empty = False
+        yield layout_of(fields, where, options)
+    if empty:
+        raise mismatch(path, options, "a file without a Caption: line")
 
 
-def _blocks(text: str, path: Path, format: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _blocks(text: str, path: Path, options: Options) -> Iterator[tuple[str, dict[str, str]]]:
     """Where each begins, and its lines by key. A list of objects may go over several lines."""
-    said: dict[str, str] = {}
+    fields: dict[str, str] = {}
     where, key = "", ""
     for number, line in enumerate(text.split("\n"), start=1):
-        match = _KEY.match(line)
-        if match is None:
+        named = next((name for name in KEYS if line.startswith(f"{name}:")), None)
+        if named is None:
             if not line.strip():
                 continue
             if key != OBJECTS:
-                raise mismatch(path, format, FORM, f"{line[:60]!r} (line {number})")
-            said[key] += " " + line
+                raise mismatch(path, options, f"{line[:60]!r} (line {number})")
+            fields[key] += " " + line
             continue
-        key = match[1]
+        key = named
         if key == CAPTION:
-            if said:
-                yield where, said
-            said, where = {}, f"{path}, line {number}"
-        elif not said:
-            raise mismatch(path, format, FORM, f"{key}: before any {CAPTION}: (line {number})")
-        if key in said:
+            if fields:
+                yield where, fields
+            fields, where = {}, f"{path}, line {number}"
+        elif not fields:
+            raise mismatch(path, options, f"{key}: before any {CAPTION}: (line {number})")
+        if key in fields:
             raise ValueError(f"{path}, line {number}: {key} is there twice; begin a layout with {CAPTION}:")
-        said[key] = line[match.end() :]
-    if said:
-        yield where, said
+        fields[key] = line.removeprefix(f"{key}:").removeprefix(" ")
+    if fields:
+        yield where, fields
 
 
-def layout_of(said: dict[str, str], where: str, options: Options) -> Layout | None:
+def layout_of(fields: dict[str, str], where: str, options: Options) -> Layout | None:
     """A layout of Caption, Objects, and perhaps Background prompt and Negative prompt."""
-    if OBJECTS not in said:
+    if OBJECTS not in fields:
         raise ValueError(f"{where}: {OBJECTS} is missing; write {OBJECTS}: {PAIRS}")
     size, tally = options.size or DEFAULT, options.tally
+    text = fields[OBJECTS]
+    things = [] if _says_none(text) else pairs(text, f"{where}, {OBJECTS}")
     order = f"x, y, width, height in pixels of {size[0]}x{size[1]}"
-    text = said[OBJECTS]
-    try:
-        things = [] if _says_none(text) else pairs(text)
-    except ValueError as error:
-        raise ValueError(f"{where}, {OBJECTS}: {error}") from None
     refuse_fractions([box for _, box in things], size, order, f"{where}, {OBJECTS}")
     regions = []
     for place, (name, (x, y, width, height)) in enumerate(things):
         field = f"{where}, {OBJECTS}[{place}]"
         box = pixel_box((x, y, x + width, y + height), size, field, tally)
-        if box is not None:
-            regions.append(make_region(name, box, field, tally))
-    negative = said.get(NEGATIVE, "")
-    background = said.get(BACKGROUND, "")
-    meta: dict[str, Any] = (
-        {"lmd": {"background": background}} if background not in ("", NO_BACKGROUND) else {}
-    )
+        regions.append(make_region(name, box, field, tally))
+    negative, background = fields.get(NEGATIVE, ""), fields.get(BACKGROUND, "")
+    usual = background in ("", NO_BACKGROUND)
+    meta: dict[str, Any] = {} if usual else {"lmd": {"background": background}}
     without = "" if negative.strip() == "None" else negative
-    return make_layout(said[CAPTION], regions, where, tally, negative_prompt=without, meta=meta)
+    return make_layout(fields[CAPTION], regions, where, tally, negative_prompt=without, meta=meta)
 
 
 def _says_none(text: str) -> bool:
     """Nothing, or the sentence that language models write instead of []."""
     return not text.strip() or ("No objects" in text and not text.lstrip().startswith("["))
+
+
+def pairs(text: str, where: str) -> list[tuple[str, list[float]]]:
+    """The names and the four numbers of each, as Python spells them: ``PAIRS``. Nothing of the text is run.
+
+    Raises:
+        ValueError: the text is not of that form.
+    """
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"{where}: has more than {MAX_LENGTH} characters; write {PAIRS}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # an unknown escape such as \q
+            rows = ast.literal_eval(text.strip())
+        tokens = list(tokenize.generate_tokens(io.StringIO(text.strip()).readline))
+    except (SyntaxError, ValueError, TypeError, tokenize.TokenError, MemoryError, RecursionError):
+        raise ValueError(f"{where}: cannot be read; write {PAIRS}") from None
+    # Python joins strings that stand side by side: a comma is missing, or a name.
+    joined = any(one.type == two.type == tokenize.STRING for one, two in pairwise(tokens))
+    if joined or not isinstance(rows, list):
+        raise ValueError(f"{where}: must be a list of pairs; write {PAIRS}")
+    for place, row in enumerate(rows):
+        if not isinstance(row, tuple) or [type(part) for part in row] != [str, list]:
+            raise ValueError(f"{where}[{place}]: must be a name and a list of numbers; write {PAIRS}")
+    order = "four numbers: x, y, width, height"
+    return [
+        (name, numbers(box, 4, order, f"{where}[{place}], {name!r:.40}"))
+        for place, (name, box) in enumerate(rows)
+    ]
 
 
 def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
@@ -118,9 +142,10 @@ def answer(layout: Layout, number: int, options: Options) -> str:
         options.tally.note(FILLED, where)
     things = []
     for place, region in enumerate(layout.regions):
-        refuse(spelled(region.phrase), f"{where}, regions[{place}].phrase")
+        name = repr(region.phrase)
+        refuse(name, f"{where}, regions[{place}].phrase")
         x0, y0, x1, y1 = whole(region.box, *size)
-        things.append(f"({spelled(region.phrase)}, [{x0}, {y0}, {x1 - x0}, {y1 - y0}])")
+        things.append(f"({name}, [{x0}, {y0}, {x1 - x0}, {y1 - y0}])")
     refuse(background, f"{where}, meta.lmd.background")
     refuse(layout.negative_prompt, f"{where}, negative_prompt")
     if layout.negative_prompt.strip() == "None":
@@ -131,10 +156,5 @@ def answer(layout: Layout, number: int, options: Options) -> str:
 
 
 def refuse(text: str, where: str) -> None:
-    """Text that would end or begin a line or a field of LMD."""
-    if "\n" in text or "\r" in text:
-        raise ValueError(f"{where}: has a line break, which LMD's text cannot hold; remove it")
-    if mark := _MARK.search(text):
-        raise ValueError(
-            f"{where}: holds {mark[0]!r}, which LMD takes for a field; write it without the colon"
-        )
+    """Refuse text that would end or begin a line or a field of LMD."""
+    refuse_marks(text, [f"{key}:" for key in KEYS[1:]], where, "LMD's text")

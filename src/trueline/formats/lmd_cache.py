@@ -4,14 +4,12 @@ An answer is what follows "Objects: " (``lmd``). Each answer of a caption is a l
 answers of one caption. LMD looks captions up without outer white space and closing full stops.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trueline.formats import lmd
 from trueline.formats._conversion import Options
-from trueline.formats._input import found, mismatch, read_json
+from trueline.formats._input import describe, mismatch, read_json
 from trueline.formats._output import json_bytes, save_file
 from trueline.layout import Layout
 
@@ -19,18 +17,16 @@ FORM = "a JSON object of captions with a list of answers each"
 TRIMMED = "outer white space and closing full stops of prompts"
 
 
-def read(path: Path, options: Options) -> list[Layout]:
-    content = read_json(path, options.format, FORM)
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
+    content = read_json(path, options)
     if not isinstance(content, dict) or not all(isinstance(answers, list) for answers in content.values()):
-        raise mismatch(path, options.format, FORM, found(content))
-    layouts = []
+        raise mismatch(path, options, describe(content))
     for number, (caption, answers) in enumerate(content.items(), start=1):
         for place, answer in enumerate(answers):
             where = f"{path}, caption {number}, answer {place + 1}"
             if not isinstance(answer, str):
                 raise ValueError(f"{where}: must be text (got {answer!r:.60})")
-            layouts.append(lmd.layout_of(_fields(caption, answer), where, options))
-    return [layout for layout in layouts if layout is not None]
+            yield lmd.layout_of(_fields(caption, answer), where, options)
 
 
 def _fields(caption: str, answer: str) -> dict[str, str]:

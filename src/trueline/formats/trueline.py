@@ -1,7 +1,5 @@
 """Trueline's own JSON Lines: everything that a layout holds."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +10,12 @@ from trueline.formats._input import mismatch
 from trueline.formats._output import save_file
 from trueline.layout import Layout, read_layouts
 
-FORM = "JSON Lines, one layout a line"
+FORM = "JSON Lines, one layout per line"
 
 
 def read(path: Path, options: Options) -> list[Layout]:
     if path.is_dir():
-        raise mismatch(path, options.format, FORM, "a folder")
+        raise mismatch(path, options, "a folder")
     return read_layouts(path)
 
 
@@ -32,4 +30,4 @@ def _sized(layout: Layout, size: tuple[int, int]) -> Layout:
     try:
         return Layout.from_record(layout.to_record() | {"width": size[0], "height": size[1]})
     except FieldError as error:
-        raise ValueError(f"--size: {error}") from None
+        raise ValueError(f"size: {error}") from None

@@ -1,12 +1,10 @@
-"""YOLO: a text file a picture, a line a box: ``class cx cy width height`` in 0..1, and a file of class names.
+"""YOLO: one text file per picture, one line per box: ``class cx cy width height`` in 0..1, and a file of class names.
 
 The labels are in the folder or its ``labels``; the names in ``data.yaml`` or ``classes.txt`` there, or in a file that
 is named. A line with more numbers is an outline (``class x0 y0 x1 y1 x2 y2 ...``), and becomes a mask.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trueline.formats import _masks
@@ -16,7 +14,6 @@ from trueline.formats._input import MAX_VALUE, mismatch, read_text
 from trueline.formats._names import FORM as NAMES
 from trueline.formats._names import classes_of, read_names
 from trueline.formats._output import DECIMALS, DEFAULT, file_names, save_folder
-from trueline.formats.coco import EMPTY
 from trueline.layout import Layout, Region
 
 FORM = "a folder of .txt files with lines of class cx cy width height"
@@ -24,24 +21,21 @@ NAME_FILES = ("data.yaml", "data.yml", "classes.txt")
 FIELDS = ("cx", "cy", "width", "height")
 
 
-def read(path: Path, options: Options) -> list[Layout]:
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
     names = read_names(options.names or _names_beside(path))
-    layouts = []
-    for file in _label_files(path, options.format):
-        lines = enumerate(read_text(file, options.format, FORM).split("\n"), start=1)
-        found = [_region(line, f"{file}, line {i}", names, options) for i, line in lines if line.strip()]
-        regions = [region for region in found if region is not None]
-        layouts.append(make_layout(None, regions, str(file), options.tally, id=file.stem))
-    return [layout for layout in layouts if layout is not None]
+    for file in _label_files(path, options):
+        lines = enumerate(read_text(file, options).split("\n"), start=1)
+        regions = [_region(line, f"{file}, line {i}", names, options) for i, line in lines if line.strip()]
+        yield make_layout(None, regions, str(file), options.tally, id=file.stem)
 
 
-def _label_files(path: Path, format: str) -> list[Path]:
+def _label_files(path: Path, options: Options) -> list[Path]:
     if not path.is_dir():
         return [path]
     folder = path / "labels" if (path / "labels").is_dir() else path
     files = [file for file in sorted(folder.rglob("*.txt")) if file.name not in NAME_FILES]
     if not files:
-        raise mismatch(path, format, FORM, f"no .txt file in {folder}")
+        raise mismatch(path, options, f"no .txt file in {folder}")
     return files
 
 
@@ -51,11 +45,11 @@ def _names_beside(path: Path) -> Path:
         for place in (folder, folder / "labels"):
             if (place / name).is_file():
                 return place / name
-    raise ValueError(f"--names: {folder} has none of {', '.join(NAME_FILES)}; name {NAMES}")
+    raise ValueError(f"names: {folder} has none of {', '.join(NAME_FILES)}; name {NAMES}")
 
 
 def _region(line: str, where: str, names: Sequence[str], options: Options) -> Region | None:
-    name, values = _parsed(line, where, names, options.format)
+    name, values = _parsed(line, where, names, options)
     mask, tally = None, options.tally
     if len(values) == 5:  # a detection
         tally.lose("confidences", where)
@@ -72,12 +66,12 @@ def _region(line: str, where: str, names: Sequence[str], options: Options) -> Re
         mask = _masks.from_polygons([scaled], DEFAULT, where)
         tally.note(f"outlines drawn as masks of {DEFAULT[0]}x{DEFAULT[1]}", where)
         if mask is None:
-            tally.lose(EMPTY, where)
+            tally.lose(_masks.EMPTY, where)
     box = cut_box(corners, where, tally)
-    return None if box is None else make_region(name, box, where, tally, mask)
+    return make_region(name, box, where, tally, mask)
 
 
-def _parsed(line: str, where: str, names: Sequence[str], format: str) -> tuple[str, list[float]]:
+def _parsed(line: str, where: str, names: Sequence[str], options: Options) -> tuple[str, list[float]]:
     """The class's name, and the numbers after it."""
     parts = line.split()
     try:
@@ -87,13 +81,9 @@ def _parsed(line: str, where: str, names: Sequence[str], format: str) -> tuple[s
         values, number = [], -1
     outline = len(values) >= 6 and len(values) % 2 == 0
     if number < 0 or not (len(values) in (4, 5) or outline) or not all(abs(v) < MAX_VALUE for v in values):
-        raise ValueError(
-            f"{where}: {format} is {FORM}; found {line.strip()[:60]!r}; name the format that it has"
-        )
+        raise ValueError(f"{where}: found {line.strip()[:60]!r}; {options.cure}")
     if number >= len(names):
-        raise ValueError(
-            f"{where}: class {number} has no name, there are {len(names)}; give the right --names"
-        )
+        raise ValueError(f"{where}: class {number} has no name, there are {len(names)}; give the right names")
     return names[number], values
 
 

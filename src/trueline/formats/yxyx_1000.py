@@ -1,4 +1,4 @@
-"""Ideogram 4's JSON captions, a file a picture: ``high_level_description`` (the prompt), and in
+"""Ideogram 4's JSON captions, one file per picture: ``high_level_description`` (the prompt), and in
 ``compositional_deconstruction`` a ``background`` and ``elements`` with ``bbox`` and ``desc`` (the phrase).
 
 A bbox is y_min, x_min, y_max, x_max in whole thousandths of the picture: half of one is a pixel at 1,000 pixels. What
@@ -6,17 +6,15 @@ else there is (``style_description``, the background) stays in ``meta["yxyx-1000
 wordings of single elements have no place in a layout.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trueline.boxes import Box
 from trueline.formats._build import check_order, cut_box, make_layout, make_region
 from trueline.formats._conversion import Options, Tally
-from trueline.formats._input import field_of, found, json_files, mismatch, numbers, read_json
+from trueline.formats._input import describe, json_files, mismatch, numbers, objects, read_json
 from trueline.formats._output import kept_extras, save_each, whole
 from trueline.layout import Layout, Region
 
@@ -29,26 +27,21 @@ NO_BACKGROUND = "backgrounds left empty, as no layout has one: describe them"
 ROUNDED = "boxes rounded to thousandths of the picture"
 
 
-def read(path: Path, options: Options) -> list[Layout]:
-    files = json_files(path, options.format, FORM)
-    layouts = [_layout(file, options, path.is_dir()) for file in files]
-    return [layout for layout in layouts if layout is not None]
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
+    for file in json_files(path, options):
+        yield _layout(file, options, file.stem if path.is_dir() else None)
 
 
-def _layout(path: Path, options: Options, in_folder: bool) -> Layout | None:
-    content = read_json(path, options.format, FORM)
+def _layout(path: Path, options: Options, id: str | None) -> Layout | None:
+    content = read_json(path, options)
     parts = content.get(PARTS) if isinstance(content, dict) else None
     if not isinstance(parts, dict) or not isinstance(parts.get(ELEMENTS), list):
-        raise mismatch(path, options.format, FORM, found(content))
-    regions = []
-    for place, row in enumerate(parts[ELEMENTS]):
-        where = f"{path}, elements[{place}]"
-        region = _region(field_of({"row": row}, "row", dict, "an object", where), where, options.tally)
-        regions += [region] if region is not None else []
+        raise mismatch(path, options, describe(content))
+    rows = objects(parts[ELEMENTS], f"{path}, elements")
+    regions = [_region(row, f"{path}, elements[{place}]", options.tally) for place, row in enumerate(rows)]
     kept = {key: value for key, value in content.items() if key not in (PROMPT, PARTS)}
     if isinstance(parts.get("background"), str) and parts["background"]:
         kept["background"] = parts["background"]
-    id = path.stem if in_folder else None
     meta = {NAME: kept} if kept else {}
     return make_layout(content.get(PROMPT), regions, str(path), options.tally, id=id, meta=meta)
 
@@ -61,7 +54,7 @@ def _region(row: dict[str, Any], where: str, tally: Tally) -> Region | None:
         tally.lose("elements without a box, left out", where)
         return None
     box = grid_box(row["bbox"], f"{where}, bbox", tally)
-    return None if box is None else make_region(row.get("desc"), box, f"{where}, desc", tally)
+    return make_region(row.get("desc"), box, f"{where}, desc", tally)
 
 
 def grid_box(value: Any, where: str, tally: Tally) -> Box | None:

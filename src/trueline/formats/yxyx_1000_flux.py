@@ -1,4 +1,4 @@
-"""FLUX.3's prompts with boxes, a line each: the caption, a space, and a JSON table of its elements.
+"""FLUX.3's prompts with boxes, one per line: the caption, a space, and a JSON table of its elements.
 
     a red apple <apple_1> on a table [{"id": "apple_1", "bbox": [350, 50, 700, 400], "desc": "a red apple"}]
 
@@ -6,18 +6,16 @@ A bbox is y_min, x_min, y_max, x_max in whole thousandths of the picture, ``desc
 id after the words that name it. (diffusers' argument ``boxes`` has the same rows in fractions.)
 """
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trueline.formats._build import make_layout, make_region
 from trueline.formats._conversion import Options
 from trueline.formats._input import mismatch, read_text
-from trueline.formats._output import save_file
+from trueline.formats._output import refuse_marks, save_file
 from trueline.formats.yxyx_1000 import ROUNDED, grid_box, on_grid
 from trueline.layout import Layout
 
@@ -27,20 +25,19 @@ EDITS = "rows that move something of another picture (src_bbox, tgt_bbox), left 
 _WORD = re.compile(r"[A-Za-z]+$")
 
 
-def read(path: Path, options: Options) -> list[Layout]:
-    lines = read_text(path, options.format, FORM).split("\n")
-    layouts = [
-        _layout(line, path, number, options) for number, line in enumerate(lines, start=1) if line.strip()
-    ]
-    if not layouts:
-        raise mismatch(path, options.format, FORM, "an empty file")
-    return [layout for layout in layouts if layout is not None]
+def read(path: Path, options: Options) -> Iterator[Layout | None]:
+    text = read_text(path, options)
+    if not text.strip():
+        raise mismatch(path, options, "an empty file")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield _layout(line, path, number, options)
 
 
 def _layout(line: str, path: Path, number: int, options: Options) -> Layout | None:
     split = _split(line)
     if split is None:
-        raise mismatch(path, options.format, FORM, f"{line[:60]!r} (line {number})")
+        raise mismatch(path, options, f"{line[:60]!r} (line {number})")
     caption, rows = split
     regions = []
     for place, row in enumerate(rows):
@@ -52,8 +49,7 @@ def _layout(line: str, path: Path, number: int, options: Options) -> Layout | No
             options.tally.lose(EDITS, where)
             continue
         box = grid_box(row.get("bbox"), f"{where}, bbox", options.tally)
-        if box is not None:
-            regions.append(make_region(row.get("desc"), box, f"{where}, desc", options.tally))
+        regions.append(make_region(row.get("desc"), box, f"{where}, desc", options.tally))
     return make_layout(caption, regions, f"{path}, line {number}", options.tally)
 
 
@@ -79,8 +75,7 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
 
 
 def _line(layout: Layout, where: str, options: Options) -> str:
-    if "\n" in layout.prompt or "\r" in layout.prompt:
-        raise ValueError(f"{where}, prompt: has a line break, which a line cannot hold; remove it")
+    refuse_marks(layout.prompt, (), f"{where}, prompt", "a line of FLUX.3's prompts")
     cited: list[tuple[int, int, str]] = []  # where a phrase begins and ends in the prompt, and its id
     rows: list[dict[str, Any]] = []
     for place, region in enumerate(layout.regions):
