@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trueline.chat import Chat, ChatError, ChatSettings, asking, keep_usable
 from trueline.chat.answers import MAX_ANSWER, json_values
-from trueline.chat.cache import Cache, default_folder
+from trueline.chat.cache import AnswerCache, default_folder
 
 KEY = "sk-a-secret-that-nobody-may-see"
 QUESTION = [{"role": "system", "content": "You add."}, {"role": "user", "content": "2 + 2?"}]
@@ -388,7 +388,7 @@ def test_cache_files_appear_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
-        Cache(tmp_path).put("ab" * 32, "text", [])
+        AnswerCache(tmp_path).put("ab" * 32, "text", [])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

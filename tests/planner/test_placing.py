@@ -10,14 +10,14 @@ import pytest
 from shared_data import SHARED
 
 from trueline.boxes import intersection, iou
-from trueline.planner.placing import Group, Link, holds, place
+from trueline.planner.placing import Link, ThingGroup, holds, place
 from trueline.planner.sizes import DEFAULT, MEASURED, RIDDEN, extent, size_of
 
 DATA = SHARED
 
 
-def group(name: str, amount: int = 1, **more) -> Group:
-    return Group(name, amount, *extent(name), **more)
+def group(name: str, amount: int = 1, **more) -> ThingGroup:
+    return ThingGroup(name, amount, *extent(name), **more)
 
 
 def overlap(boxes: list) -> float:

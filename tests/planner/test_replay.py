@@ -5,7 +5,7 @@ import json
 import pytest
 from shared_data import SHARED
 
-from trueline.planner.replay import Plan, replay
+from trueline.planner.replay import PublishedPlan, replay
 
 DATA = SHARED
 PLANS = DATA / "nsr_1k/layoutgpt_llm_layouts"
@@ -27,7 +27,7 @@ def test_a_plan_is_read_as_it_stands(tmp_path):
     other = ROW | {"iter": 1, "object_list": [[None, [0, 0, 0, 0]], ["dog", [0.5, 0.5, 0.25, 1.5]]]}
     first, second = replay(write(tmp_path / "plans.json", [ROW, other]))
     things = (("toilet", (0.0, 0.25, 0.5, 0.75)), ("dog", (0.5, 0.5, 1.0, 0.875)))
-    assert first == Plan(739, 0, ROW["prompt"], things)
+    assert first == PublishedPlan(739, 0, ROW["prompt"], things)
     assert second.iteration == 1 and second.names == (None, "dog")
     assert second.things == ((None, (0.0, 0.0, 0.0, 0.0)), ("dog", (0.5, 0.5, 0.25, 1.5)))
 
@@ -41,14 +41,14 @@ def test_what_can_be_drawn_of_a_plan():
         ("cat", (0.0, 0.0, 0.001, 0.001)),  # too small
         ("cow", (0.5, 0.5, 1.0, 1.25)),
     ]
-    layout = Plan(7, 2, "a dog and a cow", tuple(things)).layout()
+    layout = PublishedPlan(7, 2, "a dog and a cow", tuple(things)).layout()
     assert [(r.phrase, r.box.xyxy) for r in layout.regions] == [
         ("dog", (0, 0, 0.5, 0.5)),
         ("cow", (0.5, 0.5, 1, 1)),
     ]
     assert layout.id == "plan-000007-2" and layout.prompt == "a dog and a cow"
     many = tuple(("dog", (0.0, 0.0, 0.5, 0.5)) for _ in range(40))
-    assert len(Plan(7, 0, "dogs", many).layout().regions) == 30
+    assert len(PublishedPlan(7, 0, "dogs", many).layout().regions) == 30
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler
 
 from trueline.chat.answers import MAX_ANSWER, MAX_TRIES, json_values
-from trueline.chat.cache import Cache, default_folder
+from trueline.chat.cache import AnswerCache, default_folder
 from trueline.chat.model import LOCAL, ChatError, Message, Messages, Model
 from trueline.chat.settings import ChatSettings
 from trueline.errors import first_problem
@@ -39,7 +39,7 @@ class Chat:
     def __init__(self, model: Model, settings: ChatSettings | None = None):
         self.model, self.settings, self.name = model, settings or ChatSettings(), model.name
         folder = self.settings.cache
-        self.cache = None if folder is False else Cache(default_folder() if folder is True else folder)
+        self.cache = None if folder is False else AnswerCache(default_folder() if folder is True else folder)
         self._unanswered, self._since = 0, 0.0
 
     @classmethod

@@ -21,7 +21,7 @@ def default_folder() -> Path:
     return Path(caches) / "trueline" / "chat"
 
 
-class Cache:
+class AnswerCache:
     """Answers by key. What is broken is ignored and said in ``notes``; what cannot be written, too."""
 
     def __init__(self, folder: str | Path):

@@ -78,7 +78,7 @@ _NOT_ADVERBS = _LISTS["NOT_ADVERBS"]
 _TOKEN = re.compile(r"[A-Za-z0-9]+(?:['\u2019-][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
 
 
-class _Token(NamedTuple):
+class _WordSpan(NamedTuple):
     word: str  #: lower case
     start: int
     end: int
@@ -90,9 +90,9 @@ def noun_runs(text: str) -> list[str]:
     Meant for the short sentences of benchmarks ("the soft pillow was next to the rough brick"); it knows no
     grammar beyond them.
     """
-    tokens = [_Token(m[0].lower(), *m.span()) for m in _TOKEN.finditer(text)]
+    tokens = [_WordSpan(m[0].lower(), *m.span()) for m in _TOKEN.finditer(text)]
     words = ["", *(token.word for token in tokens), ""]
-    runs: list[list[_Token]] = [[]]
+    runs: list[list[_WordSpan]] = [[]]
     for token, before, after in zip(tokens, words, words[2:], strict=False):
         run = runs[-1]
         if _joins(token.word, run, after):
@@ -108,7 +108,7 @@ def noun_runs(text: str) -> list[str]:
     return [text[run[0].start : run[-1].end] for run in runs if _named(run)]
 
 
-def _joins(word: str, run: list[_Token], after: str) -> bool:
+def _joins(word: str, run: list[_WordSpan], after: str) -> bool:
     """Whether "and", a comma or an adverb stands between adjectives of one noun ("black and white cat")."""
     if not run or not all(_describes(t.word) for t in run):
         return False
@@ -119,7 +119,7 @@ def _joins(word: str, run: list[_Token], after: str) -> bool:
     return word == "and" and run[-1].word in _ADJECTIVES and after in _ADJECTIVES
 
 
-def _is_verb(word: str, run: list[_Token], before: str, after: str) -> bool:
+def _is_verb(word: str, run: list[_WordSpan], before: str, after: str) -> bool:
     """Whether ``word`` ends ``run`` as a verb, between the words ``before`` and ``after``."""
     described = any(t.word not in _DETERMINERS for t in run)
     named = any(not _describes(t.word) for t in run)
@@ -154,7 +154,7 @@ def _describes(word: str) -> bool:
     return word in _DETERMINERS or word in _ADJECTIVES or word in ("and", ",") or shaped
 
 
-def _named(run: list[_Token]) -> bool:
+def _named(run: list[_WordSpan]) -> bool:
     """Whether the run holds a noun: anything but adjectives, or an adjective behind a determiner ("the orange")."""
     if not run:
         return False

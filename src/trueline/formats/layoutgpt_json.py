@@ -10,7 +10,7 @@ from trueline.formats._conversion import Options
 from trueline.formats._input import read_rows
 from trueline.formats._output import json_rows, rounded, save_file
 from trueline.layout import Layout
-from trueline.planner.replay import Plan, replay
+from trueline.planner.replay import PublishedPlan, replay
 
 FORM = "a JSON list of objects with query_id, iter, prompt and object_list"
 KEYS = ("query_id", "iter", "prompt", "object_list")
@@ -24,7 +24,7 @@ def read(path: Path, options: Options) -> Iterator[Layout | None]:
         yield _layout(plan, f"{path}, row {number}", options)
 
 
-def _layout(plan: Plan, where: str, options: Options) -> Layout | None:
+def _layout(plan: PublishedPlan, where: str, options: Options) -> Layout | None:
     """Boxes that stick out at zero are cut: a language model's. One beyond 1 is in pixels."""
     regions = []
     for place, (name, corners) in enumerate(plan.things):

@@ -11,7 +11,7 @@ INNER_GAP = 0.03  # between things of a kind, in sides of a square picture
 
 
 @dataclass
-class Block:
+class BoxBlock:
     """Boxes of (group, number) in coordinates of their own."""
 
     boxes: dict[tuple[int, int], Corners] = field(default_factory=dict)
@@ -21,8 +21,8 @@ class Block:
         left, top, right, bottom = zip(*found, strict=True)
         return min(left), min(top), max(right), max(bottom)
 
-    def moved(self, dx: float, dy: float, scale: float = 1.0) -> Block:
-        return Block(
+    def moved(self, dx: float, dy: float, scale: float = 1.0) -> BoxBlock:
+        return BoxBlock(
             {
                 k: (a * scale + dx, b * scale + dy, c * scale + dx, d * scale + dy)
                 for k, (a, b, c, d) in self.boxes.items()
@@ -34,16 +34,16 @@ class Block:
         x0, y0, x1, y1 = self.bounds()
         return x1 - x0, y1 - y0
 
-    def to(self, x: float, y: float, scale: float = 1.0) -> Block:
+    def to(self, x: float, y: float, scale: float = 1.0) -> BoxBlock:
         """With its upper left corner there."""
         x0, y0, _, _ = self.bounds()
         return self.moved(x - x0 * scale, y - y0 * scale, scale)
 
-    def add(self, other: Block) -> None:
+    def add(self, other: BoxBlock) -> None:
         self.boxes |= other.boxes
 
 
-def reach(block: Block, anchor: int) -> tuple[float, float, float, float]:
+def reach(block: BoxBlock, anchor: int) -> tuple[float, float, float, float]:
     """How far a block reaches from the centre of one of its groups: left, up, right, down."""
     x0, y0, x1, y1 = block.bounds([anchor])
     cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
@@ -51,11 +51,11 @@ def reach(block: Block, anchor: int) -> tuple[float, float, float, float]:
     return cx - a, cy - b, c - cx, d - cy
 
 
-def row_of(blocks: Sequence[Block], gap: float, level: float) -> Block:
+def row_of(blocks: Sequence[BoxBlock], gap: float, level: float) -> BoxBlock:
     """Side by side; ``level``: 1 on one ground, 0.5 centres on one line."""
     kept = [block for block in blocks if block.boxes]
     high = max(block.size[1] for block in kept)
-    row, x = Block(), 0.0
+    row, x = BoxBlock(), 0.0
     for block in kept:
         width, height = block.size
         row.add(block.to(x, level * (high - height)))
@@ -63,10 +63,10 @@ def row_of(blocks: Sequence[Block], gap: float, level: float) -> Block:
     return row
 
 
-def grid_of(blocks: Sequence[Block]) -> Block:
+def grid_of(blocks: Sequence[BoxBlock]) -> BoxBlock:
     """In rows that make a shape as square as can be; up to three stay in one row unless they are wide."""
     if len(blocks) <= 1:
-        return blocks[0] if blocks else Block()
+        return blocks[0] if blocks else BoxBlock()
     wide, high = max(b.size[0] for b in blocks), max(b.size[1] for b in blocks)
 
     def worth(columns: int) -> float:
@@ -74,7 +74,7 @@ def grid_of(blocks: Sequence[Block]) -> Block:
         return max(columns * (wide + INNER_GAP), rows * (high + INNER_GAP))
 
     columns = min(range(len(blocks), 0, -1), key=worth)
-    page, y = Block(), 0.0
+    page, y = BoxBlock(), 0.0
     for first in range(0, len(blocks), columns):
         row = row_of(blocks[first : first + columns], INNER_GAP, 1.0)
         width, height = row.size

@@ -19,7 +19,7 @@ OWN = Path(__file__).with_name("exemplars.jsonl")
 _WORD = re.compile(r"\w+")
 
 
-class TextEncoder(Protocol):
+class PromptEncoder(Protocol):
     """``perception.Embedder``, of which only the texts are needed: unit vectors (n, d)."""
 
     def texts(self, texts: Sequence[str]) -> Tensor: ...
@@ -35,7 +35,7 @@ class Exemplars:
         ValueError: the file cannot be read, or has no layout with a region.
     """
 
-    def __init__(self, path: str | Path | None = None, encoder: TextEncoder | None = None):
+    def __init__(self, path: str | Path | None = None, encoder: PromptEncoder | None = None):
         self.path, self.encoder = Path(path or OWN), encoder
         try:
             layouts = read_layouts(self.path)

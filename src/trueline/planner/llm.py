@@ -24,7 +24,7 @@ from trueline.english.naming import bare_noun, described, phrase_for, single, st
 from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned, make_planner
 from trueline.planner.css import css, read_css
-from trueline.planner.exemplars import Exemplars, TextEncoder
+from trueline.planner.exemplars import Exemplars, PromptEncoder
 
 Style = Literal["json", "css"]
 #: Pixels of the longer side of the canvas that a model plans on. 64 is where LayoutGPT's published figures are best.
@@ -63,7 +63,7 @@ class _Plan(BaseModel):
     regions: Annotated[list[_Placed], WrapValidator(keep_usable)]
 
 
-class _Drawn(NamedTuple):
+class _Drawable(NamedTuple):
     """What can be drawn of a model's plan. In words: ``faults``, what is left out; ``notes``, what is changed."""
 
     regions: list[Region]
@@ -91,7 +91,7 @@ class LLMPlanner:
         style: Style = "json",
         exemplars: str | Path | None = None,
         k: int = 8,
-        encoder: TextEncoder | str | None = None,
+        encoder: PromptEncoder | str | None = None,
     ):
         if style not in get_args(Style):
             raise ValueError(f"style: must be json or css (got {style!r})")
@@ -174,7 +174,7 @@ class LLMPlanner:
         return json.dumps({"regions": things}, ensure_ascii=False)
 
 
-def _encoder(given: Any) -> TextEncoder | None:
+def _encoder(given: Any) -> PromptEncoder | None:
     if isinstance(given, str):
         from trueline.perception import load
 
@@ -218,7 +218,7 @@ def _read_css(canvas: tuple[int, int], text: str) -> Iterable[Any]:
     return read_css(text.rpartition("</think>")[2], *canvas)
 
 
-def _draw(plan: _Plan, prompt: str, canvas: tuple[int, int]) -> _Drawn:
+def _draw(plan: _Plan, prompt: str, canvas: tuple[int, int]) -> _Drawable:
     kept: list[tuple[_Placed, str, list[float]]] = []
     flat, foreign, over, cut = 0, 0, 0, 0
     for placed in plan.regions:
@@ -248,10 +248,10 @@ def _draw(plan: _Plan, prompt: str, canvas: tuple[int, int]) -> _Drawn:
         (cut, f"{cut} of {whole} boxes stuck out of the picture and are cut"),
         (strange, f"the prompt does not have these phrases: {strange}"),
     ]
-    return _Drawn(regions, names, [text for n, text in faults if n], [text for n, text in notes if n])
+    return _Drawable(regions, names, [text for n, text in faults if n], [text for n, text in notes if n])
 
 
-def _objections(drawn: _Drawn) -> str:
+def _objections(drawn: _Drawable) -> str:
     if not drawn.regions and not drawn.faults:
         return "regions is empty; give at least one thing of the prompt"
     return "; ".join(drawn.faults)

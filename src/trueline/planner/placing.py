@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trueline.english.words import SURFACES, WORN
-from trueline.planner.blocks import INNER_GAP, Block, Corners, grid_of, reach, row_of
+from trueline.planner.blocks import INNER_GAP, BoxBlock, Corners, grid_of, reach, row_of
 from trueline.planner.scene import ASIDE
 from trueline.planner.sizes import extent, lair, ridden
 
@@ -39,7 +39,7 @@ _WORN_AT = {
 
 
 @dataclass(frozen=True)
-class Group:
+class ThingGroup:
     """Things of one kind: their number, the typical width and height of one, where in the picture they are to be."""
 
     name: str
@@ -61,7 +61,7 @@ class Link:
 
 
 def place(
-    groups: Sequence[Group], links: Sequence[Link], aspect: float = 1.0, seed: int | None = None
+    groups: Sequence[ThingGroup], links: Sequence[Link], aspect: float = 1.0, seed: int | None = None
 ) -> tuple[list[list[Corners]], list[Link]]:
     """Boxes (xyxy, 0..1) of every group, and the links that do not hold in them.
 
@@ -103,7 +103,7 @@ def _rests(one: Corners, two: Corners, inside: bool = False) -> bool:
 
 
 class _Placer:
-    def __init__(self, groups: Sequence[Group], links: Sequence[Link], aspect: float, seed: int | None):
+    def __init__(self, groups: Sequence[ThingGroup], links: Sequence[Link], aspect: float, seed: int | None):
         self.groups, self.links = groups, links
         self.across, self.down = math.sqrt(aspect), 1 / math.sqrt(aspect)
         self.random = None if seed is None else random.Random(seed)
@@ -143,7 +143,7 @@ class _Placer:
 
     # ------------------------------------------------------------------------------------ blocks
 
-    def _build(self, group: int, only: int | None = None) -> Block:
+    def _build(self, group: int, only: int | None = None) -> BoxBlock:
         """The block of a group and all that is built around it; ``only``: of one of its things."""
         thing = self.groups[group]
         width, height = thing.width * self.zoom[group], thing.height * self.zoom[group]
@@ -155,7 +155,7 @@ class _Placer:
         numbers = range(thing.amount) if only is None else [only]
         items = []
         for number in numbers:
-            item = Block({(group, number): (0.0, 0.0, width, height)})
+            item = BoxBlock({(group, number): (0.0, 0.0, width, height)})
             for link in each:
                 self._attach(item, group, link.kind, [self._build(self._child(link), number)])
             items.append(item)
@@ -190,7 +190,7 @@ class _Placer:
                     kids.insert(kids.index(two), one)
         return kids
 
-    def _attach(self, block: Block, base: int, kind: str, kids: list[Block]) -> None:
+    def _attach(self, block: BoxBlock, base: int, kind: str, kids: list[BoxBlock]) -> None:
         x0, y0, x1, y1 = block.bounds([base])
         width, height, middle = x1 - x0, y1 - y0, (x0 + x1) / 2
         if kind == "wear":
@@ -256,7 +256,7 @@ class _Placer:
                     return side if link.first in kids else -side
         return self.flip if any(self.groups[kid].aside for kid in kids) else 0
 
-    def _grow(self, block: Block, base: int, across: float, down: float) -> None:
+    def _grow(self, block: BoxBlock, base: int, across: float, down: float) -> None:
         """Makes a base larger; what is around it already moves along in its own size."""
         for (group, number), (x0, y0, x1, y1) in block.boxes.items():
             cx, cy = (x0 + x1) / 2 * across, (y0 + y1) / 2 * down
@@ -267,7 +267,7 @@ class _Placer:
 
     # ------------------------------------------------------------------------------------ grids
 
-    def _components(self, roots: list[int], blocks: dict[int, Block], ground: float) -> list[Block]:
+    def _components(self, roots: list[int], blocks: dict[int, BoxBlock], ground: float) -> list[BoxBlock]:
         """Blocks that no relation joins any more."""
         edges: list[tuple[int, int, Link]] = []
         for link in self.links:
@@ -276,7 +276,7 @@ class _Placer:
                 edges.append((one, two, link))
         cells: dict[int, tuple[int, int]] = {}
         anchors: dict[int, int] = {}
-        parts: list[Block] = []
+        parts: list[BoxBlock] = []
         for root in roots:
             if root in cells:
                 continue
@@ -365,8 +365,8 @@ class _Placer:
 
     def _lay(
         self, members: list[int], cells: dict[int, tuple[int, int]], anchors: dict[int, int],
-        blocks: dict[int, Block], ground: float,
-    ) -> Block:  # fmt: skip
+        blocks: dict[int, BoxBlock], ground: float,
+    ) -> BoxBlock:  # fmt: skip
         """A grid of blocks with the centres of their anchors on the lines of rows and columns."""
         if len(members) == 1:
             return blocks[members[0]]
@@ -384,7 +384,7 @@ class _Placer:
                 line[spot] = at
                 at += after
             lines.append(line)
-        block = Block()
+        block = BoxBlock()
         rows = {cells[m][1] for m in members}
         floor = max(lines[1][cells[m][1]] + reaches[m][3] for m in members)
         for m in members:
@@ -396,10 +396,10 @@ class _Placer:
 
     # ------------------------------------------------------------------------------------ the page
 
-    def _page(self, parts: list[Block]) -> Block:
+    def _page(self, parts: list[BoxBlock]) -> BoxBlock:
         """The parts in rows, scaled to the canvas and balanced on it."""
         if not parts:
-            return Block()
+            return BoxBlock()
         wishes, sizes = [self._wish(part) for part in parts], [part.size for part in parts]
         order = list(range(len(parts)))
         if self.random:
@@ -416,7 +416,7 @@ class _Placer:
                 best = scale, rows
         assert best is not None
         scale, rows = best
-        page = Block()
+        page = BoxBlock()
         heights = [scale * max(sizes[i][1] for i in row) for row in rows]
         levels = [{wishes[i][1] or 0 for i in row} for row in rows]
         spaces = self._spread(free_h - sum(heights), len(rows), _lean(levels))
@@ -438,7 +438,7 @@ class _Placer:
             y += height
         return page
 
-    def _wish(self, part: Block) -> tuple[int | None, int | None]:
+    def _wish(self, part: BoxBlock) -> tuple[int | None, int | None]:
         """Where in the picture a part is to be: what the first of its groups that says so wants."""
         places = [self.groups[group].place for group, _ in sorted(part.boxes)]
         return next((x for x, _ in places if x is not None), None), next(

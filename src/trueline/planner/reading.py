@@ -2,7 +2,7 @@
 
 A single pass over tokens: noun phrases and relation phrases in their order, with a few rules of attachment ("a
 cat on a bed next to a dog": both; "a cat left of a dog, which is above a bird": the dog). It is a reader of
-captions and of templates, not a grammar of English: what it leaves out, it says in ``Scene.notes``.
+captions and of templates, not a grammar of English: what it leaves out, it says in ``PromptScene.notes``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trueline.english import words as w
 from trueline.english.noun_phrases import NounPhrase
 from trueline.english.tagging import MOTION, Tagger, Token, tokens_of
 from trueline.planner.pronouns import Pronouns
-from trueline.planner.scene import ASIDE, Place, Relation, Scene, comparison, settle
+from trueline.planner.scene import ASIDE, Place, PromptScene, Relation, comparison, settle
 from trueline.planner.things import DIRECTIONAL
 
 _FRAME_WORDS = frozenset(
@@ -51,12 +51,12 @@ for _phrase in w.RELATIONS:
     _LONGEST[_phrase.split()[0]] = max(_LONGEST.get(_phrase.split()[0], 0), len(_phrase.split()))
 
 
-def read(prompt: str, tagger: Tagger = "textblob") -> Scene:
+def read(prompt: str, tagger: Tagger = "textblob") -> PromptScene:
     """What a prompt says is to be seen."""
-    return _Reader(prompt, tokens_of(prompt, tagger)).read()
+    return _PromptReader(prompt, tokens_of(prompt, tagger)).read()
 
 
-class _Reader(Pronouns):
+class _PromptReader(Pronouns):
     """The pass over the tokens: what a clause is about, what was named last, and what waits for a subject."""
 
     def __init__(self, text: str, tokens: Sequence[Token]):
@@ -83,7 +83,7 @@ class _Reader(Pronouns):
         self.dressed: tuple[int, ...] = ()  # who was said to wear clothes that have no box
         self.clear()
 
-    def read(self) -> Scene:
+    def read(self) -> PromptScene:
         at = 0
         while at < len(self.tokens):
             at = self._step(at)

@@ -22,7 +22,7 @@ CURE = "take a file of weixi-feng/LayoutGPT@fc3195496255 (MIT)"
 
 
 @dataclass(frozen=True)
-class Plan:
+class PublishedPlan:
     """One published plan. ``query``: id of the benchmark's row; ``iteration``: which of the plans for it, from 0.
 
     ``things``: (name, xyxy box in 0..1) as published: a name may be None, a box may be inverted, stick out, or be
@@ -52,7 +52,7 @@ class Plan:
         )
 
 
-def replay(path: str | Path) -> list[Plan]:
+def replay(path: str | Path) -> list[PublishedPlan]:
     """The plans of a file, in its order: a JSON list of objects with ``query_id``, ``iter``, ``prompt`` and
     ``object_list`` [[name, [x0, y0, x1, y1]]].
 
@@ -60,7 +60,7 @@ def replay(path: str | Path) -> list[Plan]:
         ValueError: naming the file and the row; also for two plans of one query and iteration.
     """
     path = Path(path)
-    plans: dict[tuple[int, int], Plan] = {}
+    plans: dict[tuple[int, int], PublishedPlan] = {}
     for number, row in enumerate(read_json_list(path, CURE), start=1):
         try:
             plan = _plan(row)
@@ -192,14 +192,16 @@ def _plain(prompt: str) -> str:
     return " ".join(prompt.split())
 
 
-def _plan(row: dict[str, Any]) -> Plan:
+def _plan(row: dict[str, Any]) -> PublishedPlan:
     things = row["object_list"]
     if not isinstance(row["prompt"], str) or not row["prompt"].strip():
         raise ValueError(f"prompt: must be text (got {row['prompt']!r})")
     if not isinstance(things, list):
         raise ValueError(f"object_list: must be a list of [name, box] (got {type(things).__name__})")
     placed = tuple(_thing(thing, place) for place, thing in enumerate(things))
-    return Plan(_whole(row["query_id"], "query_id"), _whole(row["iter"], "iter"), row["prompt"], placed)
+    return PublishedPlan(
+        _whole(row["query_id"], "query_id"), _whole(row["iter"], "iter"), row["prompt"], placed
+    )
 
 
 def _thing(thing: Any, place: int) -> tuple[str | None, Corners]:

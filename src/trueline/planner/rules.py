@@ -19,9 +19,9 @@ from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned
 from trueline.planner.categories import coco_category
 from trueline.planner.clause import HOLDING
-from trueline.planner.placing import Corners, Group, Link, place
+from trueline.planner.placing import Corners, Link, ThingGroup, place
 from trueline.planner.reading import read
-from trueline.planner.scene import ASIDE, Mention, Relation, Scene
+from trueline.planner.scene import ASIDE, Mention, PromptScene, Relation
 from trueline.planner.sizes import extent, lair, ridden
 
 Vocabulary = Literal["open", "coco"]
@@ -96,7 +96,7 @@ class RulesPlanner:
         return Planned(layout, tuple(names), tuple(dict.fromkeys(notes)), self.name)
 
 
-def _to_categories(scene: Scene, notes: list[str]) -> None:
+def _to_categories(scene: PromptScene, notes: list[str]) -> None:
     """Things of COCO's categories, under their names; the others go, with their relations."""
     kept: dict[int, int] = {}
     gone = []
@@ -119,7 +119,7 @@ def _to_categories(scene: Scene, notes: list[str]) -> None:
         notes.append(f"none of COCO's categories: {', '.join(dict.fromkeys(gone))}")
 
 
-def _cut(scene: Scene, notes: list[str]) -> None:
+def _cut(scene: PromptScene, notes: list[str]) -> None:
     """As many things as a layout holds: the last kinds go, then the largest numbers shrink."""
     if len(scene.mentions) > MAX_REGIONS:
         gone = scene.mentions[MAX_REGIONS:]
@@ -139,7 +139,7 @@ def _cut(scene: Scene, notes: list[str]) -> None:
             notes.append(f"a layout holds {MAX_REGIONS} regions: {mention.amount} of {before} {mention.text}")
 
 
-def _scale(scene: Scene) -> None:
+def _scale(scene: PromptScene) -> None:
     """Sizes that "larger than" and "smaller than" ask for."""
     compared = [relation for relation in scene.relations if relation.kind in ("larger", "smaller")]
     for _ in range(len(compared)):
@@ -159,17 +159,17 @@ def _side(mention: Mention) -> float:
     return mention.scale * (across * down) ** 0.5
 
 
-def _kept(scene: Scene, ends: tuple[int, ...]) -> list[int]:
+def _kept(scene: PromptScene, ends: tuple[int, ...]) -> list[int]:
     return [i for i in ends if i < len(scene.mentions)]
 
 
-def _group(mention: Mention, aside: bool) -> Group:
+def _group(mention: Mention, aside: bool) -> ThingGroup:
     across, down = extent(mention.name)
     size = across * mention.scale, down * mention.scale
-    return Group(mention.name, mention.amount, *size, mention.place, aside)
+    return ThingGroup(mention.name, mention.amount, *size, mention.place, aside)
 
 
-def _links(scene: Scene) -> tuple[list[Link], dict[Link, str]]:
+def _links(scene: PromptScene) -> tuple[list[Link], dict[Link, str]]:
     """Relations between single groups, in the order of the words, and the words of each."""
     said: dict[Link, str] = {}
     for relation in scene.relations:
@@ -182,7 +182,7 @@ def _links(scene: Scene) -> tuple[list[Link], dict[Link, str]]:
     return list(said), said
 
 
-def _posture(scene: Scene, relation: Relation, one: int, two: int) -> str:
+def _posture(scene: PromptScene, relation: Relation, one: int, two: int) -> str:
     """The relation's kind, for "on" more closely: "ride" in a saddle ("a man on a horse"), "lie" on a bed or a chair.
     "On top of" stays as it is said, but of a bed, whose top is where one lies."""
     rider, mount = scene.mentions[one].name, scene.mentions[two].name
@@ -201,7 +201,7 @@ def _posture(scene: Scene, relation: Relation, one: int, two: int) -> str:
     return relation.kind
 
 
-def _each(scene: Scene, kind: str, one: int, two: int) -> bool:
+def _each(scene: PromptScene, kind: str, one: int, two: int) -> bool:
     """Whether each of the first has one of the second: two men holding two cups."""
     first, second = scene.mentions[one].amount, scene.mentions[two].amount
     return kind in ("hold", "wear", "ride") and first == second > 1

@@ -35,7 +35,7 @@ class Mention:
     place: Place = (None, None)
 
     @property
-    def said(self) -> bool:
+    def numbered(self) -> bool:
         """Whether a word stands for the number ("two", "a"), which "sheep" alone has not."""
         phrase = self.phrase
         single = phrase.determiner in ("a", "an", "another", "this", "that") and phrase.vague is None
@@ -44,7 +44,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Relation:
-    """Mentions ``first`` stand in the relation to mentions ``second`` (places in ``Scene.mentions``).
+    """Mentions ``first`` stand in the relation to mentions ``second`` (places in ``PromptScene.mentions``).
 
     ``second`` is empty for a relation of ``ASIDE`` to what has no box: "a cat on a bed next to a wall".
     """
@@ -56,7 +56,9 @@ class Relation:
 
 
 @dataclass
-class Scene:
+class PromptScene:
+    """What a prompt says is to be seen. ``notes``: sentences on what was not understood."""
+
     mentions: list[Mention] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -87,13 +89,13 @@ def comparison(text: str, at: int) -> Comparison | None:
     return Comparison(match.start(which), sign, match.start(which.replace("a", "b")))
 
 
-def settle(scene: Scene, comparisons: list[tuple[int, str, int]]) -> None:
+def settle(scene: PromptScene, comparisons: list[tuple[int, str, int]]) -> None:
     """Gives mentions the numbers that comparisons ask for: those that are said stay, the others give way."""
     for one, sign, two in comparisons:
         a, b = scene.mentions[one], scene.mentions[two]
         if sign == "=" and a.amount != b.amount:
-            fixed, free = (b, a) if b.said and not a.said else (a, b)
-            if a.said and b.said:
+            fixed, free = (b, a) if b.numbered and not a.numbered else (a, b)
+            if a.numbered and b.numbered:
                 scene.notes.append(
                     f"{a.amount} {a.name} and {b.amount} {b.name} are not equally many; drawn as said"
                 )
@@ -106,15 +108,15 @@ def settle(scene: Scene, comparisons: list[tuple[int, str, int]]) -> None:
         a.exact = b.exact = True
 
 
-def _order(scene: Scene, more: Mention, less: Mention) -> None:
+def _order(scene: PromptScene, more: Mention, less: Mention) -> None:
     """Makes more of the one than of the other."""
-    if more.amount > less.amount and (more.said or less.said):
+    if more.amount > less.amount and (more.numbered or less.numbered):
         return
-    if less.said and not more.said:
+    if less.numbered and not more.numbered:
         more.amount = less.amount + 1
-    elif more.said and not less.said and more.amount > 1:
+    elif more.numbered and not less.numbered and more.amount > 1:
         less.amount = more.amount - 1
-    elif not more.said and not less.said:
+    elif not more.numbered and not less.numbered:
         less.amount = min(less.amount, 2)
         more.amount = less.amount + 1
     else:

@@ -10,7 +10,7 @@ from trueline.english import words as w
 from trueline.english.noun_phrases import NounPhrase, noun_phrase
 from trueline.english.plurals import is_noun_word
 from trueline.english.tagging import Token
-from trueline.planner.scene import Mention, Relation, Scene
+from trueline.planner.scene import Mention, PromptScene, Relation
 
 DIRECTIONAL = frozenset({"left", "right", "above", "below"})
 SUPPORT = frozenset({"on", "in"})
@@ -29,7 +29,7 @@ class Things(ABC):
 
     def __init__(self, text: str, tokens: Sequence[Token]):
         self.text, self.tokens = text, tokens
-        self.scene = Scene()
+        self.scene = PromptScene()
         self.phrases: dict[int, tuple[NounPhrase, int] | None] = {}
         self.unboxed: list[str] = []
         self.subject: tuple[int, ...] = ()  # of the clause
