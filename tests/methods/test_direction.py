@@ -13,12 +13,12 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
+from tiny import sampled
 from torch import Tensor
 
 from trueline.layout import Layout, Region
 from trueline.methods import METHODS, make
 from trueline.models.alignment import alignment_losses, load_net, targets
-from trueline.sampling.loop import sample
 from trueline.sampling.method import Method
 from trueline.sampling.pipeline import Pipeline
 
@@ -43,7 +43,7 @@ def layouts(exchanged: bool = False) -> list[Layout]:
 def first_step(backbone, given: Sequence[Layout], *methods: Method):
     """The first of eight steps, with its cross-attention: of moved latents, and as edited."""
     return next(
-        sample(
+        sampled(
             backbone,
             given,
             methods,
