@@ -348,14 +348,18 @@ def test_the_architecture_page_runs(gated):
 
 
 def command_lines() -> list[list[str]]:
-    """Every ``trueline ...`` of the README and of ``make demo``, split as a shell splits it."""
+    """Every ``trueline ...`` of README, guides, the world's page and ``make demo``, split as a shell splits it."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)/", "")
-    text = "\n".join([*blocks("README.md", "sh"), makefile]).replace("\\\n", " ")
+    guides = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "guides").glob("*.md"))
+    pages = ["README.md", "docs/world.md", *guides]
+    text = "\n".join([*(block for page in pages for block in blocks(page, "sh")), makefile]).replace(
+        "\\\n", " "
+    )
     lines = (line.strip() for line in text.splitlines())
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("trueline ")]
 
 
-def test_the_commands_of_the_readme_can_be_parsed():
+def test_the_commands_of_the_pages_can_be_parsed():
     lines = command_lines()
     assert {line[0] for line in lines} == set(COMMANDS)
     for line in lines:
