@@ -382,7 +382,7 @@ def test_the_commands_of_the_pages_can_be_parsed():
             assert not options.prompt or generate.read_layouts(options)
 
 
-def test_the_layout_line_of_the_readme_is_one(tmp_path):
+def test_the_layout_lines_of_the_guide_are_some(tmp_path):
     path = tmp_path / "layouts.jsonl"
-    path.write_text("".join(blocks("README.md", "json")))
-    assert [layout.id for layout in read_layouts(path)] == ["apple-car"]
+    path.write_text("".join(blocks("docs/guides/draw.md", "json")))
+    assert [layout.id for layout in read_layouts(path)] == ["apple-car", "chair"]
