@@ -378,7 +378,7 @@ def test_the_commands_of_the_pages_can_be_parsed():
         else:
             arguments, given = split_settings(line[1:])
             options = generate.parser().parse_args(arguments)
-            assert set(given) <= set(options.method or [])
+            assert set(given) <= {*(options.method or []), *(["realign"] if options.realign else [])}
             assert not options.prompt or generate.read_layouts(options)
 
 
