@@ -1,12 +1,13 @@
 """The guides, from top to bottom: each command and each example of a page runs as it stands there, in one folder.
 
-Only the sizes are smaller (``SMALLER``). What needs a download, a GPU or people is marked in the page by a comment; of
-those commands the options are read.
+Only the sizes are smaller (``SMALLER``). What needs a download, a GPU or people is marked in the page by a comment:
+of those commands only the options are read, in test_cli.
 """
 
 import re
 import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,11 +53,9 @@ def smaller(arguments: list[str]) -> list[str]:
         return arguments
     command = " ".join(arguments[:2]) if arguments[0] == "dataset" else arguments[0]
     if command == "train":
-        pairs = [
-            (flag, value) for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--set"
-        ]
-        kept = [value for _, value in pairs if value.partition("=")[0] not in SMALL_TRAINING]
-        bare = [word for word in arguments if word != "--set" and word not in {value for _, value in pairs}]
+        given = [value for flag, value in pairwise(arguments) if flag == "--set"]
+        kept = [value for value in given if value.partition("=")[0] not in SMALL_TRAINING]
+        bare = [word for word in arguments if word != "--set" and word not in given]
         values = [*kept, *(f"{key}={value}" for key, value in SMALL_TRAINING.items())]
         arguments = bare + [word for value in values for word in ("--set", value)]
     return arguments + SMALLER.get(command, [])
