@@ -68,7 +68,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "up8": ("decoder, 8 x 8", ("objective.cells=8",)),
     "paper": ("GOAL, the paper's weights", ("objective.dsa=1e-2", "objective.maa=1e-3")),
 }
-#: Strengths as chosen on the split "tune" (docs/world.md). The paper's Table 3 has some without GLIGEN.
+#: Strengths as chosen on the split "tune" (docs/results_methods.md). The paper's Table 3 has some without GLIGEN.
 FREE = (
     "structured",
     "boxdiff@strength=.3,refinements=5",

@@ -47,7 +47,7 @@ from _tables import (
 from trueline.methods import make
 
 COLUMNS = (FID, CLIP, REGION_FID, REGION_CLIP, *ORACLE, WHOLE, IOU, BOX)
-#: Strengths as chosen on the split "tune" (docs/world.md).
+#: Strengths as chosen on the split "tune" (docs/results_methods.md).
 FREE = (
     "attention-refocusing@strength=.3",
     "boxdiff@strength=.3,refinements=5",

@@ -80,7 +80,8 @@ CHECKED, BOTH_CHECKED = f"{FINE}, checked", f"{BOTH}, checked"
 REFINED, BOTH_REFINED = f"{FINE}, {ROUNDS} rounds", f"{BOTH}, {ROUNDS} rounds"
 #: As many pictures as one checked round, or as all rounds, may draw.
 BEST_OF_2, BEST = "best of 2", f"best of {ROUNDS + 1}"
-#: The modulation's settings in the world, weaker and in all steps: chosen on the split "tune" (docs/world.md).
+#: The modulation's settings in the world, weaker and in all steps: chosen on the split "tune"
+#: (docs/results_realigndiff.md).
 TUNED = {"power": 0.0, "strength": 0.3, "duration": 1.0}
 
 

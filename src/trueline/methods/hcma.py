@@ -45,10 +45,10 @@ class HCMA(Method):
     the paper; on others they act through the local loss alone.
 
     As published: one step before every prediction, lambda fixed. The paper gives neither lambda nor eta_t; 1 and 1,
-    and the rule "norm", are judged, and beta was chosen on the world (docs/world.md). "norm" makes a step beta times
-    as long as the scheduler's own ideal one from this noise level to the next (``ideal_displacement``; not as the
-    picture's last real one, of which the first step has none, and which holds the guidance of words and of other
-    methods); "constant" is the paper's letter, with one eta for all steps. Both are steps in latents of unit
+    and the rule "norm", are judged, and beta was chosen on the world (docs/results_hcma.md). "norm" makes a step beta
+    times as long as the scheduler's own ideal one from this noise level to the next (``ideal_displacement``; not
+    as the picture's last real one, of which the first step has none, and which holds the guidance of words and of
+    other methods); "constant" is the paper's letter, with one eta for all steps. Both are steps in latents of unit
     variance, which Euler and LMS scale.
 
     Steps at noise levels that the net was not trained for are left out, and the record says how many. A picture
