@@ -16,12 +16,15 @@ from _measured import entry, origin, row, said
 
 from trueline.commands._methods import split_settings
 from trueline.commands._model import warnings_as_lines
-from trueline.commands._parser import Parser, fractions
+from trueline.commands._parser import Parser, add_settings, settings_of
 from trueline.commands._recipes import read_recipes
 from trueline.evaluation.benchmarks import load
 from trueline.evaluation.drawing_list import choose, wanted
-from trueline.evaluation.run import UNGROUNDED, Recipe
+from trueline.evaluation.run import Recipe
+from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import Pipeline
+
+DEFAULTS = {"guidance_scale": 4.0}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,9 +32,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("methods", nargs="+", metavar="NAME", help="as for trueline evaluate --methods")
     top.add_argument("--pictures", type=int, default=8, help="of a batch (default 8)")
     top.add_argument("--repeats", type=int, default=2, help="batches of each row (default 2)")
-    top.add_argument("--steps", type=int, default=50)
-    top.add_argument("--guidance-scale", type=float, default=4.0)
-    top.add_argument("--guidance-interval", metavar="START,STOP")
+    add_settings(top, Sampling, ("steps", "guidance_scale", "guidance_interval"), DEFAULTS)
     top.add_argument("--out", type=Path, help="rows for `trueline results`")
     return top
 
@@ -44,18 +45,18 @@ def main(arguments: Sequence[str]) -> int:
     pipe, examples = Pipeline.from_pretrained("world"), load("world").examples
     pictures = wanted(examples, choose(examples, options.pictures), (0,))
 
+    sampling = Sampling(**(DEFAULTS | settings_of(options, Sampling)))
+
     def seconds(recipe: Recipe) -> float:
         began = time.process_time()
         pipe(
             [recipe.layout(picture) for picture in pictures],
             seeds=[p.place for p in pictures],
             methods=recipe.methods,
-            grounding_schedule=None if recipe.grounded else UNGROUNDED,
-            steps=options.steps,
-            guidance_scale=options.guidance_scale,
+            sampling=sampling,
+            **recipe.changed,
             batch_size=len(pictures),
             progress=False,
-            guidance_interval=fractions("--guidance-interval", options.guidance_interval, "0,.5"),
         )
         return (time.process_time() - began) / len(pictures)
 

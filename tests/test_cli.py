@@ -24,6 +24,7 @@ from trueline.commands._methods import split_settings
 from trueline.commands._planners import PLANNERS
 from trueline.files import KEY, Folder, pixel_hash
 from trueline.models.schedules import SCHEDULERS
+from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import DEFAULT_BATCH
 from trueline.training.recipes.recipe import recipe
 from trueline.training.settings import make
@@ -87,13 +88,14 @@ def test_every_flag_arrives(trueline, out):
     flags = {
         **{"--steps": "3", "--scheduler": "dpmsolver++", "--guidance-scale": "2.5", "--seed": "9"},
         **{"--grounding-schedule": ".5,.25,.25", "--negative": "a cat", "--dtype": "bf16", "--device": "cpu"},
-        **{"--width": "128", "--height": "64"},
+        **{"--width": "128", "--height": "64", "--eta": ".5", "--guidance-interval": "0,.5"},
     }
     code, _, _ = trueline(PROMPT, *BOXES, *[part for pair in flags.items() for part in pair])
     record = record_of(out, "0000-0")
     assert code == 0
     assert (record["steps"], record["scheduler"], record["guidance_scale"]) == (3, "dpmsolver++", 2.5)
     assert (record["seed"], record["grounding_schedule"]) == (9, [0.5, 0.25, 0.25])
+    assert (record["eta"], record["guidance_interval"]) == (0.5, [0.0, 0.5])
     assert (record["dtype"], record["device"]) == ("bfloat16", "cpu")
     assert record["layout"]["negative_prompt"] == "a cat"
     assert Image.open(out / "0000-0.png").size == (128, 64)
@@ -284,7 +286,8 @@ def test_help_of_generate_tells_the_truth():
     text = help_of("generate", "--help")
     assert all(name in text for name in SCHEDULERS)
     assert generate.DEFAULTS["batch_size"] == DEFAULT_BATCH
-    for name, value in generate.DEFAULTS.items():
+    usual = generate.DEFAULTS | {name: value for name, value in Sampling() if value}
+    for name, value in usual.items():
         assert f"--{name.replace('_', '-')}" in text
         assert f"(default {value})" in " ".join(text.split()), name
 

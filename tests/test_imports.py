@@ -125,15 +125,18 @@ HELP = "from trueline.cli import main\ntry: main([{}'--help'])\nexcept SystemExi
     [
         "import trueline; dir(trueline)",
         HELP.format(""),
-        HELP.format("'generate', "),
         HELP.format("'plan', "),
         HELP.format("'world', "),
-        HELP.format("'evaluate', "),
         HELP.format("'train', "),
     ],
 )
 def test_help_loads_no_library(statement):
     assert loaded_after(statement) == set()
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_help_that_lists_settings_loads_their_model_only(command):
+    assert loaded_after(HELP.format(f"'{command}', ")) <= {"pydantic"}
 
 
 def test_layouts_load_no_torch():

@@ -6,6 +6,7 @@ from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.run import Recipe, Run, Settings
 from trueline.layout import Layout, Region
 from trueline.methods.boxdiff import BoxDiff
+from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import Pipeline
 
 
@@ -15,7 +16,7 @@ def test_a_batch_without_boxes_of_a_benchmark_with_some(gated, tmp_path):
         Example("boxed", Layout("a blue car", regions=[Region("a blue car", (0, 0, 0.5, 0.5))]), "", {}),
     ]
     benchmark = SimpleNamespace(name="mixed", source="here", examples=examples)
-    settings = Settings("mixed", "tiny", None, (0,), 2, 3.0, "ddim", "fp32", 1)
+    settings = Settings("mixed", "tiny", None, (0,), Sampling(steps=2, guidance_scale=3), "fp32", 1)
     run = Run(tmp_path, benchmark, settings)
     row = Recipe("boxdiff", False, True, (BoxDiff(cells=8, refinements=1),), True)
     run.claim(row)

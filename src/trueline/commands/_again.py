@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trueline.commands._model import DTYPES, load, warnings_as_lines
+from trueline.errors import FieldError
 from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.methods import of_record
@@ -42,7 +43,7 @@ def _remake(old: dict[str, Any]) -> Any:
     pipe = load(made_with | {"revision": old["model"]["revision"] or made_with["revision"]})
     try:
         return pipe.remake(old, methods=of_record(old["methods"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, FieldError) as error:
         raise ValueError(f"--regenerate: the record is not whole ({type(error).__name__}: {error})") from None
 
 

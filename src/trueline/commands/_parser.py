@@ -1,7 +1,13 @@
-"""The parser of every command."""
+"""The parser of every command, and flags that are made of settings."""
+
+from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class Parser(argparse.ArgumentParser):
@@ -11,18 +17,57 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
 
-def fractions(flag: str, text: str | None, form: str) -> list[float] | None:
-    """As many fractions as ``form`` has.
+def flag_of(name: str) -> str:
+    """``--guidance-scale`` of ``guidance_scale``."""
+    return f"--{name.replace('_', '-')}"
 
-    Raises:
-        ValueError: other than that.
-    """
-    if text is None:
-        return None
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if len(found) != len(form.split(",")):
-        raise ValueError(f"{flag}: write {len(form.split(','))} fractions as {form} (got {text!r})")
-    return found
+
+def add_settings(
+    group: argparse._ActionsContainer,
+    settings: type[BaseModel],
+    names: Iterable[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """A flag for each field, with its description and default; not given, it is None. ``names``: of some fields only.
+    ``defaults``: the command's own, for the help."""
+    for name in settings.model_fields if names is None else names:
+        field = settings.model_fields[name]
+        default = (defaults or {}).get(name, field.default)
+        if default is False:
+            group.add_argument(flag_of(name), action="store_true", default=None, help=field.description)
+            continue
+        kind: Any = str if default is None else type(default)
+        if field.examples:
+            kind = fractions(field.examples[0])
+        shown = "the model's own" if default is None else default
+        group.add_argument(
+            flag_of(name),
+            type=kind,
+            metavar=_METAVAR[type(default)],
+            help=f"{field.description} (default {shown})",
+        )
+
+
+_METAVAR = {int: "COUNT", float: "NUMBER", str: "NAME", type(None): "A,B,..."}
+
+
+def settings_of(options: argparse.Namespace, settings: type[BaseModel]) -> dict[str, Any]:
+    """The fields that were given on the command line."""
+    given = {name: getattr(options, name, None) for name in settings.model_fields}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def fractions(form: str) -> Callable[[str], list[float]]:
+    """Reads as many fractions as ``form`` has, with commas between them."""
+    count = len(form.split(","))
+
+    def read(text: str) -> list[float]:
+        try:
+            found = [float(part) for part in text.split(",")]
+        except ValueError:
+            found = []
+        if len(found) != count:
+            raise argparse.ArgumentTypeError(f"write {count} fractions as {form} (got {text!r})")
+        return found
+
+    return read

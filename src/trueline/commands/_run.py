@@ -17,13 +17,11 @@ from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.models.lora import shipped
 from trueline.pictures import contact_sheet, overlay
+from trueline.sampling.options import Sampling
 from trueline.sampling.request import Request
 
 MAX_ON_SHEET = 64  #: pictures; a contact sheet of more is too large to be looked at
-SAMPLING = (
-    *("steps", "scheduler", "guidance_scale", "guidance_interval", "grounding_schedule", "batch_size"),
-    "strict",
-)
+SAMPLING = (*Sampling.model_fields, "batch_size")
 LOADING = ("model", "revision", "lora", "dtype", "device")
 
 

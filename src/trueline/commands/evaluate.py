@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given
-from trueline.commands._parser import Parser, fractions
+from trueline.commands._parser import Parser, add_settings, settings_of
 from trueline.commands._planners import NONE, refuse_idle, split_all
 from trueline.commands._recipes import BASIC, check_boxes, default_recipes, read_loras, read_recipes
 from trueline.commands._report import report
 from trueline.commands._rows import compared_with
 from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class
 from trueline.methods import METHODS
+from trueline.sampling.options import Sampling, recorded
 
 if TYPE_CHECKING:
     from trueline.evaluation.benchmarks.benchmark import Benchmark
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trueline.evaluation.run import Judge, Recipe, Run
 
 NO_JUDGES = ["none"]
+DEFAULTS = {"guidance_scale": 4.0}  #: where they are not those of ``Sampling``
 EPILOG = """benchmarks:
   world           held-out scenes of the embedded world, judged by its oracle and its CLIP; with --data also those
                   prompts of CC-500, T2I-CompBench and NSR-1K that the world knows every word of
@@ -111,12 +113,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     how = top.add_argument_group("how")
     how.add_argument("--model", default="world", help="the package's model, a folder, or a Hub id")
-    how.add_argument("--steps", type=int, default=50, help="default 50")
-    how.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="default 4")
-    how.add_argument(
-        "--guidance-interval", metavar="START,STOP", help="fractions of the steps (default: the model's own)"
-    )
-    how.add_argument("--scheduler", default="ddim", metavar="NAME")
+    add_settings(how, Sampling, recorded(), DEFAULTS)
     how.add_argument(
         "--dtype",
         choices=("fp32", "bf16", "fp16"),
@@ -177,9 +174,8 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
     from trueline.evaluation.run import Run, Settings
 
     settings = Settings(
-        options.benchmark, options.model, options.n, seeds, options.steps, options.guidance_scale,
-        options.scheduler, options.dtype or fast_dtype(options.device), options.batch_size,
-        fractions("--guidance-interval", options.guidance_interval, "0,.5"),
+        options.benchmark, options.model, options.n, seeds, Sampling(**(DEFAULTS | settings_of(options, Sampling))),
+        options.dtype or fast_dtype(options.device), options.batch_size,
     )  # fmt: skip
     shard = Shard.parse(options.shard)
     with warnings_as_lines():

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import chosen
-from trueline.commands._parser import Parser, fractions
+from trueline.commands._parser import Parser, add_settings, flag_of, settings_of
 from trueline.commands._planners import plan_missing, split_all
+from trueline.sampling.options import Sampling
 
 if TYPE_CHECKING:
     from trueline.layout import Layout, Region
@@ -23,17 +24,11 @@ EPILOG = """examples:
   trueline generate "a red apple and a blue car" --realign
   trueline generate --regenerate out/0000-0.json"""
 
-#: What --regenerate takes from the record, so that giving it too would be a contradiction.
-RECORDED = (
-    *("prompt", "box", "layout", "model", "revision", "n", "seed", "steps", "scheduler", "guidance_scale"),
-    *("guidance_interval", "grounding_schedule", "negative", "dtype", "device", "batch_size"),
-    *("width", "height", "lora", "method", "strict", "planner"),
-    *("realign", "realign_rounds", "realign_check", "tagger", "detector", "segmenter", "reasoner"),
-)
-DEFAULTS = {"model": "world", "n": 1, "seed": 0, "steps": 50, "scheduler": "ddim", "guidance_scale": 7.5}
-DEFAULTS |= {"dtype": "fp32", "batch_size": 16}
+DEFAULTS = {"model": "world", "n": 1, "seed": 0, "dtype": "fp32", "batch_size": 16}
 #: Flags that say how --realign looks.
 LOOKING = ("realign_rounds", "realign_check", "tagger", "detector", "segmenter", "reasoner")
+#: What --regenerate does not take from the record.
+UNRECORDED = ("regenerate", "out", "overlay", "quiet")
 DTYPES = ("fp32", "bf16", "fp16")
 MAX_PICTURES_EACH = 1000  #: of one layout
 
@@ -62,12 +57,6 @@ def _what(group: argparse._ArgumentGroup) -> None:
         action="append",
         metavar="PHRASE@X0,Y0,X1,Y1",
         help="one thing and its corners in 0..1 from the left and the top; repeat for more",
-    )
-    group.add_argument(
-        "--strict",
-        action="store_true",
-        default=None,
-        help="refuse a phrase that the prompt does not hold, or not all of it (default: a warning)",
     )
     group.add_argument("--layout", metavar="FILE", help="instead of PROMPT: JSON Lines, one layout a line")
     group.add_argument(
@@ -105,23 +94,7 @@ def _how(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--n", type=int, metavar="COUNT", help=_default("n", "pictures of each layout"))
     group.add_argument("--seed", type=int, help=_default("seed", "of the first of them, then seed+1, ..."))
-    group.add_argument("--steps", type=int, help=_default("steps", "denoising steps"))
-    group.add_argument(
-        "--scheduler", metavar="NAME", help=_default("scheduler", "ddim, dpmsolver++, euler, lms or pndm")
-    )
-    group.add_argument(
-        "--guidance-scale", type=float, metavar="W", help=_default("guidance_scale", "weight of the prompt")
-    )
-    group.add_argument(
-        "--guidance-interval",
-        metavar="A,B",
-        help="fractions of the steps between which the weight acts (default: the model's own, mostly 0,1)",
-    )
-    group.add_argument(
-        "--grounding-schedule",
-        metavar="A,B,C",
-        help="fractions of the steps with full, fading and no grounding (default: the model's own)",
-    )
+    add_settings(group, Sampling)
     group.add_argument(
         "--batch-size", type=int, metavar="COUNT", help=_default("batch_size", "pictures at a time")
     )
@@ -190,7 +163,7 @@ def main(arguments: Sequence[str]) -> int:
         return regenerate(options)
     layouts, settings = read_layouts(options), read_settings(options)
     if options.realign is None and (idle := [name for name in LOOKING if getattr(options, name) is not None]):
-        raise ValueError(f"--{idle[0].replace('_', '-')}: belongs to --realign, which is not given")
+        raise ValueError(f"{flag_of(idle[0])}: belongs to --realign, which is not given")
     if options.realign:
         from trueline.commands._realign import read_realign
 
@@ -206,9 +179,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _refuse_beside_record(options: argparse.Namespace) -> None:
-    given = [name for name in RECORDED if getattr(options, name) is not None]
+    given = [name for name, value in vars(options).items() if value is not None and name not in UNRECORDED]
     if given:
-        flag = "PROMPT" if given[0] == "prompt" else f"--{given[0].replace('_', '-')}"
+        flag = "PROMPT" if given[0] == "prompt" else flag_of(given[0])
         raise ValueError(f"--regenerate: the record says everything; leave {flag} out")
 
 
@@ -217,9 +190,7 @@ def read_settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("revision", "lora", "device", *DEFAULTS)
     settings = {name: getattr(options, name) for name in names}
     settings |= {name: value for name, value in DEFAULTS.items() if settings[name] is None}
-    settings["strict"] = bool(options.strict)
-    settings["guidance_interval"] = fractions("--guidance-interval", options.guidance_interval, "0,.5")
-    settings["grounding_schedule"] = fractions("--grounding-schedule", options.grounding_schedule, ".3,0,.7")
+    settings |= dict(Sampling(**settings_of(options, Sampling)))
     _check_range("--n", settings["n"], 1, MAX_PICTURES_EACH)
     _check_range("--batch-size", settings["batch_size"], 1, MAX_PICTURES_EACH)
     _check_range("--seed", settings["seed"], 0, 2**63 - 1)

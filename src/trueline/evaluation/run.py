@@ -30,6 +30,7 @@ from trueline.evaluation.loras import RowLora, worn
 from trueline.files import Folder, json_digest
 from trueline.layout import Layout
 from trueline.pictures import BrokenPicture, open_picture
+from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import Pipeline
 
 SCHEMA = 2
@@ -79,6 +80,11 @@ class Recipe:
         layout = picture.example.layout
         return layout if self.grounded or self.boxes else layout.model_copy(update={"regions": ()})
 
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Options of ``Sampling`` that the row has of its own."""
+        return {} if self.grounded else {"grounding_schedule": UNGROUNDED}
+
     def to_json(self) -> dict[str, Any]:
         about: dict[str, Any] = {
             "grounded": self.grounded,
@@ -101,19 +107,15 @@ class Settings:
     model: str
     n: int | None
     seeds: tuple[int, ...]
-    steps: int
-    guidance_scale: float
-    scheduler: str
+    sampling: Sampling
     dtype: str
     batch_size: int
-    guidance_interval: Sequence[float] | None = None  #: None = the model's own
     plan: str | None = None  #: hash of the boxes that were planned, where the benchmark has none
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "seeds": list(self.seeds), "guidance_interval": self._interval()}
-
-    def _interval(self) -> list[float] | None:
-        return None if self.guidance_interval is None else list(self.guidance_interval)
+        """The options of ``sampling`` beside the others."""
+        fields = {name: value for name, value in self.__dict__.items() if name != "sampling"}
+        return fields | {"seeds": list(self.seeds)} | self.sampling.to_record()
 
 
 class Run:
@@ -231,12 +233,10 @@ class Run:
             for picture, image in zip(batch, _round_trip(pipe, images), strict=True):
                 yield picture, image, {"method": recipe, "example": picture.example.id}
             return
-        s = self.settings
         made = pipe.stream(
             [recipe.layout(picture) for picture in batch], seeds=[(p.seed, p.place) for p in batch],
-            methods=recipe.methods, grounding_schedule=None if recipe.grounded else UNGROUNDED, steps=s.steps,
-            guidance_scale=s.guidance_scale, guidance_interval=s.guidance_interval, scheduler=s.scheduler,
-            batch_size=len(batch), progress=False,
+            methods=recipe.methods, sampling=self.settings.sampling, **recipe.changed, batch_size=len(batch),
+            progress=False,
             checked=True,  # a batch without boxes belongs to a benchmark that has some (commands/_recipes.py)
         )  # fmt: skip
         about = {"method": recipe.name} | recipe.about_loras()
@@ -317,7 +317,7 @@ def _differences(path: Path, manifest: dict[str, Any]) -> list[str]:
     """Names of what the manifest on disk says otherwise."""
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
-        before, now = old["settings"], manifest["settings"]
+        before, now = Sampling().to_record() | old["settings"], manifest["settings"]
         found = [name for name in now if before.get(name) != now[name]]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is no manifest of an evaluation; choose another folder for --out") from None

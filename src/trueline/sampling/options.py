@@ -65,15 +65,16 @@ def _schedule(value: Any) -> tuple[float, float, float]:
 
 
 class Sampling(Frozen):
-    """The options of a run of the loop, but for what belongs to single pictures (layouts, seeds, noise).
+    """The options of a run of the loop, except what belongs to single pictures (layouts, seeds, noise).
 
-    An option that changes no pixel is excluded from records (``Field(exclude=True)``).
+    None is always the checkpoint's own. An option that changes no pixel is excluded from records
+    (``Field(exclude=True)``).
     """
 
     steps: Annotated[int, Within(1, MAX_STEPS, whole=True)] = Field(default=50, description="denoising steps")
     scheduler: Annotated[str, one_of(*SCHEDULERS)] | None = Field(
         default="ddim",
-        description=f"{', '.join(SCHEDULERS)}; None is the model's own",
+        description=", ".join(SCHEDULERS),
         json_schema_extra={"enum": [*SCHEDULERS, None]},
     )
     guidance_scale: Annotated[float, Within(0)] = Field(
@@ -82,7 +83,7 @@ class Sampling(Frozen):
     #: Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval"; there noise levels, here steps.
     guidance_interval: Annotated[tuple[float, float], BeforeValidator(_interval)] | None = Field(
         default=None,
-        description="fractions of the steps between which the weight acts (the model's own is mostly 0,1)",
+        description="fractions of the steps between which the weight acts",
         examples=["0,.5"],
     )
     grounding_schedule: Annotated[tuple[float, float, float], BeforeValidator(_schedule)] | None = Field(
@@ -119,8 +120,12 @@ class Sampling(Frozen):
         Raises:
             FieldError: a value that is no option's.
         """
-        names = [name for name, field in cls.model_fields.items() if not field.exclude]
-        return cls(**{name: record[name] for name in names if name in record})
+        return cls(**{name: record[name] for name in recorded() if name in record})
+
+
+def recorded() -> list[str]:
+    """The options that decide pixels."""
+    return [name for name, field in Sampling.model_fields.items() if not field.exclude]
 
 
 DEFAULTS = Sampling()
