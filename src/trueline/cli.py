@@ -37,22 +37,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"trueline {__version__}")
         return 0
-    return _run(arguments[0], arguments[1:])
-
-
-def _run(command: str, arguments: Sequence[str]) -> int:
+    command, *rest = arguments
     try:
         if command not in COMMANDS:
             raise ValueError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
-        return import_module(f"trueline.commands.{command}").main(arguments)
+        return import_module(f"trueline.commands.{command}").main(rest)
     except KeyboardInterrupt:
         print("trueline: stopped", file=sys.stderr)
         return 130
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if TRACEBACK in os.environ:
             raise
-        print(f"trueline: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"trueline: {_sentence(error, command)}", file=sys.stderr)
         return 2
+
+
+def _sentence(error: BaseException, command: str) -> str:
+    """The error in one line. The library names arguments; what the command has a flag for is named by that."""
+    sentence = " ".join(str(error).split())
+    module = sys.modules.get(f"trueline.commands.{command}")
+    if module is None:
+        return sentence
+    from trueline.commands._parser import with_flags
+
+    return with_flags(sentence, getattr(module, "FLAGS", {}), getattr(module, "GROUPS", ()))
 
 
 def _usage() -> str:

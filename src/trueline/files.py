@@ -33,9 +33,7 @@ class Folder:
             tempfile.TemporaryFile(dir=self.path).close()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ValueError(
-                f"--out: cannot write to {self.path} ({reason}); choose another folder"
-            ) from None
+            raise ValueError(f"out: cannot write to {self.path} ({reason}); choose another folder") from None
 
     def write_json(self, name: str, content: Any) -> Path:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -13,8 +13,29 @@ if TYPE_CHECKING:
 class Parser(argparse.ArgumentParser):
     """Misuse is a ValueError of one sentence, without the usage that argparse prints before it."""
 
+    running: ClassVar[Parser | None] = None  #: the one that read the command line last
+
+    def parse_known_args(self, *arguments: Any, **more: Any) -> Any:
+        Parser.running = self
+        return super().parse_known_args(*arguments, **more)
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+
+def with_flags(sentence: str, others: Mapping[str, str], groups: Collection[str]) -> str:
+    """A library's sentence on an argument, ``batch_size: must be ...``, as one on a flag of the command that runs.
+
+    ``others``: argument -> flag, where the names differ. ``groups``: names of which the command takes settings, as
+    ``--NAME.setting``.
+    """
+    name, mark, _rest = sentence.partition(": ")
+    options = Parser.running._option_string_actions if Parser.running else {}
+    flag = others.get(name, flag_of(name))
+    if not mark or not (flag in options or name in others):
+        group, dot, _setting = name.partition(".")
+        return f"--{sentence}" if mark and dot and group in groups else sentence
+    return flag + sentence.removeprefix(name)
 
 
 def flag_of(name: str) -> str:

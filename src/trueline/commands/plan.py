@@ -156,7 +156,7 @@ def _draw(layouts: "Sequence[Layout]", path: Path) -> None:
     try:
         folder = Folder(path if _is_folder(path) else path.parent)
     except ValueError as error:
-        raise ValueError(f"--draw{str(error).removeprefix('--out')}") from None
+        raise ValueError(f"--draw{str(error).removeprefix('out')}") from None
     if _is_folder(path):
         for paper, layout in zip(papers, layouts, strict=True):
             folder.write_png(f"{layout.id or 'plan'}.png", overlay(paper, layout))

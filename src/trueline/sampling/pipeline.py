@@ -49,7 +49,7 @@ class Result:
 
 
 @dataclass
-class _Job:
+class _Order:
     """One picture to make."""
 
     index: int
@@ -143,38 +143,38 @@ class Pipeline:
 
     def _stream(self, request: Request) -> Iterator[Picture]:
         """What is wrong is found now; pictures are made as they are asked for."""
-        return self._finished(self._jobs(request), request)
+        return self._finished(self._orders(request), request)
 
-    def _finished(self, jobs: list[_Job], request: Request) -> Iterator[Picture]:
-        batches = self._batches(jobs, request.batch_size or DEFAULT_BATCH)
-        with _progress_bar(len(jobs) * request.sampling.steps, request.progress) as bar:
+    def _finished(self, orders: list[_Order], request: Request) -> Iterator[Picture]:
+        """The pictures, batch by batch. A batch for which memory runs out is made in halves, and so are all later."""
+        batches = self._batches(orders, request.batch_size or DEFAULT_BATCH)
+        with _progress_bar(len(orders) * request.sampling.steps, request.progress) as bar:
             while batches:
                 batch = batches.pop(0)
-                pictures = self._attempt(batch, request, bar)
+                states = [
+                    (order.generator, order.generator.get_state()) for order in batch if order.generator
+                ]
+                done, pictures = bar.n, None
+                try:
+                    pictures = self._make(batch, request, bar)
+                except RuntimeError as error:
+                    if not _out_of_memory(error) or len(batch) == 1:
+                        raise
+                # Outside the except block: the error's traceback would keep the batch's tensors alive.
                 if pictures is None:
+                    for generator, state in states:
+                        generator.set_state(state)
+                    for order in batch:
+                        order.notes.append(
+                            f"out of memory with {len(batch)} pictures at once; the batch was halved"
+                        )
+                    bar.n = done
+                    torch.cuda.empty_cache()
                     batches = _halved([batch, *batches], len(batch))
                     continue
                 yield from pictures
 
-    def _attempt(self, batch: list[_Job], request: Request, bar: tqdm) -> list[Picture] | None:
-        """The batch's pictures, or None when memory ran out and a smaller batch may fit."""
-        states = [(job.generator, job.generator.get_state()) for job in batch if job.generator]
-        done = bar.n
-        try:
-            return self._make(batch, request, bar)
-        except RuntimeError as error:
-            if not _out_of_memory(error) or len(batch) == 1:
-                raise
-        # Outside the except block: the error's traceback would keep the batch's tensors alive.
-        for generator, state in states:
-            generator.set_state(state)
-        for job in batch:
-            job.notes.append(f"out of memory with {len(batch)} pictures at once; the batch was halved")
-        bar.n = done
-        torch.cuda.empty_cache()
-        return None
-
-    def _make(self, batch: list[_Job], request: Request, bar: tqdm) -> list[Picture]:
+    def _make(self, batch: list[_Order], request: Request, bar: tqdm) -> list[Picture]:
         step = self._denoise(batch, request, bar)
         for (row, sentence), times in step.notes.items():
             batch[row].notes.append(f"{sentence} ({times} times)" if times > 1 else sentence)
@@ -188,18 +188,20 @@ class Pipeline:
             pictures = step.z if latent else self.backbone.decode(step.z, report=note)
         images = [_as_output(picture, request.output_type) for picture in pictures.cpu()]
         return [
-            Picture(job.index, image, self._record(job, request, size=len(batch), row=row))
-            for row, (job, image) in enumerate(zip(batch, images, strict=True))
+            Picture(order.index, image, self._record(order, request, size=len(batch), row=row))
+            for row, (order, image) in enumerate(zip(batch, images, strict=True))
         ]
 
-    def _denoise(self, batch: list[_Job], request: Request, bar: tqdm) -> Step:
+    def _denoise(self, batch: list[_Order], request: Request, bar: tqdm) -> Step:
         """Run the loop to its last step; the callback may replace the latents on the way."""
-        seeds: list[Seed] = [(job.seed or 0, job.seed_index) for job in batch]
-        generators = [job.generator or made for job, made in zip(batch, noise_generators(seeds), strict=True)]
-        given = [job.noise for job in batch if job.noise is not None]
+        seeds: list[Seed] = [(order.seed or 0, order.seed_index) for order in batch]
+        generators = [
+            order.generator or made for order, made in zip(batch, noise_generators(seeds), strict=True)
+        ]
+        given = [order.noise for order in batch if order.noise is not None]
         steps = sample(
             self.backbone,
-            [job.layout for job in batch],
+            [order.layout for order in batch],
             request.methods,
             request.sampling,
             latents=torch.stack(given) if given else None,
@@ -227,21 +229,21 @@ class Pipeline:
 
     # Planning
 
-    def _jobs(self, request: Request) -> list[_Job]:
-        """One job per picture, with seed and size settled; everything that can be wrong is found here."""
+    def _orders(self, request: Request) -> list[_Order]:
+        """One order per picture, with seed and size settled; everything that can be wrong is found here."""
         layouts = [self._sized(layout) for layout in request.layouts]
         if not request.checked:
             check_layouts(self.backbone, layouts, request.methods, strict=request.sampling.strict)
         notes = {layout: self._notes(layout) for layout in layouts}
-        jobs = [
-            job
+        orders = [
+            order
             for layout, seed in zip(layouts, self._seeds(request), strict=True)
-            for job in _copies(layout, seed, request.num_images_per_prompt, notes[layout])
+            for order in _copies(layout, seed, request.num_images_per_prompt, notes[layout])
         ]
-        for index, job in enumerate(jobs):
-            job.index = index
-        self._bring_noise(jobs, request)
-        return jobs
+        for index, order in enumerate(orders):
+            order.index = index
+        self._bring_noise(orders, request)
+        return orders
 
     def _sized(self, layout: Layout) -> Layout:
         width, height = self.backbone.picture_size(layout.width, layout.height)
@@ -264,25 +266,27 @@ class Pipeline:
             return [(fresh_seed() if layout.seed is None else layout.seed, 0) for layout in layouts]
         return [seed if isinstance(seed, tuple) else (seed, 0) for seed in request.seeds]
 
-    def _bring_noise(self, jobs: list[_Job], request: Request) -> None:
+    def _bring_noise(self, orders: list[_Order], request: Request) -> None:
         """The caller's latents or generators; drawn now, in order, so that batching cannot change them."""
         given, latents = request.generators, request.latents
         if given is not None:
-            if len(given) not in (1, len(jobs)):
-                raise ValueError(f"generator: give one, or one per picture ({len(jobs)}), got {len(given)}")
-            for job, generator in zip(jobs, given * len(jobs) if len(given) == 1 else given, strict=True):
-                job.generator = generator
-        for job, shape in (
-            (job, self.backbone.latent_size(job.layout.width, job.layout.height)) for job in jobs
+            if len(given) not in (1, len(orders)):
+                raise ValueError(f"generator: give one, or one per picture ({len(orders)}), got {len(given)}")
+            for order, generator in zip(
+                orders, given * len(orders) if len(given) == 1 else given, strict=True
+            ):
+                order.generator = generator
+        for order, shape in (
+            (order, self.backbone.latent_size(order.layout.width, order.layout.height)) for order in orders
         ):
             if latents is not None:
-                if latents.shape != (len(jobs), *shape):
+                if latents.shape != (len(orders), *shape):
                     raise ValueError(
-                        f"latents: must have shape {(len(jobs), *shape)}, got {tuple(latents.shape)}"
+                        f"latents: must have shape {(len(orders), *shape)}, got {tuple(latents.shape)}"
                     )
-                job.noise = latents[job.index]
-            elif job.generator is not None:
-                job.noise = draw(job.generator, shape)
+                order.noise = latents[order.index]
+            elif order.generator is not None:
+                order.noise = draw(order.generator, shape)
 
     def _notes(self, layout: Layout) -> list[str]:
         """What the record and the user should know about this layout before it is made."""
@@ -298,37 +302,37 @@ class Pipeline:
                 )  # `encode` warns
         return notes
 
-    def _batches(self, jobs: list[_Job], size: int) -> list[list[_Job]]:
+    def _batches(self, orders: list[_Order], size: int) -> list[list[_Order]]:
         """Pictures of one size together, at most ``size`` of them."""
-        groups: dict[tuple[int | None, int | None], list[_Job]] = {}
-        for job in jobs:
-            groups.setdefault((job.layout.width, job.layout.height), []).append(job)
+        groups: dict[tuple[int | None, int | None], list[_Order]] = {}
+        for order in orders:
+            groups.setdefault((order.layout.width, order.layout.height), []).append(order)
         return [part for group in groups.values() for part in _chunks(group, size)]
 
-    def _record(self, job: _Job, request: Request, *, size: int, row: int) -> dict[str, Any]:
+    def _record(self, order: _Order, request: Request, *, size: int, row: int) -> dict[str, Any]:
         return make_record(
             self.backbone,
             request,
-            layout=job.layout,
-            index=job.index,
-            seed=job.seed,
-            seed_index=job.seed_index,
+            layout=order.layout,
+            index=order.index,
+            seed=order.seed,
+            seed_index=order.seed_index,
             batch={"size": size, "row": row},
-            notes=job.notes,
+            notes=order.notes,
         )
 
 
-def _copies(layout: Layout, seed: tuple[int | None, int], copies: int, notes: list[str]) -> list[_Job]:
+def _copies(layout: Layout, seed: tuple[int | None, int], copies: int, notes: list[str]) -> list[_Order]:
     value, first = seed
     layout = layout if value is None else layout.model_copy(update={"seed": value})
-    return [_Job(0, layout, value, first + copy, notes=list(notes)) for copy in range(copies)]
+    return [_Order(0, layout, value, first + copy, notes=list(notes)) for copy in range(copies)]
 
 
-def _chunks(jobs: list[_Job], size: int) -> list[list[_Job]]:
-    return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+def _chunks(orders: list[_Order], size: int) -> list[list[_Order]]:
+    return [orders[start : start + size] for start in range(0, len(orders), size)]
 
 
-def _halved(batches: list[list[_Job]], size: int) -> list[list[_Job]]:
+def _halved(batches: list[list[_Order]], size: int) -> list[list[_Order]]:
     """No batch larger than half of ``size``: what was too much once will be too much again."""
     return [part for batch in batches for part in _chunks(batch, max(1, size // 2))]
 
