@@ -17,7 +17,7 @@ from _measured import entry, origin, row, said
 from trueline.commands._methods import split_settings
 from trueline.commands._model import warnings_as_lines
 from trueline.commands._parser import Parser, add_settings, settings_of
-from trueline.commands._recipes import read_recipes
+from trueline.commands._rows import read_recipes
 from trueline.evaluation.benchmarks import load
 from trueline.evaluation.drawing_list import choose, wanted
 from trueline.evaluation.run import Recipe

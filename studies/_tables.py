@@ -13,7 +13,7 @@ import numpy as np
 from _common import Job, Row, Study
 from _intervals import Draws, difference, estimate, of_ratios, of_sets
 
-from trueline.commands._rows import commit
+from trueline.commands._result_files import commit
 from trueline.evaluation.benchmarks.world import CATEGORIES, World
 from trueline.evaluation.judgements import FEATURES, RATIO, Seen
 from trueline.evaluation.metrics.frechet import Moments, frechet_distance

@@ -21,7 +21,7 @@ import torch
 from _common import entry
 
 from trueline.commands._parser import Parser
-from trueline.commands._rows import commit
+from trueline.commands._result_files import commit
 from trueline.evaluation.tables import write_whole
 from trueline.evaluation.world_report import SPLIT, Figure, figure, layout_of
 from trueline.models.backbone import Backbone

@@ -251,7 +251,7 @@ def in_turns(
 
 def _painters(study: Study) -> dict[str, Callable[[], None]]:
     """Four pictures of each row of Table 3; GOAL's with its LoRA beside the weights and added to them."""
-    from trueline.commands._recipes import read_recipes
+    from trueline.commands._rows import read_recipes
     from trueline.evaluation.benchmarks import load
     from trueline.evaluation.drawing_list import choose, wanted
     from trueline.evaluation.run import GLIGEN, UNGROUNDED, Recipe
@@ -295,7 +295,7 @@ def time_rows(study: Study, title: str, command: str) -> list[dict[str, Any]]:
         ratios = json.loads((study.out / "time.json").read_text(encoding="utf-8"))["ratios"]
     except OSError:
         return []
-    from trueline.commands._rows import commit
+    from trueline.commands._result_files import commit
 
     made = {"command": command, "commit": commit(), "images_per_prompt": 1, "seeds": [0], "category": ""}
     return [

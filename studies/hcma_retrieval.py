@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from _common import entry
 
 from trueline.commands._parser import Parser
-from trueline.commands._rows import commit
+from trueline.commands._result_files import commit
 from trueline.evaluation.tables import write_whole
 from trueline.evaluation.world_report import SPLIT, Figure, caption, figure, layout_of, make_scene, render
 from trueline.methods import make

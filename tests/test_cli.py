@@ -19,7 +19,7 @@ from PIL import Image
 
 from trueline import Layout, Pipeline, Region, read_layouts, write_layouts
 from trueline.cli import COMMANDS, main
-from trueline.commands import _run, dataset, generate, plan, train, world
+from trueline.commands import _pictures, dataset, generate, plan, train, world
 from trueline.commands._methods import split_settings
 from trueline.commands._planners import PLANNERS
 from trueline.files import KEY, Folder, pixel_hash
@@ -202,7 +202,7 @@ def test_names_come_from_ids_and_numbers_only(trueline, out):
 
 
 def test_seeds_follow_each_other():
-    jobs = _run.jobs_of([Layout("a", seed=40), Layout("b"), Layout("c", id="x")], n=2, seed=3)
+    jobs = _pictures.jobs_of([Layout("a", seed=40), Layout("b"), Layout("c", id="x")], n=2, seed=3)
     assert [(job.name, job.layout.seed) for job in jobs] == [
         *(("0000-0", 40), ("0000-1", 41), ("0001-0", 3)),
         *(("0001-1", 4), ("x-0", 3), ("x-1", 4)),
@@ -222,7 +222,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 
 
 def test_the_sheet_of_many_pictures_shows_the_first(trueline, out, monkeypatch):
-    monkeypatch.setattr(_run, "MAX_ON_SHEET", 2)
+    monkeypatch.setattr(_pictures, "MAX_ON_SHEET", 2)
     _, stdout, _ = trueline(PROMPT, *FAST, "--n", "3")
     assert "the first 2 with boxes" in stdout
     assert Image.open(out / "contact.png").width < 3 * 192
@@ -256,14 +256,14 @@ def test_ctrl_c_keeps_what_is_done(gated_folder, out):
 
 
 def test_a_failure_in_the_middle_keeps_what_is_done(trueline, out, monkeypatch):
-    kept = _run.Run.keep
+    kept = _pictures.Run.keep
 
     def full_disk(self, job, image, record):
         if job.name == "0000-2":
             raise OSError(28, "No space left on device")
         kept(self, job, image, record)
 
-    monkeypatch.setattr(_run.Run, "keep", full_disk)
+    monkeypatch.setattr(_pictures.Run, "keep", full_disk)
     code, _, stderr = trueline(PROMPT, *FAST, "--n", "4")
     assert code == 2
     assert "No space left on device" in stderr

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from trueline.cli import main
-from trueline.commands._recipes import read_loras, read_recipes
+from trueline.commands._rows import read_loras, read_recipes
 from trueline.evaluation.benchmarks.world import World
 from trueline.evaluation.loras import RowLora, worn
 from trueline.models import lora

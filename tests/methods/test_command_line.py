@@ -7,7 +7,7 @@ from PIL import Image
 
 from trueline.cli import main
 from trueline.commands._methods import split_settings
-from trueline.commands._recipes import read_recipes
+from trueline.commands._rows import read_recipes
 from trueline.methods import METHODS
 
 BOXES = [

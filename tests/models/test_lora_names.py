@@ -10,7 +10,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from trueline.cli import main
-from trueline.commands._again import read_record
+from trueline.commands._regenerate import read_record
 from trueline.models import lora
 from trueline.models.backbone import Backbone, CheckpointError
 from trueline.sampling.pipeline import Pipeline

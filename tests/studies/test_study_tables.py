@@ -122,7 +122,7 @@ def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):
     """Settings of every training, rows and flags of every drawing; without the files that they name."""
     from trueline.commands import evaluate, train
     from trueline.commands._methods import split_settings
-    from trueline.commands._recipes import BASIC, _parts
+    from trueline.commands._rows import BASIC, _parts
     from trueline.methods import METHODS, make
     from trueline.training.recipes.recipe import recipe
     from trueline.training.settings import make as make_settings

@@ -21,7 +21,7 @@ from trueline.methods import make as make_method
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from trueline.commands._run import Job, Run
+    from trueline.commands._pictures import Job, Run
     from trueline.perception.reason import Reasoner
     from trueline.realign import Realign, Realigned, Round
 
@@ -30,7 +30,7 @@ METHOD, WORLD, NOUNS, NONE = "realign", "world-seer", "noun-phrases", "none"
 
 @dataclass(frozen=True)
 class Second:
-    """What --realign was asked for. ``settings``: for run.json; ``make``: what ``_run.run`` draws with."""
+    """What --realign was asked for. ``settings``: for run.json; ``make``: what ``_pictures.run`` draws with."""
 
     settings: dict[str, Any]
     make: Callable[[Run, bool | None], None]
@@ -124,7 +124,7 @@ def _make(
     realign: Callable[[Any, Any], Realign],
 ) -> None:
     from trueline.commands._model import find_device, load, silence_libraries
-    from trueline.commands._run import SAMPLING, loading_settings
+    from trueline.commands._pictures import SAMPLING, loading_settings
     from trueline.realign import Eyes
 
     silence_libraries()

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._rows import commit, write_rows
+from trueline.commands._result_files import commit, write_rows
 
 if TYPE_CHECKING:
     from trueline.evaluation.drawing_list import Wanted

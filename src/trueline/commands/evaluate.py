@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from trueline.commands._methods import Given
 from trueline.commands._parser import Parser, add_settings, settings_of
 from trueline.commands._planners import NONE, refuse_idle, split_all
-from trueline.commands._recipes import BASIC, check_boxes, default_recipes, read_loras, read_recipes
 from trueline.commands._report import report
-from trueline.commands._rows import compared_with
+from trueline.commands._result_files import compared_with
+from trueline.commands._rows import BASIC, check_boxes, default_recipes, read_loras, read_recipes
 from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling, recorded

@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     if options.regenerate is not None:
         _refuse_beside_record(options)
-        from trueline.commands._again import regenerate
+        from trueline.commands._regenerate import regenerate
 
         return regenerate(options)
     layouts, settings = read_layouts(options), read_settings(options)
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str]) -> int:
     methods = chosen(options.method or [], given)
     layouts, planner = plan_missing(layouts, methods, options.planner, of_planners)
     settings |= {"methods": options.method or [], "planner": planner}
-    from trueline.commands._run import run
+    from trueline.commands._pictures import run
 
     if options.realign:
         return run(layouts, settings | {"realign": second.settings}, options, methods, second.make)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trueline.commands._parser import Parser
-from trueline.commands._rows import commit, write_rows
+from trueline.commands._result_files import commit, write_rows
 
 
 def parser() -> argparse.ArgumentParser:

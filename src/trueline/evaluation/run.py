@@ -237,7 +237,7 @@ class Run:
             [recipe.layout(picture) for picture in batch], seeds=[(p.seed, p.place) for p in batch],
             methods=recipe.methods, sampling=self.settings.sampling, **recipe.changed, batch_size=len(batch),
             progress=False,
-            checked=True,  # a batch without boxes belongs to a benchmark that has some (commands/_recipes.py)
+            checked=True,  # a batch without boxes belongs to a benchmark that has some (commands/_rows.py)
         )  # fmt: skip
         about = {"method": recipe.name} | recipe.about_loras()
         for drawn in made:
