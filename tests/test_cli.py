@@ -202,8 +202,8 @@ def test_names_come_from_ids_and_numbers_only(trueline, out):
 
 
 def test_seeds_follow_each_other():
-    jobs = _pictures.jobs_of([Layout("a", seed=40), Layout("b"), Layout("c", id="x")], n=2, seed=3)
-    assert [(job.name, job.layout.seed) for job in jobs] == [
+    wanted = _pictures.named([Layout("a", seed=40), Layout("b"), Layout("c", id="x")], n=2, seed=3)
+    assert [(one.name, one.layout.seed) for one in wanted] == [
         *(("0000-0", 40), ("0000-1", 41), ("0001-0", 3)),
         *(("0001-1", 4), ("x-0", 3), ("x-1", 4)),
     ]
@@ -256,14 +256,14 @@ def test_ctrl_c_keeps_what_is_done(gated_folder, out):
 
 
 def test_a_failure_in_the_middle_keeps_what_is_done(trueline, out, monkeypatch):
-    kept = _pictures.Run.keep
+    kept = _pictures.PictureFolder.keep
 
-    def full_disk(self, job, image, record):
-        if job.name == "0000-2":
+    def full_disk(self, picture, image, record):
+        if picture.name == "0000-2":
             raise OSError(28, "No space left on device")
-        kept(self, job, image, record)
+        kept(self, picture, image, record)
 
-    monkeypatch.setattr(_pictures.Run, "keep", full_disk)
+    monkeypatch.setattr(_pictures.PictureFolder, "keep", full_disk)
     code, _, stderr = trueline(PROMPT, *FAST, "--n", "4")
     assert code == 2
     assert "No space left on device" in stderr

@@ -1,4 +1,4 @@
-"""One run of ``trueline generate``: layouts in, files out, fit to be used whenever it stops."""
+"""The folder that ``trueline generate`` fills: pictures, records and a sheet, fit to be used whenever it stops."""
 
 import argparse
 import sys
@@ -18,30 +18,40 @@ from trueline.layout import Layout
 from trueline.models.lora import shipped
 from trueline.pictures import contact_sheet, overlay
 from trueline.sampling.options import Sampling
-from trueline.sampling.request import Request
 
 MAX_ON_SHEET = 64  #: pictures; a contact sheet of more is too large to be looked at
-SAMPLING = (*Sampling.model_fields, "batch_size")
 LOADING = ("model", "revision", "lora", "dtype", "device")
 
 
-def run(
+def draw(
     layouts: Sequence[Layout],
+    sampling: Sampling,
     settings: dict[str, Any],
     options: argparse.Namespace,
     methods: Sequence[Any] = (),
-    make: "Callable[[Run, bool | None], None] | None" = None,
+    make: "Callable[[PictureFolder, bool | None], None] | None" = None,
 ) -> int:
     """Make all pictures; the exit code. What needs no model is checked before the model is loaded.
 
-    ``make``: what draws them, from the run and whether to show progress; None: one picture a job.
+    Args:
+        settings: for run.json, besides ``sampling``.
+        make: what draws them, from the folder and whether to show progress; None: each once.
     """
-    jobs = jobs_of(layouts, settings["n"], settings["seed"])
-    Request.of([job.layout for job in jobs], {name: settings[name] for name in SAMPLING})
-    state = Run(Folder(options.out), jobs, settings, options.overlay, methods)
+    wanted = named(layouts, settings["n"], settings["seed"])
+    state = PictureFolder(Folder(options.out), wanted, sampling, settings, options.overlay, methods)
+    progress = False if options.quiet else None
     try:
         with warnings_as_lines():
-            (make or _make)(state, False if options.quiet else None)
+            if make is not None:
+                make(state, progress)
+            else:
+                pipe = load(settings)
+                made_with = loading_settings(settings) | {"device": str(pipe.backbone.device)}
+                for picture in pipe.stream(
+                    [one.layout for one in wanted], methods=methods, progress=progress, **state.how
+                ):
+                    record = picture.record | {"made_with": made_with}
+                    state.keep(wanted[picture.index], picture.image, record)
     except KeyboardInterrupt:
         state.close("stopped")
         print(f"trueline: stopped: {state.summary()}", file=sys.stderr)
@@ -53,16 +63,6 @@ def run(
     state.close("complete")
     print(state.summary())
     return 0
-
-
-def _make(state: "Run", progress: bool | None) -> None:
-    pipe = load(state.settings)
-    sampling = {name: state.settings[name] for name in SAMPLING}
-    made_with = loading_settings(state.settings) | {"device": str(pipe.backbone.device)}
-    for picture in pipe.stream(
-        [job.layout for job in state.jobs], methods=state.methods, progress=progress, **sampling
-    ):
-        state.keep(state.jobs[picture.index], picture.image, picture.record | {"made_with": made_with})
 
 
 def loading_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -81,80 +81,89 @@ def loading_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Job:
+class NamedLayout:
     """One picture to make: its files' name, and a layout that says its seed."""
 
     name: str
     layout: Layout
 
 
-def jobs_of(layouts: Sequence[Layout], n: int, seed: int) -> list[Job]:
+def named(layouts: Sequence[Layout], n: int, seed: int) -> list[NamedLayout]:
     """``n`` pictures of each layout with consecutive seeds, from the layout's own seed where it has one.
 
     Names come from ids and places in the list only, never from a prompt.
     """
-    jobs = []
+    pictures = []
     for place, layout in enumerate(layouts):
         first = seed if layout.seed is None else layout.seed
         stem = layout.id or f"{place:04d}"
         for copy in range(n):
             seeded = Layout.from_record(layout.to_record() | {"seed": first + copy})
-            jobs.append(Job(f"{stem}-{copy}", seeded))
-    _refuse_equal_names(jobs)
-    return jobs
+            pictures.append(NamedLayout(f"{stem}-{copy}", seeded))
+    _refuse_equal_names(pictures)
+    return pictures
 
 
-def _refuse_equal_names(jobs: Sequence[Job]) -> None:
-    seen: set[str] = set()
-    for job in jobs:
-        name = job.name.casefold()  # some file systems do not tell upper from lower case
-        if name in seen:
-            raise ValueError(f"--layout: the id {job.layout.id!r} stands twice; give each layout its own id")
-        seen.add(name)
+def _refuse_equal_names(pictures: Sequence[NamedLayout]) -> None:
+    taken: set[str] = set()
+    for picture in pictures:
+        name = picture.name.casefold()  # some file systems do not tell upper from lower case
+        if name in taken:
+            raise ValueError(
+                f"--layout: the id {picture.layout.id!r} stands twice; give each layout its own id"
+            )
+        taken.add(name)
 
 
 @dataclass
-class Run:
+class PictureFolder:
     """What is wanted, what is done. Pictures beyond the contact sheet's room are not kept in memory."""
 
     folder: Folder
-    jobs: Sequence[Job]
+    wanted: Sequence[NamedLayout]
+    sampling: Sampling
     settings: dict[str, Any]
     overlay: bool
     methods: Sequence[Any] = ()
     started: float = field(default_factory=time.monotonic)
     done: list[str] = field(default_factory=list)
-    shown: dict[str, tuple[Image.Image, Job]] = field(default_factory=dict)
+    shown: dict[str, tuple[Image.Image, NamedLayout]] = field(default_factory=dict)
 
-    def keep(self, job: Job, image: Image.Image, record: dict[str, Any]) -> None:
+    @property
+    def how(self) -> dict[str, Any]:
+        """Options for the pipeline."""
+        return {"sampling": self.sampling, "batch_size": self.settings["batch_size"]}
+
+    def keep(self, picture: NamedLayout, image: Image.Image, record: dict[str, Any]) -> None:
         """Write one picture and its record. The record comes last: where it is, the picture is whole."""
-        record = record | {"file": f"{job.name}.png", "sha256": pixel_hash(image)}
+        record = record | {"file": f"{picture.name}.png", "sha256": pixel_hash(image)}
         self.folder.write_png(record["file"], image, record)
         if self.overlay:
-            self.folder.write_png(f"{job.name}-overlay.png", overlay(image, job.layout))
-        self.folder.write_json(f"{job.name}.json", record)
-        self.done.append(job.name)
+            self.folder.write_png(f"{picture.name}-overlay.png", overlay(image, picture.layout))
+        self.folder.write_json(f"{picture.name}.json", record)
+        self.done.append(picture.name)
         if len(self.shown) < MAX_ON_SHEET:
-            self.shown[job.name] = (image, job)
+            self.shown[picture.name] = (image, picture)
 
     def close(self, status: str) -> None:
         """Write run.json (also of a run that was stopped) and the contact sheet of what there is."""
-        missing = [job.name for job in self.jobs if job.name not in set(self.done)]
-        about = {"status": status, "trueline": __version__, "settings": self.settings}
+        missing = [picture.name for picture in self.wanted if picture.name not in set(self.done)]
+        settings = self.settings | dict(self.sampling)
+        about = {"status": status, "trueline": __version__, "settings": settings}
         seconds = round(time.monotonic() - self.started, 1)
         self.folder.write_json(
             "run.json", about | {"seconds": seconds, "done": self.done, "missing": missing}
         )
         if self.shown:
-            shown = [self.shown[job.name] for job in self.jobs if job.name in self.shown]
-            images, jobs = zip(*shown, strict=True)
-            captions = [f"{job.name}: {job.layout.prompt}" for job in jobs]
-            sheet = contact_sheet(images, [job.layout for job in jobs], captions)
+            shown = [self.shown[picture.name] for picture in self.wanted if picture.name in self.shown]
+            images, pictures = zip(*shown, strict=True)
+            captions = [f"{picture.name}: {picture.layout.prompt}" for picture in pictures]
+            sheet = contact_sheet(images, [picture.layout for picture in pictures], captions)
             self.folder.write_png("contact.png", sheet)
 
     def summary(self) -> str:
         place = self.folder.path
-        wanted = len(self.jobs)
+        wanted = len(self.wanted)
         if len(self.done) < wanted:
             return f"{len(self.done)} of {wanted} pictures in {place}; {place / 'run.json'} lists the rest"
         pictures = "1 picture" if wanted == 1 else f"{wanted} pictures"

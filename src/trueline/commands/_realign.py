@@ -21,7 +21,7 @@ from trueline.methods import make as make_method
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from trueline.commands._pictures import Job, Run
+    from trueline.commands._pictures import NamedLayout, PictureFolder
     from trueline.perception.reason import Reasoner
     from trueline.realign import Realign, Realigned, Round
 
@@ -30,10 +30,10 @@ METHOD, WORLD, NOUNS, NONE = "realign", "world-seer", "noun-phrases", "none"
 
 @dataclass(frozen=True)
 class Second:
-    """What --realign was asked for. ``settings``: for run.json; ``make``: what ``_pictures.run`` draws with."""
+    """What --realign was asked for. ``settings``: for run.json; ``make``: what ``_pictures.draw`` draws with."""
 
     settings: dict[str, Any]
-    make: Callable[[Run, bool | None], None]
+    make: Callable[[PictureFolder, bool | None], None]
 
 
 def read_realign(
@@ -71,7 +71,7 @@ def read_realign(
 
         return Realign(pipe, seeing, reasoner, method, rounds=rounds, check=check)
 
-    def make(state: Run, progress: bool | None) -> None:
+    def make(state: PictureFolder, progress: bool | None) -> None:
         _make(state, progress, eyes, stages)
 
     return Second(about, make)
@@ -118,48 +118,53 @@ def _reasoner(spec: str, planner: str | None, of_planners: Given) -> Reasoner:
 
 
 def _make(
-    state: Run,
+    state: PictureFolder,
     progress: bool | None,
     names: dict[str, str | None],
     realign: Callable[[Any, Any], Realign],
 ) -> None:
     from trueline.commands._model import find_device, load, silence_libraries
-    from trueline.commands._pictures import SAMPLING, loading_settings
+    from trueline.commands._pictures import loading_settings
     from trueline.realign import Eyes
 
     silence_libraries()
     device = str(find_device(state.settings["device"]))
     eyes = Eyes.load(**names, device=device)  # type: ignore[arg-type]
     pipe = load(state.settings)
-    sampling = {name: state.settings[name] for name in SAMPLING}
     made_with = loading_settings(state.settings) | {"device": str(pipe.backbone.device)}
     stages, again = realign(pipe, eyes), 0
-    layouts = [job.layout for job in state.jobs]
-    for done in stages.stream(layouts, methods=state.methods, progress=progress, **sampling):
-        job = state.jobs[done.index]
-        about = done.about() | {"models": eyes.names, "folder": f"{job.name}-realign"}
+    layouts = [picture.layout for picture in state.wanted]
+    for done in stages.stream(layouts, methods=state.methods, progress=progress, **state.how):
+        picture = state.wanted[done.index]
+        about = done.about() | {"models": eyes.names, "folder": f"{picture.name}-realign"}
         final = done.rounds[done.kept]
         state.keep(
-            replace(job, layout=final.layout),
+            replace(picture, layout=final.layout),
             final.image,
             final.record | {"made_with": made_with, "realign": about},
         )
         try:
-            _write(state, job, done, made_with, about)
+            _write(state, picture, done, made_with, about)
         except OSError:
             raise  # a full disk is for the user
         except Exception as error:  # of a picture that is kept, what led to it
             said = " ".join(str(error).split()) or type(error).__name__
-            print(f"trueline: warning: {job.name}-realign is not complete: {said}", file=sys.stderr)
+            print(f"trueline: warning: {picture.name}-realign is not complete: {said}", file=sys.stderr)
         again += done.kept > 0
     print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
 
 
-def _write(state: Run, job: Job, done: Realigned, made_with: dict[str, Any], about: dict[str, Any]) -> None:
+def _write(
+    state: PictureFolder,
+    picture: NamedLayout,
+    done: Realigned,
+    made_with: dict[str, Any],
+    about: dict[str, Any],
+) -> None:
     from trueline.files import Folder, pixel_hash
     from trueline.realign.panel import panel
 
-    folder = Folder(state.folder.path / f"{job.name}-realign")
+    folder = Folder(state.folder.path / f"{picture.name}-realign")
     for number, each in enumerate(done.rounds):
         name = f"round-{number}"
         record = each.record | {
@@ -171,7 +176,7 @@ def _write(state: Run, job: Job, done: Realigned, made_with: dict[str, Any], abo
         folder.write_json(f"{name}.json", record)
         if number:
             _write_phrases(folder, number, done.rounds[number - 1], each)
-    folder.write_json("looked.json", about | {"prompt": job.layout.prompt})
+    folder.write_json("looked.json", about | {"prompt": picture.layout.prompt})
     folder.write_png("panel.png", panel(done))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given
 from trueline.commands._parser import Parser, add_settings, settings_of
-from trueline.commands._planners import NONE, refuse_idle, split_all
+from trueline.commands._planners import NONE, PLANNERS, refuse_idle, split_all
 from trueline.commands._report import report
 from trueline.commands._result_files import compared_with
 from trueline.commands._rows import BASIC, check_boxes, default_recipes, read_loras, read_recipes
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trueline.evaluation.run import Judge, Recipe, Run
 
 NO_JUDGES = ["none"]
+GROUPS = (*METHODS, *PLANNERS)  #: names with settings of their own, --NAME.setting
 DEFAULTS = {"guidance_scale": 4.0}  #: where they are not those of ``Sampling``
 EPILOG = """benchmarks:
   world           held-out scenes of the embedded world, judged by its oracle and its CLIP; with --data also those

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import chosen
 from trueline.commands._parser import Parser, add_settings, flag_of, settings_of
-from trueline.commands._planners import plan_missing, split_all
+from trueline.commands._planners import PLANNERS, plan_missing, split_all
+from trueline.methods import METHODS
 from trueline.sampling.options import Sampling
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ EPILOG = """examples:
 DEFAULTS = {"model": "world", "n": 1, "seed": 0, "dtype": "fp32", "batch_size": 16}
 #: Flags that say how --realign looks.
 LOOKING = ("realign_rounds", "realign_check", "tagger", "detector", "segmenter", "reasoner")
+#: Argument of the library -> flag, where the names differ.
+FLAGS = {
+    **{"methods": "--method", "seeds": "--seed", "negative_prompt": "--negative"},
+    **{"rounds": "--realign-rounds", "check": "--realign-check", "num_images_per_prompt": "--n"},
+}
+GROUPS = (*METHODS, *PLANNERS)  #: names with settings of their own, --NAME.setting
 #: What --regenerate does not take from the record.
 UNRECORDED = ("regenerate", "out", "overlay", "quiet")
 DTYPES = ("fp32", "bf16", "fp16")
@@ -162,6 +169,7 @@ def main(arguments: Sequence[str]) -> int:
 
         return regenerate(options)
     layouts, settings = read_layouts(options), read_settings(options)
+    sampling = Sampling(**settings_of(options, Sampling))
     if options.realign is None and (idle := [name for name in LOOKING if getattr(options, name) is not None]):
         raise ValueError(f"{flag_of(idle[0])}: belongs to --realign, which is not given")
     if options.realign:
@@ -171,11 +179,12 @@ def main(arguments: Sequence[str]) -> int:
     methods = chosen(options.method or [], given)
     layouts, planner = plan_missing(layouts, methods, options.planner, of_planners)
     settings |= {"methods": options.method or [], "planner": planner}
-    from trueline.commands._pictures import run
+    from trueline.commands._pictures import draw
 
+    make = None
     if options.realign:
-        return run(layouts, settings | {"realign": second.settings}, options, methods, second.make)
-    return run(layouts, settings, options, methods)
+        settings, make = settings | {"realign": second.settings}, second.make
+    return draw(layouts, sampling, settings, options, methods, make)
 
 
 def _refuse_beside_record(options: argparse.Namespace) -> None:
@@ -190,7 +199,6 @@ def read_settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("revision", "lora", "device", *DEFAULTS)
     settings = {name: getattr(options, name) for name in names}
     settings |= {name: value for name, value in DEFAULTS.items() if settings[name] is None}
-    settings |= dict(Sampling(**settings_of(options, Sampling)))
     _check_range("--n", settings["n"], 1, MAX_PICTURES_EACH)
     _check_range("--batch-size", settings["batch_size"], 1, MAX_PICTURES_EACH)
     _check_range("--seed", settings["seed"], 0, 2**63 - 1)

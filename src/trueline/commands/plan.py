@@ -30,6 +30,7 @@ examples:
   trueline plan "three cats and a red chair" --draw boxes.png
   trueline plan --file prompts.txt --out layouts.jsonl && trueline generate --layout layouts.jsonl"""
 
+GROUPS = PLANNERS  #: names with settings of their own, --NAME.setting
 STDIN = "-"
 SIDE = 512  #: pixels of a drawing whose layout says no size
 PAPER = (246, 246, 244)

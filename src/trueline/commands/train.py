@@ -25,6 +25,9 @@ one), train.json (all settings and what was done), log.jsonl, checkpoints, cache
 left_out.jsonl (what of the data was not used), validation (pictures drawn on the way), not_finite.jsonl (the last bad
 steps of a run that gave up). Several processes: torchrun --nproc-per-node 2 -m trueline.cli train ..."""
 
+#: Argument of the library -> flag, where the names differ.
+FLAGS = {"data.source": "--data"}
+
 
 def parser() -> argparse.ArgumentParser:
     recipes = "\n".join(f"  {name}  {what}" for name, what in RECIPES.items())
