@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from trueline.commands._parser import DTYPES
 from trueline.models.devices import fast_bfloat16
 from trueline.sampling.pipeline import Pipeline
 
 KNOWN = "; it knows: "  #: before the words that a model knows, in the warning about those it does not
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(settings: dict[str, Any]) -> Pipeline:
@@ -23,8 +23,9 @@ def load(settings: dict[str, Any]) -> Pipeline:
     """
     device = find_device(settings["device"])
     silence_libraries()
+    dtype = getattr(torch, DTYPES[settings["dtype"]])
     pipe = Pipeline.from_pretrained(
-        settings["model"], revision=settings["revision"], dtype=DTYPES[settings["dtype"]], device=device
+        settings["model"], revision=settings["revision"], dtype=dtype, device=device
     )
     if settings["lora"] is not None:
         pipe.backbone.load_lora(settings["lora"])

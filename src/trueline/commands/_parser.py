@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  #: on a command line -> of torch
+
 
 class Parser(argparse.ArgumentParser):
     """Misuse is a ValueError of one sentence, without the usage that argparse prints before it."""
 
     running: ClassVar[Parser | None] = None  #: the one that read the command line last
+
+    def __init__(self, *arguments: Any, **options: Any):
+        usual = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(*arguments, **(usual | options))
 
     def parse_known_args(self, *arguments: Any, **more: Any) -> Any:
         Parser.running = self

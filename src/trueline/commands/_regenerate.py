@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from trueline.commands._model import DTYPES, load, warnings_as_lines
+from trueline.commands._model import load, warnings_as_lines
+from trueline.commands._parser import DTYPES
 from trueline.errors import FieldError
 from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout

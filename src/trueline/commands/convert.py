@@ -30,8 +30,6 @@ def parser() -> argparse.ArgumentParser:
         prog="trueline convert",
         description="Layouts from one format to another. Formats are named, never guessed.",
         epilog=_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     top.add_argument("source", metavar="IN", type=Path, help="file or folder, as the format has it")
     top.add_argument("target", metavar="OUT", type=Path, help="file, or folder where there are several files")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._parser import Parser
+from trueline.commands._parser import DTYPES, Parser, flag_of
 
 if TYPE_CHECKING:
     from trueline.dataset import Wish
@@ -50,80 +50,91 @@ def main(arguments: Sequence[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     top = Parser(
-        prog="trueline dataset build", description="Make pictures with boxes from prompts, as GOAL2K was made.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="trueline dataset build",
+        description="Make pictures with boxes from prompts, as GOAL2K was made.",
+        epilog=EPILOG,
+    )
     top.add_argument("--out", required=True, metavar="DIR", help="where the build lives")
-    what = top.add_argument_group("prompts")
-    what.add_argument(
+    _prompts(top.add_argument_group("prompts"))
+    _pictures(top.add_argument_group("pictures"))
+    _who(top.add_argument_group("who looks"))
+    top.add_argument("--quiet", action="store_true", help="say nothing on the way")
+    return top
+
+
+def _prompts(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--words", default=WORLD, help="world, common, or a YAML file with objects, colours, shapes, textures"
     )
-    what.add_argument(
+    group.add_argument(
         "--templates", type=int, default=1000, metavar="N", help="prompts of templates (default 1000)"
     )
-    what.add_argument(
+    group.add_argument(
         "--captions", type=int, default=1000, metavar="N", help="natural captions (default 1000)"
     )
-    what.add_argument(
+    group.add_argument(
         "--captions-from",
         metavar="FILE",
         help="one a line, or JSON with prompt and id; default: the world's own",
     )
-    what.add_argument("--seed", type=int, default=0, help="of prompts and of noise (default 0)")
-    what.add_argument("--prompts-only", action="store_true", help="write prompts.jsonl and stop")
-    how = top.add_argument_group("pictures")
-    how.add_argument("--model", help="world, a folder, or a Hub id (default world)")
-    how.add_argument(
+    group.add_argument("--seed", type=int, default=0, help="of prompts and of noise (default 0)")
+    group.add_argument("--prompts-only", action="store_true", help="write prompts.jsonl and stop")
+
+
+def _pictures(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", help="world, a folder, or a Hub id (default world)")
+    group.add_argument(
         "--images", metavar="DIR", help="pictures that are there, named by the ids of the prompts"
     )
-    how.add_argument(
+    group.add_argument(
         "--tries",
         type=int,
         default=1,
         metavar="N",
         help="seeds a prompt, until it agrees (default 1); may become more or fewer in the same folder",
     )
-    how.add_argument("--steps", type=int, default=50)
-    how.add_argument(
+    group.add_argument("--steps", type=int, default=50)
+    group.add_argument(
         "--guidance-scale", type=float, metavar="W", help="default 4 for the world, 7.5 for others"
     )
-    how.add_argument("--scheduler", default="ddim", metavar="NAME")
-    how.add_argument("--batch-size", type=int, default=16, metavar="N", help="default 16")
-    how.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="default: bf16 where it is fast")
-    how.add_argument("--device", help="default: cuda where there is one")
-    who = top.add_argument_group("who looks")
-    who.add_argument(
+    group.add_argument("--scheduler", default="ddim", metavar="NAME")
+    group.add_argument("--batch-size", type=int, default=16, metavar="N", help="default 16")
+    group.add_argument("--dtype", choices=DTYPES, help="default: bf16 where it is fast")
+    group.add_argument("--device", help="default: cuda where there is one")
+
+
+def _who(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--detector",
         metavar="KIND=CHECKPOINT",
         help="owlv2, grounding-dino (default for the world's words: oracle)",
     )
-    who.add_argument(
+    group.add_argument(
         "--ask", choices=("phrases", "nouns"), help="for what (default: the oracle nouns, others phrases)"
     )
-    who.add_argument(
+    group.add_argument(
         "--min-score", type=float, metavar="S", help="least score of a box (default: the detector's own)"
     )
-    who.add_argument(
+    group.add_argument(
         "--clip", metavar="KIND=CHECKPOINT", help="clip, or none (default for the world's words: world-clip)"
     )
     least = ", ".join(f"{value:g} for {kind}" for kind, value in LEAST_CLIP.items())
-    who.add_argument(
+    group.add_argument(
         "--min-clip", type=float, metavar="S", help=f"least cosine with the prompt (default {least})"
     )
-    who.add_argument(
+    group.add_argument(
         "--max-broken",
         type=float,
         default=0.05,
         metavar="SHARE",
         help="of pictures that cannot be used (default 0.05)",
     )
-    top.add_argument("--quiet", action="store_true", help="say nothing on the way")
-    return top
 
 
 def finish_parser() -> argparse.ArgumentParser:
     top = Parser(
-        prog="trueline dataset finish", description="Apply the decisions of a review.", allow_abbrev=False
+        prog="trueline dataset finish",
+        description="Apply the decisions of a review.",
     )
     top.add_argument("--out", required=True, metavar="DIR", help="the build's folder")
     top.add_argument(
@@ -227,13 +238,11 @@ def _check(options: argparse.Namespace) -> None:
         ("batch_size", 1),
     ):
         if getattr(options, name) < low:
-            raise ValueError(
-                f"--{name.replace('_', '-')}: must be at least {low} (got {getattr(options, name)})"
-            )
+            raise ValueError(f"{flag_of(name)}: must be at least {low} (got {getattr(options, name)})")
     for name in ("max_broken", "min_score"):
         value = getattr(options, name)
         if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"--{name.replace('_', '-')}: must be between 0 and 1 (got {value})")
+            raise ValueError(f"{flag_of(name)}: must be between 0 and 1 (got {value})")
     if options.templates + options.captions == 0:
         raise ValueError("--templates: with no captions either there is nothing to make; ask for some")
     if options.images and options.model:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given
-from trueline.commands._parser import Parser, add_settings, settings_of
+from trueline.commands._parser import DTYPES, Parser, add_settings, settings_of
 from trueline.commands._planners import NONE, PLANNERS, refuse_idle, split_all
 from trueline.commands._report import report
 from trueline.commands._result_files import compared_with
@@ -64,65 +64,16 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    names = [*BENCHMARKS, *LAYOUT_BENCHMARKS]
     top = Parser(
-        prog="trueline evaluate", description="Draw what a benchmark asks for, look at it, and write the table.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="trueline evaluate",
+        description="Draw what a benchmark asks for, look at it, and write the table.",
+        epilog=EPILOG,
+    )
+    names = (*BENCHMARKS, *LAYOUT_BENCHMARKS)
     top.add_argument("benchmark", metavar="BENCHMARK", choices=names, help=" | ".join(names))
-    what = top.add_argument_group("what to draw")
-    what.add_argument(
-        "--methods", nargs="+", metavar="NAME",
-        help="default: plain gligen, or plain where there are no boxes; none with --images",
-    )  # fmt: skip
-    what.add_argument(
-        "--loras", nargs="+", default=[], metavar="NAME=FILE",
-        help="LoRAs by the names that rows call them by, as lora:NAME",
-    )  # fmt: skip
-    what.add_argument(
-        "--images", nargs="+", default=[], metavar="[NAME=]DIR",
-        help="pictures made elsewhere, ID.png or ID-COPY.png, as methods of those names",
-    )  # fmt: skip
-    what.add_argument("--n", type=int, metavar="COUNT", help="prompts (default: all)")
-    what.add_argument(
-        "--images-per-prompt", type=int, metavar="COUNT", help="default: as many as seeds, or 1"
-    )
-    what.add_argument(
-        "--seeds", type=int, nargs="+", metavar="SEED", help="default: 0, 1, ... one per picture"
-    )
-    what.add_argument("--data", metavar="DIR", help="the benchmarks' files (or TRUELINE_DATA)")
-    what.add_argument(
-        "--option",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="of the benchmark: split=train, categories=...",
-    )
-    what.add_argument(
-        "--planner", nargs="+", metavar="NAME", help="who makes the boxes: rules, llm:MODEL, replay:FILE"
-    )
-    what.add_argument(
-        "--against",
-        metavar="NAME",
-        help="the row, or planner, that the others are compared with (default: the first)",
-    )
-    by = top.add_argument_group("who looks")
-    by.add_argument("--judges", nargs="+", metavar="KIND=CHECKPOINT", help="models that measure; see below")
-    by.add_argument(
-        "--mode", choices=("official", "fixed"), default="official",
-        help="the published scorers' rules with their quirks, or without (default official)",
-    )  # fmt: skip
-    how = top.add_argument_group("how")
-    how.add_argument("--model", default="world", help="the package's model, a folder, or a Hub id")
-    add_settings(how, Sampling, recorded(), DEFAULTS)
-    how.add_argument(
-        "--dtype",
-        choices=("fp32", "bf16", "fp16"),
-        help="default: bf16 where the device has it, or else fp32",
-    )
-    how.add_argument("--device", help="default: cuda where there is one")
-    how.add_argument("--batch-size", type=int, default=16, metavar="COUNT", help="default 16")
-    how.add_argument("--shard", default="1/1", metavar="I/N", help="draw and look at this part only")
+    _what(top.add_argument_group("what to draw"))
+    _who(top.add_argument_group("who looks"))
+    _how(top.add_argument_group("how"))
     top.add_argument("--out", default="out/evaluation", metavar="FOLDER", help="default out/evaluation")
     top.add_argument(
         "--export",
@@ -131,6 +82,60 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--quiet", action="store_true", help="no progress bar")
     return top
+
+
+def _what(group: argparse._ArgumentGroup) -> None:
+    add, several = group.add_argument, {"nargs": "+", "default": []}
+    add(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="default: plain gligen, or plain where there are no boxes; none with --images",
+    )
+    add(
+        "--loras",
+        **several,
+        metavar="NAME=FILE",
+        help="LoRAs by the names that rows call them by, as lora:NAME",
+    )
+    add(
+        "--images",
+        **several,
+        metavar="[NAME=]DIR",
+        help="pictures made elsewhere, ID.png or ID-COPY.png, as methods of those names",
+    )
+    add("--n", type=int, metavar="COUNT", help="prompts (default: all)")
+    add("--images-per-prompt", type=int, metavar="COUNT", help="default: as many as seeds, or 1")
+    add("--seeds", type=int, nargs="+", metavar="SEED", help="default: 0, 1, ... one per picture")
+    add("--data", metavar="DIR", help="the benchmarks' files (or TRUELINE_DATA)")
+    add("--option", **several, metavar="NAME=VALUE", help="of the benchmark: split=train, categories=...")
+    add("--planner", nargs="+", metavar="NAME", help="who makes the boxes: rules, llm:MODEL, replay:FILE")
+    add(
+        "--against",
+        metavar="NAME",
+        help="the row, or planner, that the others are compared with (default: the first)",
+    )
+
+
+def _who(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--judges", nargs="+", metavar="KIND=CHECKPOINT", help="models that measure; see below"
+    )
+    group.add_argument(
+        "--mode",
+        choices=("official", "fixed"),
+        default="official",
+        help="the published scorers' rules with their quirks, or without (default official)",
+    )
+
+
+def _how(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", default="world", help="the package's model, a folder, or a Hub id")
+    add_settings(group, Sampling, recorded(), DEFAULTS)
+    group.add_argument("--dtype", choices=DTYPES, help="default: bf16 where the device has it, or else fp32")
+    group.add_argument("--device", help="default: cuda where there is one")
+    group.add_argument("--batch-size", type=int, default=16, metavar="COUNT", help="default 16")
+    group.add_argument("--shard", default="1/1", metavar="I/N", help="draw and look at this part only")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import chosen
-from trueline.commands._parser import Parser, add_settings, flag_of, settings_of
+from trueline.commands._parser import DTYPES, Parser, add_settings, flag_of, settings_of
 from trueline.commands._planners import PLANNERS, plan_missing, split_all
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling
@@ -36,7 +36,6 @@ FLAGS = {
 GROUPS = (*METHODS, *PLANNERS)  #: names with settings of their own, --NAME.setting
 #: What --regenerate does not take from the record.
 UNRECORDED = ("regenerate", "out", "overlay", "quiet")
-DTYPES = ("fp32", "bf16", "fp16")
 MAX_PICTURES_EACH = 1000  #: of one layout
 
 
@@ -46,8 +45,6 @@ def parser() -> argparse.ArgumentParser:
         prog="trueline generate",
         description="Pictures from a prompt and boxes, or from a file of layouts.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     _what(top.add_argument_group("what to show"))
     _which_model(top.add_argument_group("with which model"))

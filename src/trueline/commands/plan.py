@@ -40,7 +40,7 @@ MAX_ON_SHEET = 64  #: plans; a sheet of more is too large to be looked at
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="trueline plan", description="Layouts (boxes with phrases) for prompts, as JSON Lines.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog=EPILOG,
     )  # fmt: skip
     top.add_argument("prompt", nargs="*", metavar="PROMPT", help="what the picture shows")
     top.add_argument("--file", metavar="FILE", help="more prompts, one a line; - is the standard input")

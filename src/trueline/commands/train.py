@@ -35,8 +35,6 @@ def parser() -> argparse.ArgumentParser:
         prog="trueline train",
         description="Train a recipe; a run that was stopped goes on with the same command.",
         epilog=EPILOG.format(recipes=recipes),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     top.add_argument("recipe", metavar="RECIPE", help=", ".join(RECIPES))
     top.add_argument(
