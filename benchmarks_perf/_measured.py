@@ -16,10 +16,10 @@ from typing import Any
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from trueline.commands._result_files import commit
 from trueline.evaluation.tables import markdown, write_whole
 from trueline.layout import Layout, Region
 from trueline.models.backbone import Backbone
+from trueline.sampling.records import commit
 
 LAYOUT = Layout(
     "a cat and a clock",

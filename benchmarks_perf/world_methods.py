@@ -17,7 +17,7 @@ from _measured import entry, origin, row, said
 from trueline.commands._methods import split_settings
 from trueline.commands._model import warnings_as_lines
 from trueline.commands._parser import Parser, add_settings, settings_of
-from trueline.commands._rows import read_recipes
+from trueline.commands._rows import read_rows
 from trueline.evaluation.benchmarks import load
 from trueline.evaluation.drawing_list import choose, wanted
 from trueline.evaluation.run import Recipe
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, given = split_settings(arguments)
     options = parser().parse_args(rest)
     torch.set_num_threads(1)
-    recipes = read_recipes(options.methods, given)
+    recipes = read_rows(options.methods, given)
     pipe, examples = Pipeline.from_pretrained("world"), load("world").examples
     pictures = wanted(examples, choose(examples, options.pictures), (0,))
 

@@ -13,13 +13,13 @@ import numpy as np
 from _common import Job, Row, Study
 from _intervals import Draws, difference, estimate, of_ratios, of_sets
 
-from trueline.commands._result_files import commit
 from trueline.evaluation.benchmarks.world import CATEGORIES, World
 from trueline.evaluation.judgements import FEATURES, RATIO, Seen
 from trueline.evaluation.metrics.frechet import Moments, frechet_distance
 from trueline.evaluation.metrics.statistics import Terms
 from trueline.evaluation.run import REFERENCE
 from trueline.evaluation.tables import markdown, write_whole
+from trueline.sampling.records import commit
 
 JUDGE = "world"
 READS = "Intervals are 95%, bootstrap clustered by prompt; n counts pictures."

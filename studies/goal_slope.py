@@ -21,11 +21,11 @@ import torch
 from _common import entry
 
 from trueline.commands._parser import Parser
-from trueline.commands._result_files import commit
 from trueline.evaluation.tables import write_whole
 from trueline.evaluation.world_report import SPLIT, Figure, figure, layout_of
 from trueline.models.backbone import Backbone
 from trueline.sampling.pipeline import Pipeline
+from trueline.sampling.records import commit
 from trueline.training.data.latents import encode_pictures
 from trueline.training.loop import Batch
 from trueline.training.losses.denoising import ground, noised, signal_of

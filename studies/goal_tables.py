@@ -251,7 +251,7 @@ def in_turns(
 
 def _painters(study: Study) -> dict[str, Callable[[], None]]:
     """Four pictures of each row of Table 3; GOAL's with its LoRA beside the weights and added to them."""
-    from trueline.commands._rows import read_recipes
+    from trueline.commands._rows import read_rows
     from trueline.evaluation.benchmarks import load
     from trueline.evaluation.drawing_list import choose, wanted
     from trueline.evaluation.run import GLIGEN, UNGROUNDED, Recipe
@@ -284,7 +284,7 @@ def _painters(study: Study) -> dict[str, Callable[[], None]]:
 
         return paint
 
-    recipes = read_recipes(["plain", "gligen", *FREE], {})
+    recipes = read_rows(["plain", "gligen", *FREE], {})
     found = {recipe.name: painter(recipe, pipes[0]) for recipe in recipes}
     return found | {full.name: painter(GLIGEN, pipes[1]), MERGED: painter(GLIGEN, pipes[2])}
 
@@ -295,7 +295,7 @@ def time_rows(study: Study, title: str, command: str) -> list[dict[str, Any]]:
         ratios = json.loads((study.out / "time.json").read_text(encoding="utf-8"))["ratios"]
     except OSError:
         return []
-    from trueline.commands._result_files import commit
+    from trueline.sampling.records import commit
 
     made = {"command": command, "commit": commit(), "images_per_prompt": 1, "seeds": [0], "category": ""}
     return [

@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from _common import entry
 
 from trueline.commands._parser import Parser
-from trueline.commands._result_files import commit
 from trueline.evaluation.tables import write_whole
 from trueline.evaluation.world_report import SPLIT, Figure, caption, figure, layout_of, make_scene, render
 from trueline.methods import make
 from trueline.models.alignment import AlignmentNet, load_net, misfit, targets
 from trueline.models.backbone import Backbone
 from trueline.sampling.pipeline import Pipeline
+from trueline.sampling.records import commit
 from trueline.training.data.latents import encode_pictures
 from trueline.training.losses.denoising import noised, signal_of
 from trueline.world.language import all_phrases

@@ -375,7 +375,7 @@ def _asked(batch: Sequence[Wanted], how: dict[str, Any]) -> dict[str, Any]:
 
 def training_rows(study: Study, table: Table, command: str) -> list[dict[str, Any]]:
     """What each reward took: as many steps, not as many seconds."""
-    from trueline.commands._result_files import commit
+    from trueline.sampling.records import commit
 
     found = []
     for row in (row for row in study.rows if row.name in table.rows and row.training):

@@ -128,6 +128,12 @@ HELP = "from trueline.cli import main\ntry: main([{}'--help'])\nexcept SystemExi
         HELP.format("'plan', "),
         HELP.format("'world', "),
         HELP.format("'train', "),
+        HELP.format("'convert', "),
+        HELP.format("'dataset', 'build', "),
+        HELP.format("'methods', "),
+        HELP.format("'merge', "),
+        HELP.format("'results', "),
+        HELP.format("'votes', "),
     ],
 )
 def test_help_loads_no_library(statement):
@@ -157,16 +163,18 @@ def test_every_public_name_is_there():
         _ = trueline.nonsense
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["evaluate", "--help"]])
-def test_help_answers_at_once(arguments):
-    """CPU time, the best of three: the claim is about what help does, not about how busy the machine is."""
+@pytest.mark.parametrize(
+    ("arguments", "most"), [(["--help"], 0.1), (["generate", "--help"], 0.5), (["evaluate", "--help"], 0.5)]
+)
+def test_help_answers_at_once(arguments, most):
+    """CPU time, the best of five: the claim is about what help does, not about how busy the machine is."""
     command = [sys.executable, "-m", "trueline.cli", *arguments]
     spent = []
-    for _ in range(3):
+    for _ in range(5):
         before = os.times()
         start = time.perf_counter()
         subprocess.run(command, capture_output=True, check=True)
         wall, after = time.perf_counter() - start, os.times()
         cpu = after.children_user + after.children_system - before.children_user - before.children_system
         spent.append(min(wall, cpu))
-    assert min(spent) < 0.5
+    assert min(spent) < most

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from trueline.cli import main
-from trueline.commands._rows import read_loras, read_recipes
+from trueline.commands._rows import read_loras, read_rows
 from trueline.evaluation.benchmarks.world import World
 from trueline.evaluation.loras import RowLora, worn
 from trueline.models import lora
@@ -165,7 +165,7 @@ def test_shards_are_merged(evaluate, files, tmp_path, capsys):
 def test_rows_are_read(files, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "goal").mkdir()  # the package's goes first
-    rows = read_recipes(
+    rows = read_rows(
         ["gligen+lora:goal+boxdiff@scale=7", "lora:ldm@weight=.5", "lora:ldm+structured"],
         {},
         {"ldm": files["ldm"]},
@@ -175,8 +175,8 @@ def test_rows_are_read(files, monkeypatch, tmp_path):
     assert first.loras[0].path == tmp_path / "shelf" / "goal" / WEIGHTS
     assert (second.boxes, second.methods, second.loras[0].weight) == (False, (), 0.5)
     assert third.boxes and third.name == "lora:ldm+structured"
-    assert "loras" not in read_recipes(["plain"], {})[0].to_json(), "older folders go on"
-    mine = read_recipes(["lora:goal"], {}, {"goal": files["ldm"]})
+    assert "loras" not in read_rows(["plain"], {})[0].to_json(), "older folders go on"
+    mine = read_rows(["lora:goal"], {}, {"goal": files["ldm"]})
     assert mine[0].loras[0].path == files["ldm"], "a definition goes before the package's"
 
 
@@ -199,14 +199,14 @@ def test_rows_are_read(files, monkeypatch, tmp_path):
 )
 def test_rows_that_cannot_be_drawn(files, row, complaint):
     with pytest.raises(ValueError, match=complaint):
-        read_recipes([row], {}, {"ldm": files["ldm"]})
+        read_rows([row], {}, {"ldm": files["ldm"]})
 
 
 def test_names_of_another_model(files):
     with pytest.raises(
         ValueError, match=r"names are for the model world \(there are goal\).*--loras goal=FILE"
     ):
-        read_recipes(["lora:goal"], {}, {}, "gligen")
+        read_rows(["lora:goal"], {}, {}, "gligen")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_definitions_that_are_none(texts, complaint):
 )
 def test_files_that_are_none(name, complaint, tmp_path):
     with pytest.raises(ValueError, match=complaint):
-        read_recipes(["lora:x"], {}, {"x": tmp_path / name})
+        read_rows(["lora:x"], {}, {"x": tmp_path / name})
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from PIL import Image
 
 from trueline.cli import main
 from trueline.commands._methods import split_settings
-from trueline.commands._rows import read_recipes
+from trueline.commands._rows import read_rows
 from trueline.methods import METHODS
 
 BOXES = [
@@ -111,7 +111,7 @@ def test_evaluate_compares_methods_with_and_without_grounding(tmp_path, capsys):
 
 
 def test_rows_of_an_evaluation_are_sums_with_settings_of_their_own():
-    rows = read_recipes(
+    rows = read_rows(
         ["plain", "gligen+boxdiff@scale=7,until=.3+structured", "boxdiff", "boxdiff@thresholds=[[0, .2]]"],
         {"boxdiff": {"scale": 5.0, "refinements": 3}},
     )
@@ -142,9 +142,9 @@ def test_rows_of_an_evaluation_are_sums_with_settings_of_their_own():
 )
 def test_rows_that_cannot_be_drawn(row, complaint):
     with pytest.raises(ValueError, match=complaint):
-        read_recipes([row], {})
+        read_rows([row], {})
 
 
 def test_a_setting_of_a_method_in_no_row():
     with pytest.raises(ValueError, match=r"--boxdiff\.scale: belongs to the method boxdiff"):
-        read_recipes(["plain", "structured"], {"boxdiff": {"scale": 5.0}})
+        read_rows(["plain", "structured"], {"boxdiff": {"scale": 5.0}})

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from trueline.commands._methods import Given
 from trueline.commands._planners import make_chosen, refuse_idle
-from trueline.commands._result_files import commit, compared_with, write_rows
+from trueline.commands._rows import compared_with, write_rows
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.drawing_list import choose
 from trueline.evaluation.layout_scores import Answer, examples_of, published, rows, unscored
@@ -27,6 +27,7 @@ from trueline.evaluation.planned_benchmark import PlannedBenchmark, jsonl
 from trueline.files import Folder
 from trueline.layout import Layout
 from trueline.planner.layouts import KEY, filled, notes_of
+from trueline.sampling.records import commit
 
 if TYPE_CHECKING:
     from trueline.planner import Planned, Planner

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._result_files import commit, write_rows
+from trueline.commands._rows import write_rows
 
 if TYPE_CHECKING:
     from trueline.evaluation.drawing_list import Wanted
@@ -32,6 +32,7 @@ def report(
     from trueline.evaluation.judges import Combined
     from trueline.evaluation.report import write_report
     from trueline.evaluation.tables import markdown
+    from trueline.sampling.records import commit
 
     settings = run.settings
     pictures = [picture for batch in run.batches for picture in batch]

@@ -1,4 +1,4 @@
-"""Rows of an evaluation on a command line: ``plain gligen boxdiff gligen+lora:goal+boxdiff@strength=.5``."""
+"""Rows of an evaluation, on disk and on a command line: ``plain boxdiff gligen+lora:goal+boxdiff@strength=.5``."""
 
 import math
 import re
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.loras import RowLora
     from trueline.evaluation.run import Recipe
+    from trueline.files import Folder
 
 BASIC = ("plain", "gligen")
 LORA = "lora:"  #: before the name of a LoRA, in a row
@@ -20,7 +21,7 @@ _LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SETTING = re.compile(r"([a-z_]+)=(.+)", re.DOTALL)
 
 
-def default_recipes(pictures: "Sequence[Wanted]", elsewhere: bool) -> "list[Recipe]":
+def default_rows(pictures: "Sequence[Wanted]", elsewhere: bool) -> "list[Recipe]":
     """Words only, and words and boxes where there are boxes; nothing when there are pictures made elsewhere."""
     from trueline.evaluation.run import GLIGEN, PLAIN
 
@@ -46,7 +47,7 @@ def read_loras(texts: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def read_recipes(
+def read_rows(
     texts: Sequence[str], given: Given, loras: Mapping[str, Path] | None = None, model: str = "world"
 ) -> "list[Recipe]":
     """What each row draws with. ``given``: settings for all rows, which a row's own go before. ``loras``: files by
@@ -125,6 +126,27 @@ def _part(text: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"--methods: write settings as NAME@setting=value,setting=value (got {text!r})")
         settings[match[1]] = read_value(match[2])
     return name, settings
+
+
+def write_rows(folder: "Folder", table: list[dict[str, Any]]) -> str:
+    """results.json and results.md; returns the latter."""
+    from trueline.evaluation.tables import markdown
+
+    text = markdown(table)
+    folder.write_json("results.json", table)
+    folder.write("results.md", lambda file: file.write(text.encode()))
+    return text
+
+
+def compared_with(name: str | None, rows: Sequence[str]) -> str | None:
+    """The row that --against names, None for the first.
+
+    Raises:
+        ValueError: no row has that name.
+    """
+    if name in (None, *rows):
+        return name
+    raise ValueError(f"--against: there is no row {name}; give one of {', '.join(rows)}")
 
 
 def check_boxes(recipes: "Sequence[Recipe]", pictures: "Sequence[Wanted]", benchmark: str) -> None:

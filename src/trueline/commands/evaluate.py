@@ -11,8 +11,7 @@ from trueline.commands._methods import Given
 from trueline.commands._parser import DTYPES, Parser, add_settings, settings_of
 from trueline.commands._planners import NONE, PLANNERS, refuse_idle, split_all
 from trueline.commands._report import report
-from trueline.commands._result_files import compared_with
-from trueline.commands._rows import BASIC, check_boxes, default_recipes, read_loras, read_recipes
+from trueline.commands._rows import BASIC, check_boxes, compared_with, default_rows, read_loras, read_rows
 from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling, recorded
@@ -198,9 +197,9 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
         elsewhere, loras = read_images(options, pictures), read_loras(options.loras)
         if options.methods is None and not loras:
-            methods = default_recipes(pictures, bool(options.images))
+            methods = default_rows(pictures, bool(options.images))
         else:
-            methods = read_recipes(options.methods or [], given, loras, options.model)
+            methods = read_rows(options.methods or [], given, loras, options.model)
         check_boxes(methods, pictures, options.benchmark)
         against = compared_with(
             options.against, [*(m.name for m in methods), *(each.method for each in elsewhere)]

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     from pathlib import Path
 
     from trueline.commands._model import find_device, silence_libraries, warnings_as_lines
-    from trueline.commands._result_files import commit
+    from trueline.sampling.records import commit
     from trueline.training.run import Run
 
     silence_libraries()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trueline.commands._parser import Parser
-from trueline.commands._result_files import commit, write_rows
+from trueline.commands._rows import write_rows
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,10 +18,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
     from trueline.evaluation.votes import score_votes
     from trueline.files import Folder
+    from trueline.sampling.records import commit
 
-    options = parser().parse_args(arguments)
     command = " ".join(["trueline votes", *arguments])
     rows, notes = score_votes(options.files, options.key, command=command, commit=commit())
     for note in notes:

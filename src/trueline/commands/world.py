@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from trueline.commands._parser import Parser
-from trueline.commands._rows import commit
 
 ACTIONS = {
     "build": "make the world's files from nothing, stage by stage; a stage that is done is not done again",
@@ -127,6 +126,7 @@ def _report(arguments: Sequence[str]) -> None:
 
     from trueline.evaluation.world_report import PARTS, Examiner, default_dtype, report
     from trueline.sampling.pipeline import Pipeline
+    from trueline.sampling.records import commit
 
     options = report_parser().parse_args(arguments)
     dtype = options.dtype or default_dtype()

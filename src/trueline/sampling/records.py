@@ -2,6 +2,8 @@
 
 import platform
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -62,6 +64,16 @@ def versions() -> dict[str, str]:
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def commit() -> str:
+    """The short hash of the commit that runs; "" where there is no repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def unknown_words(layout: Layout, vocabulary: frozenset[str] | None) -> list[str]:
