@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trueline.evaluation.tables import markdown, write_whole
 from trueline.layout import Layout, Region
-from trueline.models.backbone import Backbone
+from trueline.models.stable_diffusion import StableDiffusion
 from trueline.sampling.records import commit
 
 LAYOUT = Layout(
@@ -30,7 +30,9 @@ TOKENS = 77
 GUIDANCE_SCALE = 7.5
 
 
-def backbone_of(unet: UNet2DConditionModel, text_shape: Mapping[str, int], words: CLIPTokenizer) -> Backbone:
+def backbone_of(
+    unet: UNet2DConditionModel, text_shape: Mapping[str, int], words: CLIPTokenizer
+) -> StableDiffusion:
     """A checkpoint around that U-Net: a random text encoder of that shape, Stable Diffusion's noise schedule, and a
     VAE of its latents that is next to nothing."""
     text_encoder = CLIPTextModel(
@@ -58,7 +60,7 @@ def backbone_of(unet: UNet2DConditionModel, text_shape: Mapping[str, int], words
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    return Backbone(unet, vae, text_encoder, words, scheduler)
+    return StableDiffusion(unet, vae, text_encoder, words, scheduler)
 
 
 def origin(script: str, arguments: Sequence[str]) -> dict[str, str]:

@@ -32,7 +32,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from trueline.commands._parser import Parser
-from trueline.models.backbone import Backbone
+from trueline.models.stable_diffusion import StableDiffusion
 from trueline.training.loop import Batch, Fit, Nets, make_accelerator
 from trueline.training.losses.dsalign import FrozenCLIP
 from trueline.training.losses.goal import GoalObjective
@@ -90,7 +90,7 @@ def _positive(text: str) -> int:
 # Nets
 
 
-def nets(options: argparse.Namespace) -> tuple[Backbone, FrozenCLIP]:
+def nets(options: argparse.Namespace) -> tuple[StableDiffusion, FrozenCLIP]:
     """GLIGEN's U-Net, text encoder and VAE, and CLIP, with random weights."""
     small = options.small
     shape = (SMALL_UNET if small else UNET) | {"sample_size": options.latent}

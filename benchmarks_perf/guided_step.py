@@ -37,7 +37,7 @@ from trueline.commands._parser import Parser
 from trueline.evaluation.tables import write_whole
 from trueline.layout import Layout
 from trueline.methods import METHODS, make
-from trueline.models.backbone import Backbone
+from trueline.models.stable_diffusion import StableDiffusion
 from trueline.sampling.loop import sample
 from trueline.sampling.method import Step
 from trueline.sampling.options import Sampling
@@ -132,7 +132,7 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def random_backbone(shape: dict[str, Any], *, gated: bool) -> Backbone:
+def random_backbone(shape: dict[str, Any], *, gated: bool) -> StableDiffusion:
     """A U-Net of that shape, with text encoder and VAE that fit it and cost nothing; the noise schedule is SD's."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**shape, attention_type="gated" if gated else "default")
@@ -169,7 +169,7 @@ class Cost:
 
 
 def guided_steps(
-    backbone: Backbone, names: Sequence[str], repeats: int, clock: Callable[[], float]
+    backbone: StableDiffusion, names: Sequence[str], repeats: int, clock: Callable[[], float]
 ) -> dict[str, Cost]:
     """Every method takes its n-th step, three at a time between plain steps, before any takes the next."""
     weights = {weight.untyped_storage().data_ptr() for weight in backbone.unet.parameters()}
@@ -223,7 +223,7 @@ def how(steps: int, **options: Any) -> Sampling:
     return Sampling(steps=steps, guidance_scale=GUIDANCE_SCALE, **options)
 
 
-def steps_of(backbone: Backbone, name: str, steps: int) -> Iterator[Step]:
+def steps_of(backbone: StableDiffusion, name: str, steps: int) -> Iterator[Step]:
     """A run of a method of which each step is guided; of none for ``plain``."""
     name = "attend-and-excite" if name == RECOMPUTED else name
     if name == PLAIN and not backbone.grounded:
@@ -260,7 +260,7 @@ class Whole:
 
 
 def whole_runs(
-    backbone: Backbone, steps: int, runs: int, clock: Callable[[], float]
+    backbone: StableDiffusion, steps: int, runs: int, clock: Callable[[], float]
 ) -> list[tuple[Whole, Whole]]:
     """Pairs of runs, ours and diffusers', from the same noise: the first half guided, no refinement.
 
@@ -281,7 +281,7 @@ def whole_runs(
     return found
 
 
-def our_run(backbone: Backbone, steps: int, noise: Tensor, clock: Callable[[], float]) -> Whole:
+def our_run(backbone: StableDiffusion, steps: int, noise: Tensor, clock: Callable[[], float]) -> Whole:
     method = make("attend-and-excite", {"thresholds": ()})
     runs = (
         sample(backbone, [Layout(LAYOUT.prompt)], (), how(1), latents=noise.clone()),
@@ -296,7 +296,7 @@ def our_run(backbone: Backbone, steps: int, noise: Tensor, clock: Callable[[], f
     return Whole(times[0], times[1:], latents)
 
 
-def their_run(backbone: Backbone, steps: int, noise: Tensor, clock: Callable[[], float]) -> Whole:
+def their_run(backbone: StableDiffusion, steps: int, noise: Tensor, clock: Callable[[], float]) -> Whole:
     def pipeline(kind: Any) -> Any:
         scheduler = DDIMScheduler.from_config(backbone.scheduler.config)
         parts = backbone.vae, backbone.text_encoder, backbone.tokenizer, backbone.unet, scheduler, None, None

@@ -29,7 +29,7 @@ from transformers import CLIPTokenizer
 from trueline.commands._parser import Parser
 from trueline.methods import make
 from trueline.models.alignment import AlignmentNet
-from trueline.models.backbone import Backbone
+from trueline.models.stable_diffusion import StableDiffusion
 from trueline.sampling.loop import sample
 from trueline.sampling.method import Method, Step
 from trueline.sampling.options import Sampling
@@ -79,7 +79,7 @@ def _positive(text: str) -> int:
 # Nets
 
 
-def random_backbone(unet_shape: dict[str, Any], text_shape: dict[str, Any]) -> Backbone:
+def random_backbone(unet_shape: dict[str, Any], text_shape: dict[str, Any]) -> StableDiffusion:
     """A GLIGEN checkpoint of that shape, with a VAE that is never asked."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**unet_shape, attention_type="gated")
@@ -113,7 +113,7 @@ class Cost:
 
 
 def measure(
-    backbone: Backbone, method: Method, pictures: int, steps: int, clock: Callable[[], float]
+    backbone: StableDiffusion, method: Method, pictures: int, steps: int, clock: Callable[[], float]
 ) -> dict[str, Cost]:
     """Pictures with and without the method, step by step in turns; which is first changes with every step."""
     costs = {PLAIN: Cost(), ALIGNED: Cost()}

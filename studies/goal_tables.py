@@ -266,8 +266,8 @@ def _painters(study: Study) -> dict[str, Callable[[], None]]:
     pipes = [Pipeline.from_pretrained("world") for _ in range(3)]
     for pipe in pipes[1:]:
         pipe.backbone.load_lora(lora)
-    pipes[2].backbone.unet.fuse_lora()
-    pipes[2].backbone.unet.unload_lora()
+    pipes[2].backbone.denoiser.fuse_lora()
+    pipes[2].backbone.denoiser.unload_lora()
 
     def painter(recipe: Recipe, pipe: Pipeline) -> Callable[[], None]:
         def paint() -> None:

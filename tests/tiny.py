@@ -4,13 +4,15 @@ import copy
 import json
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from trueline.models.backbone import Backbone
+from trueline.models.encoded import Encoded
+from trueline.models.stable_diffusion import StableDiffusion
 from trueline.sampling.loop import sample
 from trueline.sampling.method import Step
 from trueline.sampling.options import Sampling
@@ -59,7 +61,9 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def tiny_backbone(tokenizer: CLIPTokenizer, *, gated: bool, prediction_type: str = "epsilon") -> Backbone:
+def tiny_backbone(
+    tokenizer: CLIPTokenizer, *, gated: bool, prediction_type: str = "epsilon"
+) -> StableDiffusion:
     """A whole checkpoint, random but seeded: 64 x 64 pixels, 8 x 8 latents, 1.2 M parameters in the U-Net."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
@@ -112,18 +116,37 @@ def tiny_backbone(tokenizer: CLIPTokenizer, *, gated: bool, prediction_type: str
         steps_offset=1,
         prediction_type=prediction_type,
     )
-    return Backbone(unet, vae, text_encoder, tokenizer, scheduler)
+    return StableDiffusion(unet, vae, text_encoder, tokenizer, scheduler)
 
 
-def exact(backbone: Backbone) -> Backbone:
+def exact(backbone: StableDiffusion) -> StableDiffusion:
     """A copy that computes in float64: what a processor rounds otherwise in a batch than alone is far below 1e-5."""
     return copy.deepcopy(backbone).to(dtype=torch.float64)
 
 
 def sampled(
-    backbone: Backbone, layouts, methods=(), steps: int = 50, guidance_scale: float = 7.5, **options: Any
+    backbone: StableDiffusion,
+    layouts,
+    methods=(),
+    steps: int = 50,
+    guidance_scale: float = 7.5,
+    **options: Any,
 ) -> Generator[Step, torch.Tensor | None, None]:
     """``sample`` with the fields of ``Sampling`` as keywords."""
     options |= {"steps": steps, "guidance_scale": guidance_scale}
     of_loop = {name: options.pop(name) for name in Sampling.model_fields if name in options}
     return sample(backbone, layouts, methods, Sampling(**of_loop), **options)
+
+
+def reading(tokenizer: CLIPTokenizer) -> StableDiffusion:
+    """A backbone of a tokenizer alone, for what needs no net: ``token_spans``."""
+    backbone = object.__new__(StableDiffusion)
+    backbone.tokenizer = tokenizer
+    config = SimpleNamespace(max_position_embeddings=tokenizer.model_max_length)
+    backbone.text_encoder = SimpleNamespace(config=config)
+    return backbone
+
+
+def as_encoded(states: torch.Tensor) -> Encoded:
+    """States of no words."""
+    return Encoded(states, None, ((((0, 0),) * states.shape[1],),) * len(states))

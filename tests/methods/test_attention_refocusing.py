@@ -208,10 +208,10 @@ def test_gradients_agree_with_finite_differences(early):
 # Words and steps
 
 
-def test_words_of_a_phrase_are_without_its_article(tokenizer):
+def test_words_of_a_phrase_are_without_its_article(plain):
     def words(prompt, *phrases):
         layout = Layout(prompt, regions=[Region(phrase, (0, 0, 1, 1)) for phrase in phrases])
-        return [words_of(tokenizer, prompt, found) for found in locate(tokenizer, layout)]
+        return [words_of(plain, prompt, found) for found in locate(plain, layout)]
 
     assert words("a red apple and a blue car", "a red apple", "blue car") == [[(2,), (3,)], [(6,), (7,)]]
     assert words("the cat and the cat", "The cat", "the cat") == [[(2,)], [(5,)]], (

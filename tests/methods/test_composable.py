@@ -232,7 +232,7 @@ def test_settings_out_of_range_are_refused(settings):
 def test_methods_that_act_on_the_prompt_are_said_to_be_in_vain(gated):
     class Stretched(Method):
         def text(self, text, layouts, backbone):
-            return 1.5 * text
+            return text.with_states(1.5 * text.states)
 
     batch = [SPLIT, REGIONS, BARE]
     steps = list(sampled(gated, batch, [Stretched(), Composable()], 2))

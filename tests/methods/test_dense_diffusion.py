@@ -236,32 +236,32 @@ def test_pictures_that_are_not_square(plain):
 
 def test_words_of_a_phrase_are_encoded_without_the_prompt(plain):
     text = plain.encode([BOTH.prompt, NONE.prompt])
-    before = text.clone()
-    out = DenseDiffusion().text(text, [BOTH, NONE], plain)
-    apple, car = plain.encode(["a red apple", "blue car"])
+    before = text.states.clone()
+    out = DenseDiffusion().text(text, [BOTH, NONE], plain).states
+    apple, car = plain.encode(["a red apple", "blue car"]).states
     expected = before.clone()
     expected[0, 1:4], expected[0, 6:8] = apple[1:4], car[1:3]
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-6)
-    assert torch.equal(text, before), "the input is not written to"
+    assert torch.equal(text.states, before), "the input is not written to"
     assert (out[0, 6:8] - before[0, 6:8]).abs().max() > 1e-3, "the prompt before it mattered"
-    assert torch.equal(DenseDiffusion(phrases_alone=False).text(text, [BOTH, NONE], plain), before)
+    assert DenseDiffusion(phrases_alone=False).text(text, [BOTH, NONE], plain) is text
 
 
 def test_a_part_of_the_phrase_keeps_its_place_in_it_and_other_forms_are_left(plain):
     part = Layout("red apple and cats", [APPLE, Region("cat", (0.5, 0.5, 1, 1))])  # neither "a ..." nor "cat"
     text = plain.encode([part.prompt])
-    out = DenseDiffusion().text(text, [part], plain)
-    torch.testing.assert_close(out[0, 1:3], plain.encode(["a red apple"])[0, 2:4], rtol=0, atol=1e-6)
-    assert torch.equal(out[0, 3:], text[0, 3:]) and torch.equal(out[0, 0], text[0, 0])
+    out, before = DenseDiffusion().text(text, [part], plain).states, text.states
+    torch.testing.assert_close(out[0, 1:3], plain.encode(["a red apple"]).states[0, 2:4], rtol=0, atol=1e-6)
+    assert torch.equal(out[0, 3:], before[0, 3:]) and torch.equal(out[0, 0], before[0, 0])
 
 
 def test_a_phrase_cut_at_the_prompts_end_has_its_first_words(plain):
     long = Layout("a cat and " * 7 + "a red apple", [APPLE])  # 21 words before it, and room for 22
     with pytest.warns(UserWarning, match="prompt cut"):
         text = plain.encode([long.prompt])
-    out = DenseDiffusion().text(text, [long], plain)
-    torch.testing.assert_close(out[0, 22], plain.encode(["a red apple"])[0, 1], rtol=0, atol=1e-6)
-    assert torch.equal(out[0, :22], text[0, :22]) and torch.equal(out[0, 23], text[0, 23])
+    out, before = DenseDiffusion().text(text, [long], plain).states, text.states
+    torch.testing.assert_close(out[0, 22], plain.encode(["a red apple"]).states[0, 1], rtol=0, atol=1e-6)
+    assert torch.equal(out[0, :22], before[0, :22]) and torch.equal(out[0, 23], before[0, 23])
 
 
 def test_a_phrase_that_is_not_in_the_prompt_acts_on_self_attention_only(plain):

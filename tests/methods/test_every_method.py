@@ -185,7 +185,7 @@ def test_its_edits_lead_phrases_into_their_regions(method, nets):
     options = {"steps": 4, "record": lambda site: site.kind == "cross"}
     edited, plain = (next(run(nets["gated"], [TWO], *each, **options)).maps for each in ([method], []))
     for site, probs in edited.items():
-        for region, found in zip(TWO.regions, locate(nets["gated"].tokenizer, TWO), strict=True):
+        for region, found in zip(TWO.regions, locate(nets["gated"], TWO), strict=True):
             inside = region_mask(region, *map_grid(site, (8, 8))).flatten() > 0
             mine, theirs = (
                 maps[0][:, inside][..., list(found.tokens)].sum() for maps in (probs, plain[site])

@@ -69,16 +69,17 @@ def test_excite_loss_is_that_of_the_least_subject(attention):
     sharp = numpy_softmax(100 * attention[..., 1:-1])
     maxima = [numpy_smooth(sharp[..., token - 1]).max() for token in (2, 5)]
     found = [Subject("a", (1, 2), (2,), ()), Subject("b", (4, 5), (5,), ())]
-    got = excite_loss(subject_maps(torch.from_numpy(attention), found))
+    got = excite_loss(subject_maps(torch.from_numpy(attention), found, range(1, 6)))
     assert float(got) == pytest.approx(1 - min(maxima), abs=1e-9)
     both = (numpy_smooth(sharp[..., 1]) + numpy_smooth(sharp[..., 4])) / 2
-    one = subject_maps(torch.from_numpy(attention), [Subject("ab", (2, 5), (2, 5), ())])
+    one = subject_maps(torch.from_numpy(attention), [Subject("ab", (2, 5), (2, 5), ())], range(1, 6))
     assert one[0].numpy() == pytest.approx(both, abs=1e-9)
 
 
 def test_words_behind_the_end_can_be_left_out(attention):
-    got = sharpened(torch.from_numpy(attention), end=6)
-    assert got.numpy() == pytest.approx(numpy_softmax(100 * attention[..., 1:6]))
+    got = sharpened(torch.from_numpy(attention), range(1, 6), to_end=False).numpy()
+    assert got[..., 1:6] == pytest.approx(numpy_softmax(100 * attention[..., 1:6]))
+    assert not got[..., 0].any() and not got[..., 6:].any()
 
 
 def test_smoothing_is_the_released_kernel():

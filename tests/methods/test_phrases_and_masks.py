@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tiny import reading
 
 from trueline.layout import Layout, Region
-from trueline.models.text import locate, locate_phrase, prompt_length
+from trueline.models.text import locate, locate_phrase, own_tokens
 from trueline.sampling.masks import region_mask, region_masks
 from trueline.sampling.pipeline import Pipeline
 from trueline.seeds import generator_of
@@ -42,7 +43,7 @@ def words(tokenizer, prompt, found):
     ],
 )
 def test_a_phrase_is_found_however_it_is_written(real, prompt, phrase, said):
-    found = locate_phrase(real, prompt, phrase)
+    found = locate_phrase(reading(real), prompt, phrase)
     assert words(real, prompt, found) == said
     assert not found.problem
     ids = real(prompt).input_ids
@@ -71,44 +72,46 @@ def test_a_phrase_is_found_however_it_is_written(real, prompt, phrase, said):
     ],
 )
 def test_it_says_what_of_the_phrase_the_prompt_holds(real, prompt, phrase, form):
-    assert locate_phrase(real, prompt, phrase).form == form
+    assert locate_phrase(reading(real), prompt, phrase).form == form
 
 
 def test_the_worlds_phrases_are_their_captions_own(real):
     examples = open_examples(Data(n=200), (128, 128), 8)
     layouts = [examples.layout(index, generator_of(0, index)) for index in range(200)]
-    forms = {found.form for layout in layouts for found in locate(real, layout)}
+    forms = {found.form for layout in layouts for found in locate(reading(real), layout)}
     assert forms == {"whole", "noun"}, "captions may leave colours out, and name nothing else so"
 
 
 def test_a_word_of_several_tokens_has_them_all(real):
     text = "a suitcase and an umbrella"
-    found = locate_phrase(real, text, "umbrella")
+    found = locate_phrase(reading(real), text, "umbrella")
     pieces = real("umbrella").input_ids[1:-1]
     assert [real(text).input_ids[i] for i in found.tokens] == pieces
     several = [w for w in ("airplane", "umbrellas", "suitcases", "checkered") if len(real(w).input_ids) > 3]
     assert several, "the world's tokenizer splits some words"
     for word in several:
-        assert len(locate_phrase(real, f"a red {word}", word).tokens) == len(real(word).input_ids) - 2
+        assert (
+            len(locate_phrase(reading(real), f"a red {word}", word).tokens) == len(real(word).input_ids) - 2
+        )
 
 
 def test_the_kth_region_of_a_phrase_takes_its_kth_occurrence(real):
     layout = Layout(
         "a cat and a cat", regions=[Region("a cat", BOX), Region("A cat", BOX), Region("a cat", BOX)]
     )
-    first, second, third = (found.tokens for found in locate(real, layout))
+    first, second, third = (found.tokens for found in locate(reading(real), layout))
     assert first[-1] < second[0]
     assert third == second
 
 
 def test_what_is_not_there_and_what_is_cut_off(real):
-    assert "does not hold the phrase 'dog'" in locate_phrase(real, "a cat", "dog").problem
-    assert locate_phrase(real, "a caterpillar", "cat").tokens == ()
+    assert "does not hold the phrase 'dog'" in locate_phrase(reading(real), "a cat", "dog").problem
+    assert locate_phrase(reading(real), "a caterpillar", "cat").tokens == ()
     long = " ".join(["a red apple"] * 40)
-    cut = locate_phrase(real, f"{long} and a cat", "cat")
+    cut = locate_phrase(reading(real), f"{long} and a cat", "cat")
     assert cut.tokens == () and "cut off at the prompt's 32 tokens" in cut.problem
-    assert prompt_length(real, long) == 30
-    assert prompt_length(real, "a cat") == len(real("a cat").input_ids) - 2
+    assert len(own_tokens(reading(real), long)) == 30
+    assert len(own_tokens(reading(real), "a cat")) == len(real("a cat").input_ids) - 2
 
 
 def test_a_box_covers_the_cells_that_are_at_least_half_in_it():

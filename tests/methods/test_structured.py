@@ -57,14 +57,14 @@ def test_values_of_the_mean_are_the_mean_of_the_outputs():
     np.testing.assert_allclose(probs @ (mean @ to_v), expected, rtol=0, atol=1e-12)
 
 
-def test_noun_phrases_stand_where_they_are_written(tokenizer):
-    assert noun_places(tokenizer, BOTH.prompt) == [("a red apple", (1, 2, 3)), ("a blue car", (5, 6, 7))]
-    assert [tokens for _, tokens in noun_places(tokenizer, THREE.prompt)] == [(1, 2), (7, 8), (10, 11, 12)]
-    twice = noun_places(tokenizer, "a cat and a blue cat and a cat")
+def test_noun_phrases_stand_where_they_are_written(plain):
+    assert noun_places(plain, BOTH.prompt) == [("a red apple", (1, 2, 3)), ("a blue car", (5, 6, 7))]
+    assert [tokens for _, tokens in noun_places(plain, THREE.prompt)] == [(1, 2), (7, 8), (10, 11, 12)]
+    twice = noun_places(plain, "a cat and a blue cat and a cat")
     assert twice == [("a cat", (1, 2)), ("a blue cat", (4, 5, 6)), ("a cat", (8, 9))]
-    inner = noun_places(tokenizer, "the red cat chair and red cat")  # words of the second stand in the first
+    inner = noun_places(plain, "the red cat chair and red cat")  # words of the second stand in the first
     assert inner == [("the red cat chair", (1, 2, 3, 4)), ("red cat", (6, 7))]
-    assert noun_places(tokenizer, BARE.prompt) == []
+    assert noun_places(plain, BARE.prompt) == []
 
 
 # The hook
@@ -72,20 +72,20 @@ def test_noun_phrases_stand_where_they_are_written(tokenizer):
 
 def test_the_values_are_the_mean_over_variants(plain):
     text = plain.encode([BOTH.prompt, THREE.prompt])
-    before = text.clone()
-    values = Structured().values(text, [BOTH, THREE], plain)
+    before = text.states.clone()
+    values = Structured().values(text, [BOTH, THREE], plain).states
     expected = before.double()
     for row, phrases in (
         (0, {"a red apple": slice(1, 4), "a blue car": slice(5, 8)}),
         (1, {"a cat": slice(1, 3), "a clock": slice(7, 9), "the blue car": slice(10, 13)}),
     ):
         for phrase, tokens in phrases.items():
-            alone = plain.encode([phrase])[0, 1 : 1 + tokens.stop - tokens.start].double()
+            alone = plain.encode([phrase]).states[0, 1 : 1 + tokens.stop - tokens.start].double()
             k = len(phrases)  # all other variants have the prompt's encoding here
             expected[row, tokens] = (k * before[row, tokens].double() + alone) / (k + 1)
     torch.testing.assert_close(values.double(), expected, rtol=0, atol=1e-5)
-    assert (values[0, 5:8] - before[0, 5:8]).abs().max() > 1e-3 and torch.equal(text, before)
-    half = Structured(strength=0.5).values(text, [BOTH, THREE], plain)
+    assert (values[0, 5:8] - before[0, 5:8]).abs().max() > 1e-3 and torch.equal(text.states, before)
+    half = Structured(strength=0.5).values(text, [BOTH, THREE], plain).states
     torch.testing.assert_close(half, (before + values) / 2, rtol=0, atol=1e-5)
 
 
@@ -94,10 +94,11 @@ def test_the_values_are_the_mean_over_variants(plain):
 def test_a_layers_output_is_the_papers_average(kind, request):
     """Layer by layer: the mean of the outputs, each with one variant's values and the prompt's keys."""
     backbone = request.getfixturevalue(kind)
-    text = backbone.encode([BOTH.prompt])
+    encoded = backbone.encode([BOTH.prompt])
+    text = encoded.states
     variants = [text.clone(), text.clone(), text]
     for variant, phrase, first in zip(variants[:2], ("a red apple", "a blue car"), (1, 5), strict=True):
-        variant[0, first : first + 3] = backbone.encode([phrase])[0, 1:4]
+        variant[0, first : first + 3] = backbone.encode([phrase]).states[0, 1:4]
     for site in filter(cross, sites(backbone.unet)):
         layer = backbone.unet.get_submodule(site.name)
         places = torch.randn(1, 9, layer.to_q.in_features, generator=torch.Generator().manual_seed(0))
@@ -107,7 +108,7 @@ def test_a_layers_output_is_the_papers_average(kind, request):
                 return layer(places, encoder_hidden_states=text)
 
         expected = torch.stack([output(variant) for variant in variants]).mean(0)
-        actual = output(Structured().values(text, [BOTH], backbone))
+        actual = output(Structured().values(encoded, [BOTH], backbone).states)
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
         assert (actual - output(text)).abs().max() > 1e-4
 
@@ -162,7 +163,7 @@ def test_works_beside_methods_that_change_text_and_logits(gated):
         """Adds to the text before Structured sees it."""
 
         def text(self, text, layouts, backbone):
-            return text + 1
+            return text.with_states(text.states + 1)
 
     class Blind(Method):
         """All words are seen alike."""
@@ -183,8 +184,9 @@ def test_works_beside_methods_that_change_text_and_logits(gated):
 
     steps = run(gated, [BOTH], Structured(), Shift(), Blind(), Watch(), record=cross)
     context, values = seen[0]
-    assert torch.equal(context, text + 1)
-    torch.testing.assert_close(values, Structured().values(text + 1, [BOTH], gated))
+    shifted = text.with_states(text.states + 1)
+    assert torch.equal(context.states, shifted.states)
+    torch.testing.assert_close(values.states, Structured().values(shifted, [BOTH], gated).states)
     assert all((probs == 1 / 24).all() for probs in steps[-1].maps.values())
     assert (steps[-1].z - run(gated, [BOTH], Shift(), Blind())[-1].z).abs().max() > 1e-4
 
@@ -192,7 +194,7 @@ def test_works_beside_methods_that_change_text_and_logits(gated):
 def test_bfloat16(tokenizer):
     backbone = tiny_backbone(tokenizer, gated=True).to(dtype=torch.bfloat16)
     text = backbone.encode([BOTH.prompt])
-    assert Structured().values(text, [BOTH], backbone).dtype == torch.bfloat16
+    assert Structured().values(text, [BOTH], backbone).states.dtype == torch.bfloat16
     assert run(backbone, [BOTH], Structured(), steps=2)[-1].z.isfinite().all()
 
 

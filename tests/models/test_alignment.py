@@ -14,7 +14,6 @@ from torch import nn
 from trueline.layout import Layout, Region
 from trueline.models.alignment import (
     Aligned,
-    Alignment,
     AlignmentNet,
     alignment_gradient,
     alignment_losses,
@@ -30,6 +29,7 @@ from trueline.models.alignment import (
 )
 from trueline.models.backbone import CheckpointError
 from trueline.training.loop import Batch, Nets
+from trueline.training.losses.alignment import Alignment
 from trueline.training.losses.denoising import noised, signal_of
 
 FUSIONS, POOLINGS = ("concat", "add", "multiply"), ("box", "grid")

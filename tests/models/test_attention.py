@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from tiny import as_encoded
 
 from trueline.models.attention import Site, sites, tapped
 from trueline.models.grounding import Grounding, grounded
@@ -20,7 +21,7 @@ def inputs():
 
 def run(backbone, inputs):
     z, text, grounding = inputs
-    return backbone.predict(z, 500, text, grounding)
+    return backbone.predict(z, 500, as_encoded(text), grounding)
 
 
 def test_sites_have_kind_and_place(gated, plain):
@@ -97,7 +98,7 @@ def test_gradients_flow_from_a_map_to_the_latents(gated, inputs):
 
     def loss(latents):
         with tapped(gated.unet, lambda s: s == site) as maps:
-            gated.predict(latents, 500, text, grounding)
+            gated.predict(latents, 500, as_encoded(text), grounding)
         return maps[site][0, :, 10, 3].sum()
 
     z.requires_grad_()

@@ -61,7 +61,7 @@ def test_dtype_and_a_fp16_variant(folder):
         path.rename(path.with_suffix(".fp16.safetensors"))
     loaded = Backbone.from_pretrained(folder, dtype=torch.bfloat16)
     assert loaded.dtype == loaded.vae.dtype == loaded.text_encoder.dtype == torch.bfloat16
-    assert loaded.encode(["a cat"]).dtype == torch.bfloat16
+    assert loaded.encode(["a cat"]).states.dtype == torch.bfloat16
     assert prediction(loaded).dtype == torch.float32
     assert loaded.to(dtype=torch.float32).dtype == torch.float32
 
@@ -258,12 +258,12 @@ def test_bad_loras(gated, tmp_path):
 def test_encode_pads_and_says_what_it_cuts(gated):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert gated.encode(["a cat", ""]).shape == (2, 24, 32)
+        assert gated.encode(["a cat", ""]).states.shape == (2, 24, 32)
         assert gated.encode_phrases(["a red apple"]).shape == (1, 32)
     long = " ".join(["apple"] * 22 + ["the", "green", "chair"] + ["car"] * 200)
     with pytest.warns(UserWarning, match=r'prompt cut to 24 tokens; not read: "the green chair car car'):
-        states = gated.encode([long])
-    kept = gated.encode([" ".join(["apple"] * 22)])
+        states = gated.encode([long]).states
+    kept = gated.encode([" ".join(["apple"] * 22)]).states
     torch.testing.assert_close(states, kept, msg="the end token is kept")
 
 
@@ -271,9 +271,9 @@ def test_phrase_feature_is_the_state_of_the_end_token(gated):
     phrase = "a red apple"
     end = len(gated.tokenizer(phrase).input_ids) - 1
     feature = gated.encode_phrases([phrase, "cat"])
-    torch.testing.assert_close(feature[0], gated.encode([phrase])[0, end])
+    torch.testing.assert_close(feature[0], gated.encode([phrase]).states[0, end])
     long = " ".join(["apple"] * 40)
-    torch.testing.assert_close(gated.encode_phrases([long])[0], gated.encode(["apple " * 22])[0, 23])
+    torch.testing.assert_close(gated.encode_phrases([long])[0], gated.encode(["apple " * 22]).states[0, 23])
 
 
 # Pictures

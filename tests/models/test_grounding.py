@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from diffusers.models.embeddings import GLIGENTextBoundingboxProjection
+from tiny import as_encoded
 
 from trueline.layout import Layout, Region
 from trueline.models.grounding import (
@@ -163,9 +164,12 @@ def test_predict_equals_diffusers_own_grounding(gated):
     z, text = torch.randn(2, 4, 8, 8), torch.randn(2, 24, 32)
     args = {"boxes": grounding.boxes, "masks": grounding.masks, "positive_embeddings": grounding.embeddings}
     theirs = gated.unet(z, 9, encoder_hidden_states=text, cross_attention_kwargs={"gligen": args}).sample
-    ours = gated.predict(z, 9, text, grounding)
+    ours = gated.predict(z, 9, as_encoded(text), grounding)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    null, off = gated.predict(z, 9, text, grounding.null()), gated.predict(z, 9, text, grounding, 0.0)
+    null, off = (
+        gated.predict(z, 9, as_encoded(text), grounding.null()),
+        gated.predict(z, 9, as_encoded(text), grounding, 0.0),
+    )
     assert (null - off).abs().max() > 1e-3 and (null - ours).abs().max() > 1e-3
     assert torch.equal(off, gated.unet(z, 9, encoder_hidden_states=text).sample)
 

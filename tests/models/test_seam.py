@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig
-from tiny import sampled, tiny_backbone
+from tiny import as_encoded, sampled, tiny_backbone
 
 from trueline.layout import Layout, Region
 from trueline.methods.boxdiff import BoxDiff
@@ -95,7 +95,7 @@ def test_a_lora_is_seen_and_its_weights_get_gradients(backbone, lora, checkpoint
     prediction, maps, gradient, of_weights = look(backbone)
     with torch.no_grad():
         z, text, grounding = inputs()
-        untapped = backbone.predict(z, 500, text, grounding, SCALE)
+        untapped = backbone.predict(z, 500, as_encoded(text), grounding, SCALE)
     torch.testing.assert_close(prediction, untapped, rtol=1e-5, atol=1e-5)
     assert (prediction - without).abs().max() > 1e-3
     assert maps.keys() == plain_maps.keys()

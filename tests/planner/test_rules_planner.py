@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shared_data import SHARED
+from tiny import reading
 
 from trueline.english import words
 from trueline.evaluation.benchmarks.nsr_1k import counting_layout, spatial_layout
@@ -151,7 +152,7 @@ def test_no_more_regions_than_a_layout_holds():
 )  # fmt: skip
 def test_phrases_are_found_in_the_prompt(prompt, tokenizer):
     plan = PLANNER.plan(prompt)
-    located = locate(tokenizer, plan.layout)
+    located = locate(reading(tokenizer), plan.layout)
     assert located and not any(
         "does not hold" in place.problem for place in located
     )  # it may cut a long prompt

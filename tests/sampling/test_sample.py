@@ -60,7 +60,7 @@ class Boost(Method):
 class Halve(Method):
     def text(self, text, layouts, backbone):
         assert len(text) == len(layouts)
-        return text / 2
+        return text.with_states(text.states / 2)
 
 
 class SecondPrompt(Method):
@@ -186,11 +186,11 @@ def test_methods_together_do_not_make_a_picture_depend_on_its_mates(gated, metho
 def test_methods_act_in_their_order(gated):
     class Double(Method):
         def text(self, text, layouts, backbone):
-            return 2 * text
+            return text.with_states(2 * text.states)
 
     class AddOne(Method):
         def text(self, text, layouts, backbone):
-            return text + 1
+            return text.with_states(text.states + 1)
 
     assert not torch.equal(
         run(gated, [CAR], Double(), AddOne())[-1].z, run(gated, [CAR], AddOne(), Double())[-1].z

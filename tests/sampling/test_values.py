@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import sampled
+from tiny import as_encoded, sampled
 
 from trueline.layout import Layout
 from trueline.models.attention import tapped
@@ -27,14 +27,14 @@ def cross(site):
 def test_values_may_read_another_context_than_keys(plain, latents, texts):
     text, other = texts
     with tapped(plain.unet, cross, values=lambda site, context: other) as maps:
-        mixed = plain.predict(latents, 500, text)
+        mixed = plain.predict(latents, 500, as_encoded(text))
     first = next(iter(maps))
     with tapped(plain.unet, cross) as own:
-        expected = plain.predict(latents, 500, text)
+        expected = plain.predict(latents, 500, as_encoded(text))
     assert torch.equal(maps[first], own[first]), "keys and queries of the first layer are as before"
     assert (mixed - expected).abs().max() > 1e-3
     with tapped(plain.unet, cross, values=lambda site, context: context):
-        assert torch.equal(plain.predict(latents, 500, text), expected)
+        assert torch.equal(plain.predict(latents, 500, as_encoded(text)), expected)
 
 
 @torch.no_grad()
@@ -47,20 +47,20 @@ def test_skipped_rows_keep_their_values(plain, latents, texts):
         return other[1:]
 
     with tapped(plain.unet, cross, values=values, skip=1):
-        mixed = plain.predict(latents, 500, text)
-    expected = plain.predict(latents, 500, text)
+        mixed = plain.predict(latents, 500, as_encoded(text))
+    expected = plain.predict(latents, 500, as_encoded(text))
     torch.testing.assert_close(mixed[0], expected[0], rtol=1e-5, atol=1e-5)
     assert (mixed[1] - expected[1]).abs().max() > 1e-3 and set(seen) == {1}
 
 
 class Negated(Method):
     def values(self, text, layouts, backbone):
-        return -text
+        return text.with_states(-text.states)
 
 
 class Doubled(Method):
     def values(self, text, layouts, backbone):
-        return 2 * text
+        return text.with_states(2 * text.states)
 
 
 def final(backbone, *methods):

@@ -70,7 +70,7 @@ def test_the_loss_is_that_of_diffusers_parts(request, kind):
     grounding = pack(batch.layouts, backbone.encode_phrases, 30, unet.config.cross_attention_dim)
     tokens = {"boxes": grounding.boxes, "masks": grounding.masks, "positive_embeddings": grounding.embeddings}
     with torch.no_grad():
-        text = backbone.encode(batch.captions)
+        text = backbone.encode(batch.captions).states
         more = {"gligen": tokens}
         out = unet(z, batch.t, encoder_hidden_states=text, cross_attention_kwargs=more).sample
         losses = DenoisingObjective()(batch, Nets(backbone))

@@ -332,9 +332,9 @@ def largest(values: np.ndarray, share: float) -> float:
         ),
     ],
 )
-def test_attention_in_and_out_in_numpy(tokenizer, made, settings, peaks):
+def test_attention_in_and_out_in_numpy(plain, made, settings, peaks):
     tensors, maps = made
-    found = MAAlign(**settings)(tensors, GRID, LAYOUTS, tokenizer, yes())
+    found = MAAlign(**settings)(tensors, GRID, LAYOUTS, plain, yes())
     wanted = by_hand(maps, lambda a, m: np.mean([1 - (p * m).max() for p in peaks(a)]))
     assert found.inside.tolist() == pytest.approx(wanted, rel=1e-9)
     wanted = by_hand(maps, lambda a, m: np.mean([(p * (1 - m)).max() for p in peaks(a)]))
@@ -342,9 +342,9 @@ def test_attention_in_and_out_in_numpy(tokenizer, made, settings, peaks):
     assert found.has.tolist() == [True, True, False] and found.regions == 3 and not found.missing
 
 
-def test_the_mean_of_the_greatest_and_the_softmax_over_the_words(tokenizer, made):
+def test_the_mean_of_the_greatest_and_the_softmax_over_the_words(plain, made):
     tensors, maps = made
-    found = MAAlign(top=0.5)(tensors, GRID, LAYOUTS, tokenizer, yes())
+    found = MAAlign(top=0.5)(tensors, GRID, LAYOUTS, plain, yes())
     wanted = by_hand(maps, lambda a, m: 1 - largest(a.mean((0, 1, 3))[m > 0], 0.5))
     assert found.inside.tolist() == pytest.approx(wanted)
     lengths = (7, 3, 2)
@@ -357,22 +357,22 @@ def test_the_mean_of_the_greatest_and_the_softmax_over_the_words(tokenizer, made
     for row, length in enumerate(lengths):
         kept = mean[row, :, 1 : 1 + length]
         assert np.allclose(
-            content_only(torch.from_numpy(mean[row]), length)[:, 1 : 1 + length],
+            content_only(torch.from_numpy(mean[row]), range(1, 1 + length))[:, 1 : 1 + length],
             kept / kept.sum(-1, keepdims=True),
         )
-    each = MAAlign(softmax="content", heads="each")(tensors, GRID, LAYOUTS, tokenizer, yes())
+    each = MAAlign(softmax="content", heads="each")(tensors, GRID, LAYOUTS, plain, yes())
     wanted = by_hand(own, lambda a, m: np.mean([(p.mean(-1) * (1 - m)).max() for p in a.reshape(4, 16, -1)]))
     assert each.outside.tolist() == pytest.approx(wanted)
 
 
-def test_two_boxes_of_one_phrase_do_not_fight(tokenizer, site):
+def test_two_boxes_of_one_phrase_do_not_fight(plain, site):
     """Attention all within both boxes: nothing is outside; by the letter of (13) each is outside the other's."""
     twins = Layout("two cats", [Region("cat", (0, 0, 0.5, 1)), Region("cat", (0.5, 0, 1, 0.5))])
     maps = torch.zeros(1, 1, 16, 24)
     maps[0, 0, 0], maps[0, 0, 3] = 0.5, 0.7  # of every token: in the first box, and in the second
-    both = MAAlign()({site: maps}, GRID, [twins], tokenizer, yes(1))
+    both = MAAlign()({site: maps}, GRID, [twins], plain, yes(1))
     assert float(both.outside) == 0 and float(both.inside) == pytest.approx(1 - 0.6)
-    letter = MAAlign(union=False)({site: maps}, GRID, [twins], tokenizer, yes(1))
+    letter = MAAlign(union=False)({site: maps}, GRID, [twins], plain, yes(1))
     assert float(letter.outside) == pytest.approx(0.6)
 
 
@@ -401,28 +401,28 @@ def test_boxes_on_cells():
     assert box_cells(spot, 1, 10, "outer")[0].nonzero().flatten().tolist() == [8]
 
 
-def test_a_phrase_that_the_caption_lacks_is_left_out_and_counted(tokenizer, made):
+def test_a_phrase_that_the_caption_lacks_is_left_out_and_counted(plain, made):
     tensors, _maps = made
     more = Layout(TWO.prompt, [*TWO.regions, Region("the green clock", (0, 0, 1, 1))])
     found = MAAlign()(
-        tensors, GRID, (more, ONE, Layout("a cat", [Region("clock", (0, 0, 1, 1))])), tokenizer, yes()
+        tensors, GRID, (more, ONE, Layout("a cat", [Region("clock", (0, 0, 1, 1))])), plain, yes()
     )
-    whole = MAAlign()(tensors, GRID, LAYOUTS, tokenizer, yes())
+    whole = MAAlign()(tensors, GRID, LAYOUTS, plain, yes())
     assert torch.equal(found.inside, whole.inside) and torch.equal(found.outside, whole.outside)
     assert found.regions == 5 and [place.phrase for place in found.missing] == ["the green clock", "clock"]
     assert found.has.tolist() == [True, True, False]
-    some = MAAlign()(tensors, GRID, LAYOUTS, tokenizer, yes(3, 0))
+    some = MAAlign()(tensors, GRID, LAYOUTS, plain, yes(3, 0))
     assert some.has.tolist() == [False, True, False] and float(some.inside[0]) == 0 and some.regions == 1
-    half = MAAlign(inside=False)(tensors, GRID, LAYOUTS, tokenizer, yes())
+    half = MAAlign(inside=False)(tensors, GRID, LAYOUTS, plain, yes())
     assert not half.inside.any() and torch.equal(half.outside, whole.outside)
 
 
-def test_a_last_word_of_another_thing_and_a_cut_phrase_do_not_count(tokenizer, made):
+def test_a_last_word_of_another_thing_and_a_cut_phrase_do_not_count(plain, made):
     tensors, _maps = made
     red = Region("a red car", (0, 0, 1, 1))
     more = Layout(TWO.prompt, [*TWO.regions, red, Region("a chair on the apple", (0, 0, 1, 1))])
-    found = MAAlign()(tensors, GRID, (more, ONE, NONE), tokenizer, yes())
-    whole = MAAlign()(tensors, GRID, LAYOUTS, tokenizer, yes())
+    found = MAAlign()(tensors, GRID, (more, ONE, NONE), plain, yes())
+    whole = MAAlign()(tensors, GRID, LAYOUTS, plain, yes())
     assert torch.equal(found.inside, whole.inside) and torch.equal(found.outside, whole.outside)
     assert [place.phrase for place in found.missing] == ["a red car", "a chair on the apple"]
     assert why_not(found.missing[0]) == (
@@ -431,12 +431,10 @@ def test_a_last_word_of_another_thing_and_a_cut_phrase_do_not_count(tokenizer, m
     bare = Layout(
         "a car and an apple", [Region("a red apple", TWO.regions[0].box), Region("a blue car", (0, 0, 1, 1))]
     )
-    assert not MAAlign()(tensors, GRID, (bare, ONE, NONE), tokenizer, yes()).missing, (
+    assert not MAAlign()(tensors, GRID, (bare, ONE, NONE), plain, yes()).missing, (
         "nothing else is said of them"
     )
-    cut = locate_phrase(
-        tokenizer, " ".join(["a"] * (tokenizer.model_max_length - 3)) + " red apple", "a red apple"
-    )
+    cut = locate_phrase(plain, " ".join(["a"] * (plain.text_length - 3)) + " red apple", "a red apple")
     assert cut.tokens and "cut in its middle" in cut.problem and not counted(cut)
 
 
@@ -514,7 +512,9 @@ def test_finite_differences_through_clip_vae_and_u_net(request, clip, kind, loss
 
     def loss() -> torch.Tensor:
         with grounded(backbone.unet, grounding, 1.0, z) as kwargs, objective._opened(backbone, z) as maps:
-            said = backbone.unet(z, t, encoder_hidden_states=text, cross_attention_kwargs=kwargs).sample
+            said = backbone.unet(
+                z, t, encoder_hidden_states=text.states, cross_attention_kwargs=kwargs
+            ).sample
         clean = clean_latents(backbone.scheduler.config.prediction_type, z, said, signal)
         distances, attention = objective.alignment(batch, Nets(backbone, {"clip": lens}), clean, maps)
         parts = (

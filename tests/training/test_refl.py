@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import Blip2TextModelWithProjection, BlipForConditionalGeneration
 
 from trueline.layout import Layout, Region
-from trueline.models.backbone import Backbone
 from trueline.models.schedulers import Stepper, make_scheduler
+from trueline.models.stable_diffusion import StableDiffusion
 from trueline.perception.caption_nets import Blip2TextEncoder, BlipCaptioner
 from trueline.training.loop import Batch, Nets
 from trueline.training.losses.refl import ReFL, base_of, drawn_step, phi
@@ -51,7 +51,7 @@ def batch_of(rows=(0, 1), step: int = 3, dtype=torch.float32, **more) -> Batch:
     return Batch(latents, tuple(LAYOUTS[row] for row in rows), noise, t, step=step, **more)
 
 
-def with_lora(backbone: Backbone, moved: bool = True) -> tuple[Backbone, dict]:
+def with_lora(backbone: StableDiffusion, moved: bool = True) -> tuple[StableDiffusion, dict]:
     twin = copy.deepcopy(backbone)
     names = open_part(twin.unet, "attention", lora=2)
     if moved:
@@ -67,7 +67,7 @@ def objective(**settings) -> ReFL:
     return ReFL(**(given | settings))
 
 
-def gradients(made: ReFL, backbone: Backbone, names: dict, batch: Batch) -> tuple[float, list[Tensor]]:
+def gradients(made: ReFL, backbone: StableDiffusion, names: dict, batch: Batch) -> tuple[float, list[Tensor]]:
     losses = made(batch, Nets(backbone))
     found = torch.autograd.grad(losses["total"], list(names.values()), allow_unused=True)
     return float(losses["total"].detach()), [
@@ -78,11 +78,11 @@ def gradients(made: ReFL, backbone: Backbone, names: dict, batch: Batch) -> tupl
 # The gradient
 
 
-class Exact(Backbone):
+class Exact(StableDiffusion):
     """Predicts in the nets' own precision; the product rounds to float32."""
 
     def predict(self, latents, t, text, grounding=None, grounding_scale=1.0):
-        return self.unet(latents.to(self.dtype), t, encoder_hidden_states=text.to(self.dtype)).sample
+        return self.unet(latents.to(self.dtype), t, encoder_hidden_states=text.states.to(self.dtype)).sample
 
 
 @pytest.mark.parametrize(

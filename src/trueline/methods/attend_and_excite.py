@@ -11,7 +11,7 @@ from trueline.english.noun_chunks import chunks
 from trueline.layout import Layout
 from trueline.models.attention import Maps
 from trueline.models.backbone import Backbone
-from trueline.models.text import locate_phrase, prompt_length
+from trueline.models.text import locate_phrase, own_tokens
 from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     Subject,
@@ -29,11 +29,11 @@ from trueline.sampling.method import Context, Method
 
 
 def subject_maps(
-    attention: Float[Tensor, "height width keys"], found: list[Subject], end: int | None = None
+    attention: Float[Tensor, "height width keys"], found: list[Subject], own: range, to_end: bool = True
 ) -> Float[Tensor, "subjects height width"]:
     """The sharpened, smoothed map of each subject's last word; of several tokens, their mean."""
-    words = sharpened(attention, end)
-    picked = [words[..., [token - 1 for token in subject.head]].mean(-1) for subject in found]
+    words = sharpened(attention, own, to_end)
+    picked = [words[..., list(subject.head)].mean(-1) for subject in found]
     return smoothed(torch.stack(picked))
 
 
@@ -44,11 +44,11 @@ def excite_loss(maps: Float[Tensor, "subjects height width"]) -> Float[Tensor, "
 
 def named_subjects(ctx: Context) -> list[list[Subject]]:
     """Of each picture the phrases of its regions, or the noun phrases of its prompt where it has none."""
-    found, tokenizer = subjects(ctx), ctx.backbone.tokenizer
+    found = subjects(ctx)
     for row, layout in enumerate(ctx.layouts):
         if layout.regions:
             continue
-        places = [locate_phrase(tokenizer, layout.prompt, phrase) for phrase in chunks(layout.prompt)]
+        places = [locate_phrase(ctx.backbone, layout.prompt, phrase) for phrase in chunks(layout.prompt)]
         for place in places:
             say_missing(ctx, row, place)
         found[row] = [Subject(p.phrase, p.tokens, p.head, ()) for p in places if p.tokens]
@@ -87,10 +87,7 @@ class AttendAndExcite(Method):
         if ctx.progress >= self.until and ctx.index not in targets:
             return z
         found, latent, where = named_subjects(ctx), latent_grid(ctx), cross_sites(ctx, self.cells)
-        ends = [
-            prompt_length(ctx.backbone.tokenizer, layout.prompt) + 1 if self.normalize_eot else None
-            for layout in ctx.layouts
-        ]
+        prompts = [own_tokens(ctx.backbone, layout.prompt) for layout in ctx.layouts]
         size = self.strength * self.scale * math.sqrt(1 - 0.5 * ctx.index / max(ctx.steps - 1, 1))
 
         def loss(maps: Maps) -> Losses:
@@ -98,8 +95,8 @@ class AttendAndExcite(Method):
             zero = attention.new_zeros(())
             return torch.stack(
                 [
-                    excite_loss(subject_maps(row, some, end)) if some else zero
-                    for row, some, end in zip(attention, found, ends, strict=True)
+                    excite_loss(subject_maps(row, some, own, not self.normalize_eot)) if some else zero
+                    for row, some, own in zip(attention, found, prompts, strict=True)
                 ]
             )
 

@@ -21,12 +21,11 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 from trueline.layout import Layout, Region
 from trueline.models.attention import Kind, Maps, Site
 from trueline.models.backbone import Backbone
-from trueline.models.text import Located, locate
+from trueline.models.text import Located, locate, own_tokens
 from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     latent_grid,
@@ -149,12 +148,9 @@ def _weight(values: Tensor, weights: Weights, early: bool, *, below: bool) -> Te
     return chosen
 
 
-def words_of(tokenizer: CLIPTokenizer, prompt: str, found: Located) -> list[tuple[int, ...]]:
-    """The tokens of each word of a phrase, but for the article that it begins with."""
-    limit = tokenizer.model_max_length
-    offsets = tokenizer(prompt, return_offsets_mapping=True, truncation=True, max_length=limit)[
-        "offset_mapping"
-    ]
+def words_of(backbone: Backbone, prompt: str, found: Located) -> list[tuple[int, ...]]:
+    """The tokens of each word of a phrase, without the article that it begins with."""
+    offsets = backbone.token_spans(prompt)
     words: list[tuple[int, ...]] = []
     for token in found.tokens:
         if words and offsets[token][0] == offsets[words[-1][-1]][1]:  # no space between them
@@ -169,6 +165,7 @@ def words_of(tokenizer: CLIPTokenizer, prompt: str, found: Located) -> list[tupl
 class _Picture:
     """What is guided of one picture: words of its prompt, and the regions whose phrases they are."""
 
+    own: range  # all tokens of the prompt
     words: tuple[tuple[int, ...], ...]
     regions: tuple[Region, ...]
     slots: tuple[int, ...]  # the regions' places in the layout, which are those of their grounding tokens
@@ -177,13 +174,14 @@ class _Picture:
 
 def _picture(ctx: Context, row: int, layout: Layout) -> _Picture:
     owners: dict[tuple[int, ...], list[int]] = {}
-    for place, found in enumerate(locate(ctx.backbone.tokenizer, layout)):
+    for place, found in enumerate(locate(ctx.backbone, layout)):
         say_missing(ctx, row, found)
-        for word in words_of(ctx.backbone.tokenizer, layout.prompt, found):
+        for word in words_of(ctx.backbone, layout.prompt, found):
             owners.setdefault(word, []).append(place)
     slots = sorted({place for places in owners.values() for place in places})
     owns = torch.tensor([[slot in places for slot in slots] for places in owners.values()], dtype=torch.bool)
-    return _Picture(tuple(owners), tuple(layout.regions[slot] for slot in slots), tuple(slots), owns)
+    own = own_tokens(ctx.backbone, layout.prompt)
+    return _Picture(own, tuple(owners), tuple(layout.regions[slot] for slot in slots), tuple(slots), owns)
 
 
 class Stage(NamedTuple):
@@ -341,8 +339,8 @@ class AttentionRefocusing(Method):
                 continue
             owns = picture.owns.to(zero.device)
             if cross:
-                sharp = sharpened(words[row])
-                each = [sharp[..., [token - 1 for token in word]].mean(-1) for word in picture.words]
+                sharp = sharpened(words[row], picture.own)
+                each = [sharp[..., list(word)].mean(-1) for word in picture.words]
                 attention, masks = smoothed(torch.stack(each)), _masks(picture, cross, latent)
                 term = car_loss(attention, masks, owns, early, self.inside, self.elsewhere)
                 losses[row] = losses[row] + self.car * term

@@ -1,6 +1,7 @@
 """BoxDiff (Xie et al. 2023, arXiv 2307.10816): each subject's attention fills its box. Written from the paper."""
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trueline.models.attention import Maps
+from trueline.models.text import own_tokens
 from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     Subject,
@@ -103,14 +105,14 @@ class BoxDiff(Method):
         targets = {int(at * ctx.steps): 1 - least for at, least in self.thresholds}
         if ctx.progress >= self.until and ctx.index not in targets:
             return z
-        found, latent, where = subjects(ctx), latent_grid(ctx), cross_sites(ctx, self.cells)
+        found, where = subjects(ctx), cross_sites(ctx, self.cells)
         size = self.strength * self.scale * math.sqrt(1 - 0.5 * ctx.index / max(ctx.steps - 1, 1))
 
         def foreground(maps: Maps) -> Losses:
-            return self._each(maps, found, latent, lambda m, b: inner_loss(m, b, self.share).amax())
+            return self._each(maps, ctx, found, lambda m, b: inner_loss(m, b, self.share).amax())
 
         def loss(maps: Maps) -> Losses:
-            return self._each(maps, found, latent, self._all)
+            return self._each(maps, ctx, found, self._all)
 
         if ctx.index in targets:
             active = torch.ones(len(z), dtype=torch.bool, device=z.device)
@@ -129,17 +131,18 @@ class BoxDiff(Method):
         return (parts + corner_loss(maps, masks, self.corner)).sum()
 
     @staticmethod
-    def _each(maps: Maps, found: list[list[Subject]], latent: tuple[int, int], loss) -> Losses:  # type: ignore[no-untyped-def]
+    def _each(
+        maps: Maps, ctx: Context, found: list[list[Subject]], loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> Losses:
+        latent = latent_grid(ctx)
         attention, grid = mean_map(maps, latent), map_grid(next(iter(maps)), latent)
         losses = []
-        for row, some in zip(attention, found, strict=True):
+        for row, some, layout in zip(attention, found, ctx.layouts, strict=True):
             if not some:
                 losses.append(row.new_zeros(()))
                 continue
-            words = sharpened(row)
-            own = torch.stack(
-                [words[..., [token - 1 for token in subject.head]].mean(-1) for subject in some]
-            )
+            words = sharpened(row, own_tokens(ctx.backbone, layout.prompt))
+            own = torch.stack([words[..., list(subject.head)].mean(-1) for subject in some])
             masks = torch.stack([union_mask(subject, grid) for subject in some]).to(row)
             losses.append(loss(smoothed(own), masks))
         return torch.stack(losses)

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 from trueline.layout import Layout, Region
 from trueline.models.attention import Site
 from trueline.models.backbone import Backbone
-from trueline.models.text import locate, prompt_length
+from trueline.models.encoded import Encoded, Spans
+from trueline.models.text import locate, own_tokens
 from trueline.sampling.guidance import latent_grid, map_grid
 from trueline.sampling.masks import region_masks
 from trueline.sampling.method import Context, Method, Part
@@ -108,9 +108,7 @@ class DenseDiffusion(Method):
     needs_regions: ClassVar[bool] = True
     reads: ClassVar[frozenset[Part]] = frozenset({"mask"})
 
-    def text(
-        self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
-    ) -> Float[Tensor, "batch tokens width"]:
+    def text(self, text: Encoded, layouts: Sequence[Layout], backbone: Backbone) -> Encoded:
         return _phrases_alone(text, layouts, backbone) if self.phrases_alone else text
 
     def taps(self, site: Site) -> bool:
@@ -131,7 +129,7 @@ class DenseDiffusion(Method):
             masks, area = _placed(tuple(layout.regions for layout in ctx.layouts), height, width)
             keys, counted = masks, torch.ones_like(area)
         masks, area, keys, counted = (x.to(logits.device) for x in (masks, area, keys, counted))
-        noise = ctx.t.float() / ctx.stepper.scheduler.config.num_train_timesteps
+        noise = ctx.t.float() / ctx.backbone.timesteps
         strength = (gain * noise**self.power).to(logits.device).expand(len(logits))
         return regularised(logits, matched_pairs(masks, keys, counted), 1 - self.size * area, strength)
 
@@ -148,7 +146,7 @@ class Named(NamedTuple):
 def named_regions(ctx: Context, keys: int) -> Named:
     """The regions of each picture whose phrases stand in its prompt, on maps of ``keys`` tokens; what is wrong with
     the others is noted, once a run."""
-    named = _named(ctx.backbone.tokenizer, ctx.layouts, keys)
+    named = _named(ctx.backbone, ctx.layouts, keys)
     for row, sentence in named.problems:
         if (row, sentence) not in ctx.notes:
             ctx.note(row, sentence)
@@ -159,13 +157,13 @@ def named_regions(ctx: Context, keys: int) -> Named:
 
 
 @lru_cache(maxsize=8)
-def _named(tokenizer: CLIPTokenizer, layouts: tuple[Layout, ...], keys: int) -> Named:
-    found = [locate(tokenizer, layout) for layout in layouts]
+def _named(backbone: Backbone, layouts: tuple[Layout, ...], keys: int) -> Named:
+    found = [locate(backbone, layout) for layout in layouts]
     kept = [[place for place in places if place.tokens] for places in found]
     tokens = torch.zeros(len(layouts), max(map(len, kept)), keys)
     words = torch.zeros(len(layouts), keys)
     for row, (layout, places) in enumerate(zip(layouts, kept, strict=True)):
-        words[row, 1 : 1 + prompt_length(tokenizer, layout.prompt)] = 1
+        words[row, list(own_tokens(backbone, layout.prompt))] = 1
         for index, place in enumerate(places):
             tokens[row, index, list(place.tokens)] = 1
     regions = tuple(
@@ -192,30 +190,34 @@ def _placed(
     return masks, torch.cat([covered_area(one) for one in masks.split(1)])
 
 
-def _phrases_alone(
-    text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
-) -> Float[Tensor, "batch tokens width"]:
+def _phrases_alone(text: Encoded, layouts: Sequence[Layout], backbone: Backbone) -> Encoded:
     """The encoded prompts, with the words of each phrase as in the phrase alone; of phrases that share words the last
     one counts."""
-    text = text.clone()
     phrases = list(dict.fromkeys(region.phrase for layout in layouts for region in layout.regions))
     if not phrases:
         return text
-    alone = dict(zip(phrases, backbone.encode(phrases).to(text), strict=True))
-
-    def tokens_of(words: str) -> list[int]:
-        return backbone.tokenizer(words, truncation=True, max_length=backbone.text_length).input_ids
-
+    alone = backbone.encode(phrases)
+    places = {phrase: row for row, phrase in enumerate(phrases)}
+    states = text.states.clone()
     for row, layout in enumerate(layouts):
-        ids = tokens_of(layout.prompt)
-        for place in locate(backbone.tokenizer, layout):
-            start = _first([ids[i] for i in place.tokens], tokens_of(place.phrase)[:-1])
-            if start:
-                text[row, list(place.tokens)] = alone[place.phrase][start : start + len(place.tokens)]
-    return text
+        prompt = _pieces(layout.prompt, text.spans[row][0])
+        for place in locate(backbone, layout):
+            own = places[place.phrase]
+            pieces = _pieces(place.phrase, alone.spans[own][0])
+            start = _first([prompt[token] for token in place.tokens], pieces)
+            if start is not None:
+                states[row, list(place.tokens)] = alone.states[own, start : start + len(place.tokens)].to(
+                    states
+                )
+    return text.with_states(states)
 
 
-def _first(part: Sequence[int], whole: Sequence[int]) -> int:
-    """Where ``part`` stands in ``whole``, which has a start token at 0; 0 if nowhere or empty."""
-    places = range(1, len(whole) - len(part) + 1) if part else ()
-    return next((i for i in places if list(whole[i : i + len(part)]) == list(part)), 0)
+def _pieces(prompt: str, spans: Spans) -> list[tuple[str, bool]]:
+    """What each token says, and whether a letter follows it: tokens alike in both are the same token."""
+    return [(prompt[start:end].lower(), prompt[end : end + 1].isalpha()) for start, end in spans]
+
+
+def _first(part: Sequence[object], whole: Sequence[object]) -> int | None:
+    """Where ``part`` stands in ``whole``; None if nowhere or empty."""
+    places = range(len(whole) - len(part) + 1) if part else ()
+    return next((i for i in places if list(whole[i : i + len(part)]) == list(part)), None)

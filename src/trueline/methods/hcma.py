@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from jaxtyping import Float
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
@@ -188,12 +187,4 @@ class HCMA(Method):
 
 def displacement(stepper: Stepper) -> float:
     """``ideal_displacement`` of the scheduler's present step, in latents of unit variance."""
-    scheduler, after = stepper.scheduler, stepper.index + 1
-    if hasattr(scheduler, "sigmas"):  # in units of x0: Euler, LMS, DPM-Solver
-        signal = 1 / (1 + scheduler.sigmas[after] ** 2)
-    elif after < len(stepper.timesteps):
-        signal = scheduler.alphas_cumprod[stepper.timesteps[after].long().cpu()]
-    else:
-        signal = getattr(scheduler, "final_alpha_cumprod", torch.tensor(1.0))
-    alpha, sigma = stepper.alpha_sigma()
-    return float(ideal_displacement(alpha, sigma, signal**0.5, (1 - signal) ** 0.5))
+    return float(ideal_displacement(*stepper.alpha_sigma(), *stepper.alpha_sigma(ahead=1)))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from trueline.models.attention import Maps, Site, sites
+from trueline.models.attention import Maps, Site
 from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     Subject,
@@ -54,7 +54,7 @@ class LayoutGuidance(Method):
         if ctx.progress >= self.until:
             return z
         found, latent = subjects(ctx, joined=True), latent_grid(ctx)
-        up = [s for s in sites(ctx.backbone.unet) if s.kind == "cross" and s.place == "up"]
+        up = [s for s in ctx.backbone.sites() if s.kind == "cross" and s.place == "up"]
         scale = nearest_scale(up, latent, self.cells) if up else 0
 
         def where(site: Site) -> bool:

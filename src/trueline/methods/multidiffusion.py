@@ -24,6 +24,7 @@ from torch import Tensor
 
 from trueline.layout import MAX_SEED, Layout, Region
 from trueline.models.backbone import Backbone
+from trueline.models.encoded import Encoded
 from trueline.sampling.loop import draw
 from trueline.sampling.masks import region_masks
 from trueline.sampling.method import Context, Method, Part
@@ -68,10 +69,9 @@ def bootstrapped(
 
 def colour_latents(backbone: Backbone, colours: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows c"]:
     """The latents of pictures of one colour (-1..1), float32: the centre of a small one, away from its edges."""
-    vae, side = backbone.vae, PATCH * backbone.vae_factor
-    pictures = colours.to(backbone.device, vae.dtype)[:, :, None, None].expand(-1, -1, side, side)
-    mean = vae.encode(pictures).latent_dist.mode().float()
-    return mean[:, :, PATCH // 2, PATCH // 2] * vae.config.scaling_factor
+    side = PATCH * backbone.vae_factor
+    latents = backbone.encode_images(colours[:, :, None, None].expand(-1, -1, side, side))
+    return latents[:, :, PATCH // 2, PATCH // 2]
 
 
 class MultiDiffusion(Method):
@@ -154,14 +154,15 @@ class MultiDiffusion(Method):
         negative = ctx.negative[rows]
         own = [i for i, region in enumerate(regions) if region.negative]
         if own:
-            negative[own] = ctx.backbone.encode([regions[i].negative or "" for i in own]).to(negative)
+            encoded = ctx.backbone.encode([regions[i].negative or "" for i in own])
+            negative.states[own] = encoded.states.to(negative.states)
         # The loop's unconditional prediction serves where it saw this very latent, text and (no) grounding.
         anew = torch.full((len(rows),), bootstrap)
         anew[own] = True
         if ctx.grounding is not None:
             anew |= ctx.grounding_scale[rows].cpu() > 0
         parts = ctx.backbone.predict(
-            torch.cat([latents[anew], latents]), ctx.t, torch.cat([negative[anew], text])
+            torch.cat([latents[anew], latents]), ctx.t, Encoded.cat([negative[anew], text])
         )
         against, towards = uncond[rows], parts[int(anew.sum()) :]
         against[anew] = parts[: int(anew.sum())]

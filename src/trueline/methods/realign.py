@@ -183,7 +183,7 @@ class Reweighting(Method):
         keys = (placed.masks if tokens is None else tokens) * (placed.scores > 0)[:, :, None]
         inside, outside = overlap(placed.masks, keys)
         of_keys = (placed.scores[:, :, None] * (keys > 0)).amax(dim=1)
-        noise = gain * (ctx.t.float() / ctx.stepper.scheduler.config.num_train_timesteps) ** self.power
+        noise = gain * (ctx.t.float() / ctx.backbone.timesteps) ** self.power
         noise = noise.to(logits.device).expand(len(logits))
         strength = effective_strength(of_keys, noise, self.size * placed.area)
         if tokens is not None and self.suppress:

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 from trueline.english.noun_chunks import Parser, chunks
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
+from trueline.models.encoded import Encoded, content
 from trueline.models.text import locate_phrase
 from trueline.sampling.method import Method
 
@@ -43,9 +43,9 @@ def structured_values(
 
 
 def noun_places(
-    tokenizer: CLIPTokenizer, prompt: str, parser: Parser = "rules"
+    backbone: Backbone, prompt: str, parser: Parser = "rules"
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """The prompt's noun phrases and their tokens (the start token is 0), but those that are cut off its end.
+    """The prompt's noun phrases and their tokens, without those that are cut off its end.
 
     Raises:
         ValueError: parser "spacy" without spaCy or its model.
@@ -55,7 +55,7 @@ def noun_places(
     for index, chunk in enumerate(found):
         # "a cat food and a cat": the second phrase is the second place where its words are.
         occurrence = sum(_times(chunk, earlier) for earlier in found[:index])
-        places.append((chunk, locate_phrase(tokenizer, prompt, chunk, occurrence).tokens))
+        places.append((chunk, locate_phrase(backbone, prompt, chunk, occurrence).tokens))
     return [(chunk, tokens) for chunk, tokens in places if tokens]
 
 
@@ -81,22 +81,22 @@ class Structured(Method):
     parser: Parser = Field("rules", description='what finds noun phrases: "rules" (word lists) or "spacy"')
 
     def idle(self, layout: Layout, backbone: Backbone) -> str | None:
-        found = noun_places(backbone.tokenizer, layout.prompt, self.parser)
+        found = noun_places(backbone, layout.prompt, self.parser)
         return None if found else f"no noun phrase in {layout.prompt!r}"
 
-    def values(
-        self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
-    ) -> Float[Tensor, "batch tokens width"]:
-        places = [noun_places(backbone.tokenizer, layout.prompt, self.parser) for layout in layouts]
+    def values(self, text: Encoded, layouts: Sequence[Layout], backbone: Backbone) -> Encoded:
+        places = [noun_places(backbone, layout.prompt, self.parser) for layout in layouts]
         phrases = list(dict.fromkeys(chunk for found in places for chunk, _ in found))
         if not phrases:
             return text
-        alone = dict(zip(phrases, backbone.encode(phrases).float(), strict=True))
-        full = text.float()
+        alone, row_of = backbone.encode(phrases), {phrase: row for row, phrase in enumerate(phrases)}
+        full = text.states.float()
         variants = full[:, None].repeat(1, max(map(len, places)), 1, 1)
         counted = full.new_zeros(variants.shape[:2])
         for row, found in enumerate(places):
             for index, (chunk, tokens) in enumerate(found):
-                variants[row, index, list(tokens)] = alone[chunk][1 : 1 + len(tokens)]
+                own = row_of[chunk]
+                words = content(alone.spans[own][0])[: len(tokens)]
+                variants[row, index, list(tokens)] = alone.states[own, list(words)].float()
                 counted[row, index] = 1
-        return torch.lerp(full, structured_values(full, variants, counted), self.strength).to(text)
+        return text.with_states(torch.lerp(full, structured_values(full, variants, counted), self.strength))

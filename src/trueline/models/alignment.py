@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +35,12 @@ from trueline.errors import first_line
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.checkpoint import CheckpointError
-from trueline.training.losses.denoising import Latents, noised, signal_of
-
-if TYPE_CHECKING:
-    from trueline.training.loop import Batch, Losses, Nets
 
 Fusion = Literal["concat", "add", "multiply"]
 Pooling = Literal["box", "grid"]
 Weighting = Literal["fixed", "gradient", "complexity"]
 Rule = Literal["constant", "norm"]
+Latents = Float[Tensor, "batch c h w"]
 Times = Float[Tensor, " batch"] | Int[Tensor, " batch"]
 Boxes = Float[Tensor, "batch regions 4"]  # xyxy in 0..1
 Slots = Bool[Tensor, "batch regions"] | Float[Tensor, "batch regions"]  # which hold a region
@@ -211,7 +208,7 @@ class AlignmentNet(ModelMixin, ConfigMixin):
             ValueError: a projection of another width, or settings that do not fit.
         """
         channels, *latent = backbone.latent_size()
-        width = backbone.text_encoder.config.hidden_size
+        width = backbone.phrase_width
         if text_projection is not None and text_projection.shape[0] != width:
             raise ValueError(
                 f"text_projection: must have {width} rows, as wide as the text encoder "
@@ -344,7 +341,7 @@ def misfit(net: AlignmentNet, backbone: Backbone, latent: tuple[int, int, int]) 
     own = (net.config.in_channels, *net.latent)
     if own != latent:
         return f"is for latents of {' x '.join(map(str, own))}, not {' x '.join(map(str, latent))}"
-    width = backbone.text_encoder.config.hidden_size
+    width = backbone.phrase_width
     if net.config.text_width != width:
         return f"is for text features of width {net.config.text_width}, not {width}"
     return None
@@ -479,46 +476,3 @@ def step_of(gradient: Latents, rule: Rule, displacement: PerPicture | float) -> 
     length = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
     reference = displacement * math.sqrt(gradient[0].numel())
     return gradient * (reference / length).view(-1, 1, 1, 1)
-
-
-# Training
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Stage A: teach the alignment net (``nets["alignment"]``) to read noisy latents of real pictures.
-
-    total = lambda_1 L_G + lambda_2 L_L, the loss of (12) itself: how the net is trained the paper does not say. The
-    caption and all boxes of a layout count, also where the U-Net would not be shown them. Timesteps have to be drawn
-    from the net's own range (``timesteps`` of its config), the one in which it guides. Logged: ``global``, ``local``
-    (its mean over pictures with regions; 0 if none has any).
-
-    Raises, when called:
-        ValueError: a timestep outside the net's range.
-    """
-
-    global_weight: float = 1.0
-    local_weight: float = 1.0
-
-    def __call__(self, batch: Batch, nets: Nets) -> Losses:
-        net = nets["alignment"]
-        own: Any = getattr(net, "module", net)  # without the wrapper of a distributed run
-        first, past = own.config.timesteps
-        if batch.t.min() < first or batch.t.max() >= past:
-            raise ValueError(
-                f"timesteps: the alignment net is for {first} <= t < {past}, and a batch has t from "
-                f"{int(batch.t.min())} to {int(batch.t.max())}; draw t from that range"
-            )
-        wanted = targets(own, nets.backbone, batch.layouts)
-        device = own.text_projection.device
-        latents, noise = batch.latents.to(device), batch.noise.to(device)
-        z = noised(latents, noise, signal_of(nets.backbone, batch.t).to(latents))
-        aligned = net(z, batch.t.to(device), wanted.boxes, wanted.present)
-        globe, local = alignment_losses(aligned, wanted.caption, wanted.labels, wanted.present)
-        total = (self.global_weight * globe + self.local_weight * local).mean()
-        boxed = wanted.present.any(1)
-        return {
-            "total": total,
-            "global": globe.mean(),
-            "local": (local * boxed).sum() / boxed.sum().clamp(min=1),
-        }

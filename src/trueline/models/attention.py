@@ -211,6 +211,28 @@ def until_enough() -> Iterator[None]:
 
 
 @contextmanager
+def outputs_of(net: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What the named modules give out in the passes within, the last one's, by name.
+
+    Raises:
+        ValueError: the net has no such module.
+    """
+    modules, outputs = dict(net.named_modules()), dict[str, Any]()
+    if unknown := [name for name in names if not name or name not in modules]:
+        raise ValueError(f"names: the net has no module {unknown[0]!r}")
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: outputs.update({name: output})
+
+    hooks = [modules[name].register_forward_hook(keep(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
 def recomputed(unet: UNet2DConditionModel) -> Iterator[None]:
     """Passes that begin within keep the inputs of the net's blocks only; their gradient runs the blocks again.
 

@@ -119,18 +119,17 @@ def _from_hub(
     return Location(folder, folder.name)
 
 
-def load(folder: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The five parts of a checkpoint folder by name, and its "trueline" settings.
+def load(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The five parts of a checkpoint folder by name. ``index``: what ``read_index`` gave.
 
     Raises:
         CheckpointError: see the module.
     """
-    index = read_index(folder)
     parts: dict[str, Any] = {name: _load_net(folder / name, kind, dtype) for name, kind in _NETS.items()}
     parts["tokenizer"] = _load_tokenizer(folder / "tokenizer")
     parts["scheduler"] = _load_scheduler(folder / "scheduler", index["scheduler"][1])
     _check_fit(folder, parts)
-    return parts, index.get("trueline", {})
+    return parts
 
 
 def read_index(folder: Path) -> dict[str, Any]:

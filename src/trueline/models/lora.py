@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -125,6 +126,27 @@ def read(path: Path) -> Lora:
     # None, not {}: without settings diffusers takes scale 1; with empty ones it takes peft's defaults.
     matching = {key: value for key, value in saved.items() if prefix is None or key.startswith("unet.")}
     return Lora(path, state, prefix, matching or None, base if isinstance(base, dict) else None)
+
+
+def add(found: Lora, denoiser: Any, name: str, others: bool) -> None:
+    """Put the LoRA's layers into the net. ``others``: whether it has LoRAs already.
+
+    Raises:
+        CheckpointError: layers that the net does not have; the net is as it was.
+    """
+    layers = {module for module, _ in denoiser.named_modules()}
+    if strange := sorted(found.layers() - layers):
+        raise CheckpointError(f"{found.path} does not fit this U-Net, which has no layer {strange[0]!r}")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
+            denoiser.load_lora_adapter(
+                found.state, prefix=found.prefix, adapter_name=name, metadata=found.metadata
+            )
+    except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
+        if not others:
+            denoiser.unload_lora()  # the part of it that was added
+        raise CheckpointError(f"{found.path} does not fit this U-Net: {first_line(error)}") from error
 
 
 def weights_of(path: Path) -> Path:

@@ -6,14 +6,13 @@ Found by the tokenizer's offsets, so that a word of several BPE tokens, punctuat
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from transformers import CLIPTokenizer
-
 from trueline.english.plurals import plurals
 from trueline.layout import Layout
+from trueline.models.backbone import Backbone
+from trueline.models.encoded import Spans, content
 
 Form = Literal["whole", "noun", "word", "none"]
 
@@ -34,7 +33,7 @@ _LINKS = {
 
 @dataclass(frozen=True)
 class Located:
-    """The tokens of one region's phrase: positions in the encoded prompt, which begins with its start token.
+    """The tokens of one region's phrase: their places in ``Encoded.states``.
 
     ``tokens`` is empty where the prompt does not hold the phrase or is cut before it; ``problem`` says so, "" if all
     is well. A phrase that is cut in its middle has its first tokens, and a problem.
@@ -52,7 +51,7 @@ class Located:
     form: Form = "none"
 
 
-def locate(tokenizer: CLIPTokenizer, layout: Layout) -> list[Located]:
+def locate(backbone: Backbone, layout: Layout) -> list[Located]:
     """Every region's phrase in the layout's prompt, in the order of the regions.
 
     Regions of one phrase take its occurrences in turn; where there are fewer, the last one serves the others ("two
@@ -63,25 +62,25 @@ def locate(tokenizer: CLIPTokenizer, layout: Layout) -> list[Located]:
     found = []
     for region in layout.regions:
         key = region.phrase.lower()
-        found.append(locate_phrase(tokenizer, layout.prompt, region.phrase, seen[key]))
+        found.append(locate_phrase(backbone, layout.prompt, region.phrase, seen[key]))
         seen[key] += 1
     return found
 
 
-def locate_phrase(tokenizer: CLIPTokenizer, prompt: str, phrase: str, occurrence: int = 0) -> Located:
+def locate_phrase(backbone: Backbone, prompt: str, phrase: str, occurrence: int = 0) -> Located:
     """The ``occurrence``-th place (from 0) of the phrase in the prompt, or its last where there are fewer."""
     spans, whole_phrase = _spans(prompt, phrase)
     if not spans:
         return Located(phrase, (), f"the prompt does not hold the phrase {phrase!r}")
     start, end = spans[min(occurrence, len(spans) - 1)]
     form: Form = "whole" if whole_phrase else "noun" if _alone(prompt[:start], phrase) else "word"
-    whole = _between(_offsets(tokenizer, prompt, cut=False), start, end)
-    shown = _offsets(tokenizer, prompt, cut=True)
+    whole = _between(backbone.token_spans(prompt, cut=False), start, end)
+    shown = backbone.token_spans(prompt)
     kept = _between(shown, start, end)
     last_word = start + max(prompt[start:end].rfind(space) for space in " \t\n") + 1
     head = _between(shown, last_word, end)
     if len(kept) < len(whole):
-        limit = tokenizer.model_max_length
+        limit = backbone.text_length
         cut = "cut off" if not kept else "cut in its middle"
         return Located(
             phrase, kept, f"the phrase {phrase!r} is {cut} at the prompt's {limit} tokens", head or kept, form
@@ -89,9 +88,9 @@ def locate_phrase(tokenizer: CLIPTokenizer, prompt: str, phrase: str, occurrence
     return Located(phrase, kept, "", head, form)
 
 
-def prompt_length(tokenizer: CLIPTokenizer, prompt: str) -> int:
-    """Tokens of the prompt as it is encoded, without start and end token, after cutting."""
-    return len(_offsets(tokenizer, prompt, cut=True)) - 2
+def own_tokens(backbone: Backbone, prompt: str) -> range:
+    """The prompt's own tokens as it is encoded, without special ones and after cutting."""
+    return content(backbone.token_spans(prompt))
 
 
 def _spans(prompt: str, phrase: str) -> tuple[list[tuple[int, int]], bool]:
@@ -129,11 +128,5 @@ def _alone(before: str, phrase: str) -> bool:
     return word in _COUNTING or word in _LINKS or word in own or not word[-1].isalnum()
 
 
-def _offsets(tokenizer: CLIPTokenizer, prompt: str, cut: bool) -> Sequence[tuple[int, int]]:
-    """Characters of each token; start and end token have (0, 0)."""
-    limit = {"truncation": True, "max_length": tokenizer.model_max_length} if cut else {"truncation": False}
-    return tokenizer(prompt, return_offsets_mapping=True, verbose=False, **limit)["offset_mapping"]
-
-
-def _between(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, ...]:
-    return tuple(i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start)
+def _between(spans: Spans, start: int, end: int) -> tuple[int, ...]:
+    return tuple(i for i, (a, b) in enumerate(spans) if a < b and a < end and b > start)

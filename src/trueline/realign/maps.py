@@ -68,6 +68,6 @@ def phrase_maps(seen: Seen, layout: Layout, backbone: Backbone) -> dict[str, Flo
     """For each phrase of the regions the share 0..1 of each place's attention that its words have, all of them
     together. Phrases that the prompt does not hold are left out."""
     tokens: dict[str, set[int]] = {}
-    for found in locate(backbone.tokenizer, layout):
+    for found in locate(backbone, layout):
         tokens.setdefault(found.phrase, set()).update(found.tokens)
     return {phrase: seen[..., sorted(places)].sum(-1) for phrase, places in tokens.items() if places}

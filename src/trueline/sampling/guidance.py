@@ -8,7 +8,6 @@ after the last map that the loss needs.
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trueline.layout import Layout, Region
-from trueline.models.attention import Kind, Maps, Site, recomputed, sites
+from trueline.models.attention import Kind, Maps, Site
 from trueline.models.text import Located, locate
 from trueline.sampling.masks import region_masks
 from trueline.sampling.method import Context
@@ -44,11 +43,9 @@ class Look:
 def look(z: Float[Tensor, "batch c h w"], ctx: Context, where: Callable[[Site], bool], loss: Loss) -> Look:
     """Loss and gradient at ``z``. A row whose loss does not depend on the latents has gradient 0.
 
-    After ``Backbone.enable_gradient_checkpointing``, or the U-Net's own, in less memory and more time.
+    After ``Backbone.enable_gradient_checkpointing``, or the net's own, in less memory and more time.
     """
-    unet = ctx.backbone.unet
-    sparing = ctx.backbone.checkpointing or unet.is_gradient_checkpointing
-    with torch.enable_grad(), recomputed(unet) if sparing else nullcontext():
+    with torch.enable_grad(), ctx.backbone.recomputed():
         moved = z.detach().requires_grad_(True)
         values = loss(ctx.maps(moved, where))
         if values.requires_grad:
@@ -136,7 +133,7 @@ def nearest_scale(found: list[Site], latent: tuple[int, int], cells: int) -> int
 
 def near_sites(ctx: Context, kind: Kind, cells: int) -> Callable[[Site], bool]:
     """The layers of that kind whose maps are nearest to ``cells`` cells on their shorter side."""
-    found = [site for site in sites(ctx.backbone.unet) if site.kind == kind]
+    found = [site for site in ctx.backbone.sites() if site.kind == kind]
     scale = nearest_scale(found, latent_grid(ctx), cells)
     return lambda site: site.kind == kind and site.scale == scale
 
@@ -164,14 +161,16 @@ def mean_map(maps: Maps, latent: tuple[int, int]) -> Float[Tensor, "batch height
 
 
 def sharpened(
-    attention: Float[Tensor, "height width keys"], end: int | None = None, factor: float = 100.0
-) -> Float[Tensor, "height width words"]:
-    """Softmax over the words of ``factor`` times the attention, the start token and what is from ``end`` on left out.
+    attention: Float[Tensor, "height width keys"], own: range, to_end: bool = True, factor: float = 100.0
+) -> Float[Tensor, "height width keys"]:
+    """Softmax of ``factor`` times the attention over the tokens from the prompt's first on; 0 for those before.
 
-    ``end`` None leaves out the last token only, as Attend-and-Excite does for Stable Diffusion 1; its
-    ``normalize_eot`` is ``end`` = the prompt's own end token. Word w of the result is token w + 1.
+    ``own``: the prompt's own tokens (``text.own_tokens``). ``to_end``: over those after them too, without the very
+    last, as Attend-and-Excite does for Stable Diffusion 1; False is its ``normalize_eot``. Tokens left out are 0.
     """
-    return (attention[..., 1 : -1 if end is None else end] * factor).softmax(-1)
+    end = attention.shape[-1] - 1 if to_end else own.stop
+    sharp = (attention[..., own.start : end] * factor).softmax(-1)
+    return F.pad(sharp, (own.start, attention.shape[-1] - end))
 
 
 def smoothed(maps: Float[Tensor, "n height width"]) -> Float[Tensor, "n height width"]:
@@ -208,7 +207,7 @@ def subjects(ctx: Context, *, joined: bool = False) -> list[list[Subject]]:
 
 def _subjects(ctx: Context, row: int, layout: Layout, joined: bool) -> list[Subject]:
     groups: dict[object, Subject] = {}
-    places = locate(ctx.backbone.tokenizer, layout)
+    places = locate(ctx.backbone, layout)
     for place, (region, found) in enumerate(zip(layout.regions, places, strict=True)):
         say_missing(ctx, row, found)
         if not found.tokens:

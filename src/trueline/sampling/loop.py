@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trueline.layout import Layout
-from trueline.models.attention import sites
 from trueline.models.backbone import Backbone
-from trueline.models.grounding import Grounding, alpha_schedule, pack
-from trueline.models.schedulers import Stepper, make_scheduler, refuse_moves
+from trueline.models.encoded import Encoded
+from trueline.models.grounding import Grounding, alpha_schedule
+from trueline.models.schedulers import Stepper, refuse_moves
 from trueline.models.text import locate
 from trueline.sampling.method import Context, Method, Part, Step, Where, add_note, overrides
 from trueline.sampling.options import DEFAULTS, Sampling
@@ -112,18 +112,18 @@ def _stepper(
         raise ValueError(
             "layouts: one batch has one picture size; sample each size by itself (Pipeline does)"
         )
-    scheduler = make_scheduler(sampling.scheduler, backbone.scheduler)
+    stepper = backbone.stepper(sampling.scheduler, sampling.steps)
     if any(overrides(method, "guide") for method in methods):
-        refuse_moves(scheduler)
+        refuse_moves(stepper.scheduler)
     for method in methods:
-        if overrides(method, "taps") and not any(method.taps(site) for site in sites(backbone.unet)):
+        if overrides(method, "taps") and not any(method.taps(site) for site in backbone.sites()):
             raise ValueError(f"methods: {type(method).__name__} matches no attention layer of this backbone")
-    return Stepper(scheduler, sampling.steps, backbone.device)
+    return stepper
 
 
 def _texts(
     backbone: Backbone, layouts: Sequence[Layout], methods: Sequence[Method]
-) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, "batch tokens width"] | None]:
+) -> tuple[Encoded, Encoded | None]:
     """The encoded prompts after the methods' hooks; and what cross-attention's values read, None for the same."""
     text = backbone.encode([layout.prompt for layout in layouts])
     for method in methods:
@@ -152,7 +152,7 @@ def check_layouts(
         for layout in layouts:
             method.idle(layout, backbone)
     for layout in layouts if strict else ():
-        for found in locate(backbone.tokenizer, layout):
+        for found in locate(backbone, layout):
             if found.problem:
                 raise ValueError(
                     f"regions: {found.problem} ({layout.prompt!r}); change one of them, or leave strict out"
@@ -225,9 +225,7 @@ def _ground(
     has_regions = torch.tensor([float(bool(layout.regions)) for layout in layouts])
     if not backbone.grounded or not has_regions.any():
         return None, torch.zeros_like(has_regions)
-    width = backbone.unet.config.cross_attention_dim
-    grounding = pack(layouts, backbone.encode_phrases, backbone.max_regions, width)
-    return grounding.to(backbone.device), has_regions
+    return backbone.ground(layouts).to(backbone.device), has_regions
 
 
 def _differ(z: Float[Tensor, "batch c h w"], before: Float[Tensor, "batch c h w"]) -> Bool[Tensor, " batch"]:

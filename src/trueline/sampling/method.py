@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from trueline.layout import Layout
-from trueline.models.attention import Maps, Site, tapped, until_enough
+from trueline.models.attention import Maps, Site, until_enough
 from trueline.models.backbone import Backbone
+from trueline.models.encoded import Encoded
 from trueline.models.grounding import Grounding
 from trueline.models.schedulers import Stepper
 
@@ -46,18 +47,14 @@ class Method(BaseModel):
         """
         return "the layout has no regions" if self.needs_regions and not layout.regions else None
 
-    def text(
-        self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
-    ) -> Float[Tensor, "batch tokens width"]:
+    def text(self, text: Encoded, layouts: Sequence[Layout], backbone: Backbone) -> Encoded:
         """Hook 1, once: the encoded prompts."""
         return text
 
-    def values(
-        self, text: Float[Tensor, "batch tokens width"], layouts: Sequence[Layout], backbone: Backbone
-    ) -> Float[Tensor, "batch tokens width"]:
+    def values(self, text: Encoded, layouts: Sequence[Layout], backbone: Backbone) -> Encoded:
         """Beside hook 1, once, after all ``text``: what cross-attention's values read; its keys read the text.
 
-        The same tensor back means that they read the text too, and nothing is tapped for it.
+        The same object back means that they read the text too, and nothing is tapped for it.
         """
         return text
 
@@ -100,9 +97,9 @@ class Context:
     layouts: tuple[Layout, ...]
     backbone: Backbone
     methods: tuple[Method, ...]
-    text: Float[Tensor, "batch tokens width"]
-    values: Float[Tensor, "batch tokens width"] | None  # of cross-attention; None where they read the text
-    negative: Float[Tensor, "batch tokens width"] | None  # None while guidance is off
+    text: Encoded
+    values: Encoded | None  # of cross-attention; None where they read the text
+    negative: Encoded | None  # None while guidance is off
     guidance_scale: float
     grounding: Grounding | None  # None when the U-Net is plain or no picture has regions
     grounding_scale: Float[Tensor, " batch"]  # 0 for pictures without regions
@@ -138,7 +135,7 @@ class Context:
     def predict(
         self,
         z: Float[Tensor, "batch c h w"],
-        text: Float[Tensor, "batch tokens width"],
+        text: Encoded,
         grounding: Grounding | None = None,
     ) -> Float[Tensor, "batch c h w"]:
         """The raw prediction for any text; without grounding the gated layers do not run."""
@@ -161,7 +158,7 @@ class Context:
         if self.negative is None:
             cond, maps = self.look(z, where)
             return cond, None, maps
-        text = torch.cat([self.negative, self.text])
+        text = Encoded.cat([self.negative, self.text])
         grounding = None if self.grounding is None else Grounding.cat([self.grounding.null(), self.grounding])
         net_input, scale = self.stepper.net_input(torch.cat([z, z])), self.grounding_scale.repeat(2)
         with self._open(where, skip=len(z)) as maps:
@@ -184,14 +181,13 @@ class Context:
         own = self.values
 
         def values(site: Site, context: Tensor) -> Tensor:
-            return own if own is not None and site.kind == "cross" else context
+            return own.states if own is not None and site.kind == "cross" else context
 
         edited = any(overrides(method, "taps") for method in self.methods)
         if where is None and not edited and own is None:
             yield {}
             return
-        with tapped(
-            self.backbone.unet,
+        with self.backbone.tapped(
             lambda s: wanted(s) or self._tapping(s),
             [edit],
             values=None if own is None else values,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, CLIPModel
 
-from trueline.models.backbone import Backbone
+from trueline.models.stable_diffusion import StableDiffusion
 from trueline.world.denoiser import MAX_REGIONS, make_scheduler
 from trueline.world.scenes import SIZE
 from trueline.world.seer import load_seer
@@ -55,7 +55,7 @@ def pack_world(work: Workspace, target: Path) -> int:
         "guidance_interval": list(GUIDANCE_INTERVAL),
         "vocabulary": list(words()),
     }
-    backbone = Backbone(unet, vae, work.tower(), work.tokenizer, make_scheduler(), settings=settings)
+    backbone = StableDiffusion(unet, vae, work.tower(), work.tokenizer, make_scheduler(), settings=settings)
     _replace(target / "pipeline", lambda folder: backbone.to(dtype=torch.float16).save_pretrained(folder))
     pack_perception(work, target)
     return sum(f.stat().st_size for f in target.rglob("*") if f.is_file())

@@ -130,7 +130,7 @@ class GoalObjective:
             )  # fmt: skip
         if self.maa:
             grid = (clean.shape[-2], clean.shape[-1])
-            attention = self.maalign(maps, grid, batch.layouts, backbone.tokenizer, captioned & boxed)
+            attention = self.maalign(maps, grid, batch.layouts, backbone, captioned & boxed)
         return distances, attention
 
     @contextmanager

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from trueline.layout import Layout, Region
 from trueline.models.attention import Maps, Place, Site, sites
-from trueline.models.text import Located, locate, prompt_length
+from trueline.models.backbone import Backbone
+from trueline.models.text import Located, locate, own_tokens
 from trueline.sampling.guidance import map_grid
 from trueline.sampling.masks import region_mask
 
@@ -68,13 +69,13 @@ def attention_out(
     return peak(maps, 1 - inside, top)
 
 
-def content_only(maps: Float[Tensor, "*maps keys"], length: int) -> Float[Tensor, "*maps keys"]:
-    """The softmax over the prompt's own ``length`` tokens: start, end and padding get 0.
+def content_only(maps: Float[Tensor, "*maps keys"], content: range) -> Float[Tensor, "*maps keys"]:
+    """The softmax over the prompt's own tokens: start, end and padding get 0.
 
     Under a plain softmax the start token takes most of the attention, so that (12) begins near 1.
     """
     own = torch.zeros(maps.shape[-1], dtype=maps.dtype, device=maps.device)
-    own[1 : 1 + length] = 1
+    own[list(content)] = 1
     kept = maps * own
     return kept / kept.sum(-1, keepdim=True).clamp(min=1e-12)
 
@@ -193,7 +194,7 @@ class MAAlign:
         maps: Maps,
         latent: tuple[int, int],
         layouts: Sequence[Layout],
-        tokenizer: Any,
+        backbone: Backbone,
         counts: Bool[Tensor, " batch"],
     ) -> Attention:
         """``maps``: of the ``sites``, all of one size. ``counts``: which pictures do, for their caption and boxes
@@ -214,14 +215,14 @@ class MAAlign:
             if not (shown and layout.regions):
                 continue
             regions += len(layout.regions)
-            places = locate(tokenizer, layout)
+            places = locate(backbone, layout)
             missing += [found for found in places if not counted(found)]
             if not any(map(counted, places)):
                 continue
             has[row] = True
             seen = together[row]
             if self.softmax == "content":
-                seen = content_only(seen, prompt_length(tokenizer, layout.prompt))
+                seen = content_only(seen, own_tokens(backbone, layout.prompt))
             inside[row], outside[row] = self._picture(seen, layout, places, grid)
         rows = torch.tensor(has, device=counts.device)
         return Attention(torch.stack(inside), torch.stack(outside), rows, regions, tuple(missing))

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from trueline.models.attention import recomputed
 from trueline.models.backbone import Backbone
+from trueline.models.encoded import Encoded
 from trueline.models.grounding import Grounding, alpha_schedule
 from trueline.models.schedulers import Stepper, make_scheduler
 from trueline.seeds import generator_of
@@ -104,8 +105,8 @@ class _Calls:
 
     backbone: Backbone
     stepper: Stepper
-    text: Float[Tensor, "batch tokens width"]
-    negative: Float[Tensor, "batch tokens width"] | None
+    text: Encoded
+    negative: Encoded | None
     guidance_scale: float
     grounding: Grounding | None = None
     boxed: Float[Tensor, " batch"] | None = None  # 1 for each picture with boxes
@@ -124,7 +125,7 @@ class _Calls:
             both = None
             if self.grounding is not None:
                 both = Grounding.cat([self.grounding.null(), self.grounding])
-            rows, text = torch.cat([net_input, net_input]), torch.cat([self.negative, self.text])
+            rows, text = torch.cat([net_input, net_input]), Encoded.cat([self.negative, self.text])
             uncond, cond = backbone.predict(rows, t, text, both, scale.repeat(2)).chunk(2)
         return uncond + self.guidance_scale * (cond - uncond)
 

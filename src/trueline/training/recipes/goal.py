@@ -185,7 +185,7 @@ def attention_view(backbone: Backbone, maalign: MAAlign, image: Image.Image, lay
     The maps are those of MAAlign's layers (the mean over them, their heads, and a phrase's tokens; each phrase's
     greatest value is full light) at half of the timesteps, on the picture's own latents and the same noise each time.
     """
-    phrases = [found.tokens for found in locate(backbone.tokenizer, layout) if counted(found)]
+    phrases = [found.tokens for found in locate(backbone, layout) if counted(found)]
     if not phrases:
         return image
     pixels = np.array(image.convert("RGB"))

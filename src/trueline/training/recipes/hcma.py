@@ -22,7 +22,6 @@ from trueline.layout import Layout
 from trueline.methods import make
 from trueline.methods.hcma import HCMA
 from trueline.models.alignment import (
-    Alignment,
     AlignmentNet,
     alignment_gradient,
     ideal_displacement,
@@ -34,6 +33,7 @@ from trueline.models.alignment import (
 from trueline.models.backbone import Backbone
 from trueline.models.pretrained import Checkpoint
 from trueline.training.data.examples import bytes_of, digest
+from trueline.training.losses.alignment import Alignment
 from trueline.training.losses.denoising import DenoisingObjective, signal_of
 from trueline.training.recipes.recipe import Task, checksum, save_backbone
 from trueline.training.settings import Count, Frozen, Training

@@ -1,0 +1,420 @@
+"""The protocol of a latent-diffusion checkpoint, whatever its family: text in, predictions, latents to pictures.
+
+Everything outside ``models`` speaks to a checkpoint through ``Backbone`` alone. A family of nets is one module with a
+subclass, and one line in ``FAMILIES``.
+"""
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from trueline.layout import Layout
+from trueline.models import checkpoint, lora
+from trueline.models.attention import Edit, Maps, Site, Values, outputs_of, recomputed
+from trueline.models.checkpoint import CheckpointError
+from trueline.models.encoded import Encoded, Spans
+from trueline.models.grounding import RELEASED_SCHEDULE, RELEASED_SLOTS, Grounding, pack
+from trueline.models.schedulers import Level, Stepper, make_scheduler, target_of, x0_of
+from trueline.models.schedules import check_interval, check_schedule
+from trueline.models.vae import DecodeError, Report, latents_of, pictures_of, pixels_of
+
+__all__ = ["FAMILIES", "Backbone", "CheckpointError", "DecodeError", "Part"]
+
+#: The class in "module:class" form for each pipeline that a ``model_index.json`` may name.
+FAMILIES = {
+    "StableDiffusionPipeline": "stable_diffusion:StableDiffusion",
+    "StableDiffusionGLIGENPipeline": "stable_diffusion:StableDiffusion",
+}
+
+#: What of a denoiser may be trained: "fusers" are its grounding layers, "attention" its other attention layers.
+Part = Literal["none", "fusers", "attention", "fusers+attention", "all"]
+
+Time = Float[Tensor, ""] | Int[Tensor, ""] | Int[Tensor, " rows"] | int | float
+
+
+class Backbone(ABC):
+    """One checkpoint, ready for inference.
+
+    Latents that the denoiser reads are alpha x0 + sigma noise, at the ``noise_level`` of their timestep.
+
+    Attributes:
+        denoiser: the net that predicts, and that is trained and saved.
+        vae: pictures to latents and back.
+        scheduler: a template, which is never stepped; ``stepper`` makes fresh ones.
+        settings: the "trueline" entry of the checkpoint's ``model_index.json``, a dictionary that may hold
+            ``max_regions``, ``grounding_schedule``, ``guidance_interval`` and ``vocabulary``.
+        source, revision: where it came from.
+        adapters: the LoRAs that are loaded, by name, and their weights.
+        checkpointing: see ``enable_gradient_checkpointing``.
+    """
+
+    denoiser: Any
+    vae: Any
+    scheduler: Any
+
+    def __init__(
+        self, settings: Mapping[str, Any] | None = None, source: str = "memory", revision: str | None = None
+    ):
+        self.settings, self.source, self.revision = dict(settings or {}), source, revision
+        self.adapters: dict[str, float] = {}
+        self.checkpointing = False
+        self._offload_device: torch.device | None = None
+        self._offload_hooks: list[Any] = []
+        for net in self.nets().values():
+            net.eval().requires_grad_(False)
+
+    # Loading, saving, moving
+
+    @staticmethod
+    def from_pretrained(
+        name_or_path: str | Path,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> "Backbone":
+        """Load the embedded ``"world"``, a diffusers folder, an alias such as ``"gligen"``, or a Hub id.
+
+        Raises:
+            CheckpointError: one sentence: not found, offline, pickled, corrupt, incomplete, or of an unknown
+                class.
+        """
+        location = checkpoint.locate(name_or_path, revision, cache_dir, local_files_only)
+        index = checkpoint.read_index(location.folder)
+        module, _, name = FAMILIES[index["_class_name"]].partition(":")
+        family = getattr(import_module(f"trueline.models.{module}"), name)
+        parts = checkpoint.load(location.folder, index, dtype)
+        settings = index.get("trueline", {})
+        backbone = family(**parts, settings=settings, source=str(name_or_path), revision=location.revision)
+        return backbone.to(device=device or "cpu")
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that diffusers' own pipeline and ``from_pretrained`` load.
+
+        Raises:
+            ValueError: a LoRA is loaded, which would be lost.
+        """
+
+    @abstractmethod
+    def nets(self) -> dict[str, nn.Module]:
+        """All nets by the names of their folders in a checkpoint, in the order in which sampling runs them."""
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Backbone":
+        """Move and cast all nets, in place."""
+        if self._offload_hooks and device is not None:
+            raise ValueError(
+                "device: the nets are under enable_model_cpu_offload(), which places them itself"
+            )
+        given: dict[str, Any] = {
+            name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None
+        }
+        for net in self.nets().values():
+            net.to(**given)
+        return self
+
+    def enable_model_cpu_offload(self, device: torch.device | str = "cuda") -> None:
+        """Keep the nets on the CPU; each moves to ``device`` when it runs and back when the next one does."""
+        from accelerate import cpu_offload_with_hook
+
+        self._offload_device, hook = torch.device(device), None
+        for net in self.nets().values():
+            _, hook = cpu_offload_with_hook(net, self._offload_device, prev_module_hook=hook)
+            self._offload_hooks.append(hook)
+
+    def enable_vae_tiling(self, enabled: bool = True) -> None:
+        """Decode large pictures in overlapping tiles: less memory, slightly different pixels."""
+        self.vae.enable_tiling() if enabled else self.vae.disable_tiling()
+
+    def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Let everything that follows gradients (latent guidance, training) keep the inputs of the nets' blocks only
+        and run those again: less memory, more time, the same pictures."""
+        self.checkpointing = enabled
+
+    def load_lora(self, path: str | Path, adapter_name: str = "default", weight: float = 1.0) -> None:
+        """Add a LoRA for the denoiser: safetensors in diffusers' or peft's naming, or for the model ``"world"`` one
+        of the package's by its name, such as ``"goal"``. Several add up.
+
+        One that was made for another version of this net is loaded with a warning.
+
+        Raises:
+            CheckpointError: no such name, not safetensors, or layers that this net does not have.
+            ValueError: a LoRA of that ``adapter_name`` is loaded already.
+        """
+        if adapter_name in self.adapters:
+            raise ValueError(
+                f"adapter_name: a LoRA {adapter_name!r} is loaded; give another name, or unload_lora() first"
+            )
+        found = lora.read(lora.find(path, self.source))
+        other_base = found.other_base(self.denoiser)
+        lora.add(found, self.denoiser, adapter_name, others=bool(self.adapters))
+        self.adapters[adapter_name] = weight
+        self.denoiser.set_adapters(list(self.adapters), list(self.adapters.values()))
+        self.denoiser.requires_grad_(False)
+        if other_base:
+            warnings.warn(other_base, stacklevel=2)
+
+    def unload_lora(self) -> None:
+        """Remove all LoRAs; the denoiser is as it was before."""
+        if self.adapters:
+            self.denoiser.unload_lora()
+            self.adapters.clear()
+
+    # Facts
+
+    @property
+    def device(self) -> torch.device:
+        """Where the nets run."""
+        return self._offload_device or self.denoiser.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the denoiser's weights."""
+        return self.denoiser.dtype
+
+    @property
+    @abstractmethod
+    def grounded(self) -> bool:
+        """Whether the denoiser has grounding layers (GLIGEN's), so that boxes reach it."""
+
+    @property
+    def max_regions(self) -> int:
+        """Grounding tokens per picture: 30 for released weights, else what the checkpoint says."""
+        return int(self.settings.get("max_regions", RELEASED_SLOTS))
+
+    @property
+    def grounding_schedule(self) -> tuple[float, float, float]:
+        """The checkpoint's own scheduled sampling (see ``grounding.alpha_schedule``)."""
+        return check_schedule(self.settings.get("grounding_schedule", RELEASED_SCHEDULE))
+
+    @property
+    def guidance_interval(self) -> tuple[float, float]:
+        """Between which fractions of the steps the checkpoint wants guidance (see ``sample``)."""
+        return check_interval(self.settings.get("guidance_interval", (0.0, 1.0)))
+
+    @property
+    def vocabulary(self) -> frozenset[str] | None:
+        """The words that the model was trained on; None for models of the whole language."""
+        words = self.settings.get("vocabulary")
+        return None if words is None else frozenset(word.lower() for word in words)
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    @abstractmethod
+    def text_length(self) -> int:
+        """Tokens of a prompt, special ones counted: the second dimension of ``Encoded.states``."""
+
+    @property
+    @abstractmethod
+    def phrase_width(self) -> int:
+        """Width of the vectors of ``encode_phrases``."""
+
+    @property
+    def timesteps(self) -> int:
+        """Timesteps of the training: t is 0 to ``timesteps`` - 1, the last with the most noise."""
+        return int(self.scheduler.config.num_train_timesteps)
+
+    @property
+    def predicts(self) -> str:
+        """What the denoiser predicts: "epsilon" (noise), "v_prediction" (velocity) or "sample" (x0)."""
+        return str(self.scheduler.config.prediction_type)
+
+    def picture_size(self, width: int | None, height: int | None) -> tuple[int, int]:
+        """Width and height in pixels, with the model's own size for None."""
+        own = self.denoiser.config.sample_size
+        own_height, own_width = own if isinstance(own, list | tuple) else (own, own)
+        return width or own_width * self.vae_factor, height or own_height * self.vae_factor
+
+    def latent_size(self, width: int | None = None, height: int | None = None) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a picture of that size in pixels.
+
+        Raises:
+            ValueError: a side that is not a whole number of latents.
+        """
+        width, height = self.picture_size(width, height)
+        for name, side in (("width", width), ("height", height)):
+            if side % self.vae_factor:
+                raise ValueError(
+                    f"{name}: must be a multiple of {self.vae_factor} for this model (got {side})"
+                )
+        return self.denoiser.config.in_channels, height // self.vae_factor, width // self.vae_factor
+
+    # Text
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Encoded:
+        """The prompts as the denoiser reads them, padded to ``text_length``, in ``dtype`` and without gradients.
+
+        A longer prompt is cut before its end token, with a warning that names the words cut.
+        """
+
+    @abstractmethod
+    def encode_phrases(self, phrases: Sequence[str]) -> Float[Tensor, "phrases width"]:
+        """One vector per phrase, ``phrase_width`` wide: what grounding layers read, and what alignment aims at."""
+
+    @abstractmethod
+    def token_spans(self, prompt: str, cut: bool = True) -> Spans:
+        """The characters of each token of the prompt, without padding; ``cut``: as ``encode`` cuts it."""
+
+    @abstractmethod
+    def words_cut(self, prompt: str) -> str:
+        """What ``encode`` would cut off; empty when the prompt fits."""
+
+    def ground(self, layouts: Sequence[Layout]) -> Grounding:
+        """The layouts' regions as grounding tokens, on the CPU.
+
+        Raises:
+            ValueError: a layout has more than ``max_regions``.
+        """
+        return pack(layouts, self.encode_phrases, self.max_regions, self.phrase_width)
+
+    # Noise
+
+    def stepper(self, scheduler: str | None, steps: int) -> Stepper:
+        """A run of so many steps of a fresh scheduler: a name of ``schedulers.SCHEDULERS``; None = the own kind.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        return Stepper(make_scheduler(scheduler, self.scheduler), steps, self.device)
+
+    def noise_level(self, t: Int[Tensor, " rows"]) -> Level:
+        """(alpha, sigma) of timesteps: latents are alpha x0 + sigma noise. (rows, 1, 1, 1), float32, on ``device``.
+
+        Raises:
+            ValueError: a timestep outside 0 to ``timesteps`` - 1.
+        """
+        signal = self.scheduler.alphas_cumprod.float()
+        if int(t.min()) < 0 or int(t.max()) >= len(signal):
+            raise ValueError(f"t: this model has the timesteps 0 to {len(signal) - 1} (got {int(t.max())})")
+        signal = signal[t.cpu()].to(self.device).view(-1, 1, 1, 1)
+        return signal.sqrt(), (1 - signal).sqrt()
+
+    def target(
+        self, x0: Float[Tensor, "rows c h w"], noise: Float[Tensor, "rows c h w"], t: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows c h w"]:
+        """What the denoiser should predict at alpha x0 + sigma noise."""
+        return target_of(self.predicts, x0, noise, self.noise_level(t))
+
+    def x0(
+        self, prediction: Float[Tensor, "rows c h w"], z: Float[Tensor, "rows c h w"], t: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows c h w"]:
+        """The clean latents that a prediction at z means, in a single step; gradients flow."""
+        return x0_of(self.predicts, prediction, z, self.noise_level(t))
+
+    @abstractmethod
+    def predict(
+        self,
+        latents: Float[Tensor, "rows c h w"],
+        t: Time,
+        text: Encoded,
+        grounding: Grounding | None = None,
+        grounding_scale: float | Float[Tensor, " rows"] = 1.0,
+    ) -> Float[Tensor, "rows c h w"]:
+        """The denoiser's raw output (see ``predicts``), in float32.
+
+        ``latents`` must be as the denoiser reads them (``Stepper.net_input``). A row of scale 0 runs as if there were
+        no grounding layers. Gradients flow when they are enabled.
+        """
+
+    def features(
+        self,
+        latents: Float[Tensor, "rows c h w"],
+        t: Time,
+        text: Encoded,
+        names: Sequence[str],
+        grounding: Grounding | None = None,
+        grounding_scale: float | Float[Tensor, " rows"] = 1.0,
+    ) -> dict[str, Tensor]:
+        """What the named modules of the denoiser give out in one ``predict``, in the nets' dtype, with gradients.
+
+        Raises:
+            ValueError: a name that the denoiser does not have, or a module that gives no tensor.
+        """
+        with outputs_of(self.denoiser, names) as outputs:
+            self.predict(latents, t, text, grounding, grounding_scale)
+        if odd := [name for name in names if not isinstance(outputs.get(name), Tensor)]:
+            raise ValueError(f"names: the module {odd[0]!r} gives no tensor")
+        return outputs
+
+    # Attention and training
+
+    @abstractmethod
+    def sites(self) -> list[Site]:
+        """All attention layers that can be tapped, in the order in which the denoiser registers them."""
+
+    @abstractmethod
+    def tapped(
+        self,
+        where: Callable[[Site], bool],
+        edits: Sequence[Edit] = (),
+        *,
+        values: Values | None = None,
+        record: Callable[[Site], bool] = lambda _site: True,
+        skip: int = 0,
+        stop: bool = False,
+    ) -> AbstractContextManager[Maps]:
+        """Open the layers that ``where`` chooses; the arguments and errors are those of ``attention.tapped``."""
+
+    def recomputed(self) -> AbstractContextManager[None]:
+        """After ``enable_gradient_checkpointing``, passes of the denoiser within keep the inputs of its blocks only;
+        else nothing happens."""
+        wanted = self.checkpointing or self.denoiser.is_gradient_checkpointing
+        return recomputed(self.denoiser) if wanted else nullcontext()
+
+    @abstractmethod
+    def trainable(self, part: Part, position_net: bool = True) -> dict[str, nn.Parameter]:
+        """The denoiser's parameters of that part, by name. ``position_net``: the net that makes grounding tokens
+        counts among the "fusers".
+
+        Raises:
+            ValueError: the denoiser has no such part.
+        """
+
+    # Pictures
+
+    def encode_images(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch c h w"]:
+        """Pictures in -1..1 as latents of unit variance, float32: the means of the VAE's posterior."""
+        return latents_of(self.vae, pictures.to(self.device))
+
+    def decode(
+        self, latents: Float[Tensor, "batch c h w"], report: Report | None = None
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures in 0..1, float32.
+
+        Rows that come out non-finite are decoded once more in float32; ``report(row, sentence)`` hears of
+        each.
+
+        Raises:
+            DecodeError: still not finite.
+        """
+        return pictures_of(self.vae, latents, report)
+
+    def decode_with_gradient(
+        self, latents: Float[Tensor, "batch c h w"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures of about 0..1, not clamped, in float32 at least; gradients reach the latents.
+
+        After ``enable_gradient_checkpointing`` in less memory and more time.
+        """
+        with recomputed(self.vae) if self.checkpointing else nullcontext():
+            return pixels_of(self.vae, latents)
+
+    def __deepcopy__(self, memo: dict) -> "Backbone":
+        twin = object.__new__(type(self))
+        twin.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
+        return twin
