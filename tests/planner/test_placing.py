@@ -10,7 +10,8 @@ import pytest
 from shared_data import SHARED
 
 from trueline.boxes import intersection, iou
-from trueline.planner.placing import Link, ThingGroup, holds, place
+from trueline.planner.links import Link, ThingGroup, holds
+from trueline.planner.placing import place
 from trueline.planner.sizes import DEFAULT, MEASURED, RIDDEN, extent, size_of
 
 DATA = SHARED

@@ -6,7 +6,9 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-Corners = tuple[float, float, float, float]
+from trueline.boxes import Corners
+
+GAP = 0.06  # between blocks, in sides of a square picture
 INNER_GAP = 0.03  # between things of a kind, in sides of a square picture
 
 
@@ -43,7 +45,7 @@ class BoxBlock:
         self.boxes |= other.boxes
 
 
-def reach(block: BoxBlock, anchor: int) -> tuple[float, float, float, float]:
+def reach(block: BoxBlock, anchor: int) -> Corners:
     """How far a block reaches from the centre of one of its groups: left, up, right, down."""
     x0, y0, x1, y1 = block.bounds([anchor])
     cx, cy = (x0 + x1) / 2, (y0 + y1) / 2

@@ -9,19 +9,6 @@ from trueline.planner.scene import Relation
 from trueline.planner.things import DIRECTIONAL, SUPPORT
 
 _OBJECT_PRONOUNS = ("it", "them", "him", "her")
-_OTHER_PRONOUNS = (
-    "himself",
-    "herself",
-    "itself",
-    "themselves",
-    "us",
-    "me",
-    "you",
-    "others",
-    "one",
-    "other",
-    "each",
-)
 
 
 class Pronouns(Clause):
@@ -123,7 +110,7 @@ class Pronouns(Clause):
             return None
         word, kind = self.word(at), self.tokens[at].kind
         each_other = word in ("each", "one") and self.word(at + 1) in ("other", "another")
-        known = word in _OBJECT_PRONOUNS or (word in _OTHER_PRONOUNS and not each_other)
+        known = word in _OBJECT_PRONOUNS or (word in w.OTHER_PRONOUNS and not each_other)
         return at if (known and kind == "O") or (word in ("which", "whom") and kind == "S") else None
 
     def relate_to_pronoun(self, kind: str, at: int, begin: int, said: str) -> int:
@@ -136,7 +123,7 @@ class Pronouns(Clause):
         if pronoun in ("which", "whom"):
             fresh = self.last and self.scene.mentions[self.last[-1]].phrase.last in (begin - 1, begin - 2)
             objects = self.last if fresh else ()
-        elif pronoun in _OTHER_PRONOUNS or (pronoun == "it" and self.around):
+        elif pronoun in w.OTHER_PRONOUNS or (pronoun == "it" and self.around):
             pass  # "beside himself", "above others": not read
         elif (self.joined or not self.last) and self._names(end):
             objects = self.antecedent(pronoun, ())

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from trueline.boxes import Corners
 from trueline.english.plurals import plurals, singular
 from trueline.english.tagging import Tagger, best_tagger
 from trueline.english.words import PEOPLE
@@ -19,7 +20,8 @@ from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned
 from trueline.planner.categories import coco_category
 from trueline.planner.clause import HOLDING
-from trueline.planner.placing import Corners, Link, ThingGroup, place
+from trueline.planner.links import Link, ThingGroup
+from trueline.planner.placing import place
 from trueline.planner.reading import read
 from trueline.planner.scene import ASIDE, Mention, PromptScene, Relation
 from trueline.planner.sizes import extent, lair, ridden
