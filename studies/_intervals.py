@@ -20,11 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trueline.evaluation.metrics.statistics import COVERED, DRAWS, Estimate, Terms
+from trueline.evaluation.metrics.statistics import DRAWS, SET_DRAWS, Estimate, Terms, estimate_of, set_draws
 
-SET_DRAWS = (
-    100  #: of what is computed on whole sets, such as a Frechet distance (evaluation/figures.py has as many)
-)
 SEED_STREAM = 1  #: of the generator of training seeds; prompts are drawn with 0
 
 
@@ -70,26 +67,13 @@ def of_sets(
 ) -> Draws:
     """Of figures of whole sets: ``figures[s](places)`` is that of training seed s on those places, which index
     ``prompts``, the prompt of each picture. Few draws, for each is computed anew."""
-    keys = sorted(set(prompts), key=str)
-    members = [[place for place, prompt in enumerate(prompts) if prompt == key] for key in keys]
-    rng = np.random.default_rng(0)
-    picks = [rng.integers(len(keys), size=len(keys)) for _ in range(draws if len(keys) > 1 else 0)]
     everything = range(len(prompts))
+    drawn = set_draws(figures, prompts, draws)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of few pictures; the tables say n
         values = [figure(everything) for figure in figures]
-        drawn = [
-            [figure([place for key in picked for place in members[key]]) for picked in picks]
-            for figure in figures
-        ]
-    return Draws(
-        np.array(values),
-        np.array(drawn).reshape(len(values), len(picks)),
-        tuple(seeds),
-        len(prompts),
-        tuple(keys),
-        centred=True,
-    )
+    keys = tuple(sorted(set(prompts), key=str))
+    return Draws(np.array(values), drawn, tuple(seeds), len(prompts), keys, centred=True)
 
 
 def pigeonhole(drawn: np.ndarray, picked: np.ndarray) -> np.ndarray:
@@ -142,12 +126,4 @@ def _seeds(of: Draws) -> np.ndarray:
 def _estimate(
     value: float | None, drawn: np.ndarray, own: Draws, bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> Estimate:
-    kept = drawn[np.isfinite(drawn)]
-    empty, clusters = len(drawn) - len(kept), len(own.clusters)
-    if value is None or clusters < 2 or not len(kept):
-        return Estimate(value, None, None, own.n, clusters, empty)
-    edge = (1 - COVERED) / 2
-    low, high = np.quantile(kept, [edge, 1 - edge])
-    if own.centred:
-        low, high = (end - kept.mean() + value for end in (low, high))
-    return Estimate(value, max(float(low), bounds[0]), min(float(high), bounds[1]), own.n, clusters, empty)
+    return estimate_of(value, drawn, own.n, len(own.clusters), centred=own.centred, bounds=bounds)

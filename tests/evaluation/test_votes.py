@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from trueline.evaluation.metrics.statistics import crossed_mean
 from trueline.evaluation.report import Shot
 from trueline.evaluation.tables import markdown
 from trueline.evaluation.votes import FORMAT, alpha, score_votes, write_study
@@ -267,18 +268,12 @@ def test_no_votes_are_no_score(tmp_path, ballot):
 
 def test_the_interval_has_about_its_coverage():
     """Prompts whose votes go together: an interval over votes would be far too narrow, this one is not."""
-    from trueline.evaluation.votes import _interval, _Vote
-
     rng, held = np.random.default_rng(0), 0
     for _ in range(60):
         wins = rng.random(30) < 0.6
-        votes = [
-            _Vote("alignment", "b", f"{i}", "r", f"{i}-{k}", float(w))
-            for i, w in enumerate(wins)
-            for k in range(4)
-        ]
-        low, high = _interval(votes)
-        held += low <= 0.6 <= high
+        votes = [(float(w), f"{i}", "r") for i, w in enumerate(wins) for _ in range(4)]
+        estimate = crossed_mean(*zip(*votes, strict=True))
+        held += estimate.low <= 0.6 <= estimate.high
     assert 52 <= held <= 60
 
 

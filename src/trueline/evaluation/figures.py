@@ -6,10 +6,9 @@ A metric of a method is taken over the pictures in which it was asked; a differe
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,19 @@ from trueline.evaluation.metrics.average_precision import APInput
 from trueline.evaluation.metrics.frechet import Moments, frechet_distance
 from trueline.evaluation.metrics.kernel import cmmd, kid_whole
 from trueline.evaluation.metrics.statistics import (
+    DECIMAL_EDGES,
+    SET_DRAWS,
     Estimate,
     Terms,
+    estimate_of,
     macro,
     macro_difference,
     paired_difference,
     ratio,
+    set_draws,
 )
 from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge
 
-SET_DRAWS = 100  #: bootstrap draws of what is no mean over pictures, each of which is computed anew
 WIDEST = 768  #: dimensions up to which a Frechet distance has an interval: beyond, a hundred draws take hours
 
 #: Method -> judge -> what it saw in each picture.
@@ -189,26 +191,16 @@ class _Part:
         The percentile interval, drawn over prompts, is moved so that it is about the value: drawing a picture twice
         biases such figures. It is cut at the ``bounds`` of the figure.
         """
-        everything = range(len(places))
-        prompts = np.unique([self.pictures[p].example.id for p in places], return_inverse=True)[1]
-        members = [np.flatnonzero(prompts == p) for p in range(prompts.max() + 1)]
-        of = [self.method] + ([self.against] if self.against else [])
-        values = {method: value(method, everything) for method in of}
-        drawn: dict[str, list[float]] = {method: [] for method in of}
-        rng = np.random.default_rng(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of few pictures: said once, for the value itself
-            for _ in range(draws if len(members) > 1 else 0):
-                drawn_prompts = rng.integers(len(members), size=len(members))
-                picked = [int(i) for p in drawn_prompts for i in members[p]]
-                for method in of:
-                    drawn[method].append(value(method, picked))
-        spread = {method: np.array(v) for method, v in drawn.items()}
-        own = _centred(values[self.method], spread[self.method], len(places), len(members), bounds)
+        methods = [self.method] + ([self.against] if self.against else [])
+        prompts = [self.pictures[p].example.id for p in places]
+        n, clusters = len(places), len(set(prompts))
+        values = [value(method, range(n)) for method in methods]
+        drawn = set_draws([partial(value, method) for method in methods], prompts, draws)
+        own = estimate_of(values[0], drawn[0], n, clusters, centred=True, bounds=bounds, edges=DECIMAL_EDGES)
         difference = None
         if self.against:
-            off = values[self.method] - values[self.against]
-            difference = _centred(off, spread[self.method] - spread[self.against], len(places), len(members))
+            off = values[0] - values[1]
+            difference = estimate_of(off, drawn[0] - drawn[1], n, clusters, centred=True, edges=DECIMAL_EDGES)
         return self.row(metric, "", own, difference)
 
 
@@ -241,16 +233,3 @@ def _joined(parts: Sequence[APInput]) -> APInput:
     while len(parts) > 1:
         parts = [reduce(APInput.merge, parts[at : at + 2]) for at in range(0, len(parts), 2)]
     return parts[0]
-
-
-def _centred(
-    value: float,
-    drawn: np.ndarray,
-    n: int,
-    clusters: int,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
-) -> Estimate:
-    if not len(drawn):
-        return Estimate(value, None, None, n, clusters)
-    low, high = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() + value
-    return Estimate(value, max(float(low), bounds[0]), min(float(high), bounds[1]), n, clusters)

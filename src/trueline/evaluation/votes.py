@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from trueline.evaluation.metrics.statistics import crossed_mean
 from trueline.evaluation.report import Shot, make_cases, render, thumbnails
 from trueline.evaluation.tables import write_whole
 
@@ -29,7 +30,6 @@ QUESTIONS = {
     "quality": "Which picture looks better in itself?",
 }
 ANSWERS = ("left", "same", "right")
-DRAWS = 2000  #: of the bootstrap
 MAX_BYTES = 10_000_000  #: of a file of votes
 _ENTRY = {"example", "seed", "prompt", "left", "right"}  #: what the key says of a pair
 
@@ -253,13 +253,18 @@ def _ballot(
 def _rows(question: str, votes: Sequence[_Vote]) -> list[dict[str, Any]]:
     """Win rate and, with several raters, agreement: what the rows say beside what all rows share."""
     raters = {vote.rater for vote in votes}
-    low, high = _interval(votes)
+    won = crossed_mean(
+        [vote.score for vote in votes], [vote.prompt for vote in votes], [vote.rater for vote in votes]
+    )
     people = f"{len(raters)} rater{'s' * (len(raters) != 1)}, {len({vote.prompt for vote in votes})} prompts"
     over = "prompts and raters" if len(raters) > 1 else "prompts"
     rows: list[dict[str, Any]] = [
         {
-            "metric": f"{question}_win_rate", "value": sum(vote.score for vote in votes) / len(votes),
-            "low": low, "high": high, "n": len(votes),
+            "metric": f"{question}_win_rate",
+            "value": won.value,
+            "low": won.low,
+            "high": won.high,
+            "n": won.n,
             "protocol": f"blind pairs, ties half; n counts votes; {people}; bootstrap over {over}",
         }
     ]  # fmt: skip
@@ -274,30 +279,6 @@ def _rows(question: str, votes: Sequence[_Vote]) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return rows
-
-
-def _interval(votes: Sequence[_Vote]) -> tuple[float | None, float | None]:
-    """95% interval of the mean score; None where there is but one prompt.
-
-    In each draw a vote counts as often as its prompt was drawn, times as often as its rater was.
-    """
-    prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(vote.prompt for vote in votes))}
-    raters = {rater: i for i, rater in enumerate(dict.fromkeys(vote.rater for vote in votes))}
-    if len(prompts) < 2:
-        return None, None
-    rng = np.random.default_rng(0)
-    weights = _draws(rng, len(prompts))[:, [prompts[vote.prompt] for vote in votes]]
-    weights *= _draws(rng, len(raters))[:, [raters[vote.rater] for vote in votes]]
-    totals = weights.sum(1)
-    held = totals > 0  # a draw may miss every vote where raters saw different prompts
-    means = weights[held] @ np.array([vote.score for vote in votes]) / totals[held]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _draws(rng: np.random.Generator, count: int) -> np.ndarray:
-    """How often each of ``count`` things comes when ``count`` are drawn with replacement: (DRAWS, count) float."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(float)
 
 
 def alpha(answers: Iterable[Sequence[Any]]) -> float | None:

@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from trueline.evaluation.metrics.statistics import Terms, macro, macro_difference, paired_difference, ratio
+from trueline.evaluation.metrics.statistics import (
+    Terms,
+    crossed_mean,
+    estimate_of,
+    macro,
+    macro_difference,
+    paired_difference,
+    ratio,
+    set_draws,
+)
 
 
 def test_a_ratio_is_the_sum_over_the_sum_not_the_mean_of_ratios():
@@ -87,3 +97,52 @@ def test_a_difference_of_macro_means_is_paired_within_each_group():
     assert macro_difference(a, a).low == macro_difference(a, a).high == 0
     with pytest.raises(ValueError, match="same groups"):
         macro_difference(a, list(reversed(b)))
+
+
+def test_the_interval_is_scipys_on_the_same_draws():
+    """scipy's generator draws the same prompts: its 95% percentile interval is ours to rounding, no other is."""
+    scores = np.random.default_rng(5).normal(size=37)
+    own = ratio(Terms.of(scores, np.ones(37), range(100, 137)), draws=999, seed=3)
+    theirs = stats.bootstrap(
+        (scores,),
+        np.mean,
+        n_resamples=999,
+        confidence_level=0.95,
+        method="percentile",
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    assert (own.low, own.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_the_interval_of_a_macro_mean_draws_each_part_by_itself():
+    """As independent parts have it: drawn together, two equal parts would be as uncertain as one."""
+    scores = np.random.default_rng(6).normal(size=80)
+    part = Terms.of(scores, np.ones(80), range(80))
+    own, alone = macro([part, part]), ratio(part)
+    error = scores.std() / np.sqrt(80)
+    assert alone.high - alone.low == pytest.approx(2 * 1.96 * error, rel=0.06)
+    assert own.high - own.low == pytest.approx(2 * 1.96 * error / np.sqrt(2), rel=0.06)
+    draws = np.mean([part.draws(seed=seed) for seed in (0, 1)], axis=0)
+    assert (own.low, own.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-12)
+
+
+def test_figures_of_sets_are_drawn_as_ratios_are():
+    """A mean is a figure of a set too: the same prompts are drawn, all pictures of each."""
+    scores, prompts = np.random.default_rng(7).random(30), [f"p{i % 10}" for i in range(30)]
+    (drawn,) = set_draws([lambda places: float(scores[list(places)].mean())], prompts, draws=50, seed=4)
+    assert drawn == pytest.approx(Terms.of(scores, np.ones(30), prompts).draws(50, 4))
+    shifted = estimate_of(10.0, drawn, 30, 10, centred=True, bounds=(9.99, 20.0))
+    assert shifted.low == 9.99
+    assert shifted.high == pytest.approx(10 + np.quantile(drawn, 0.975) - drawn.mean())
+    assert set_draws([len], ["p", "p"]).shape == (1, 0)
+
+
+def test_a_mean_that_two_kinds_of_clusters_cross_is_as_uncertain_as_both_together():
+    """Prompts and raters that each add a normal error: the variance is about the sum of the variances."""
+    rng = np.random.default_rng(8)
+    of_prompt, of_rater = rng.normal(size=60), rng.normal(size=40)
+    votes = [(of_prompt[p] + of_rater[r], p, r) for p in range(60) for r in range(40)]
+    estimate = crossed_mean(*zip(*votes, strict=True))
+    error = np.sqrt(of_prompt.var() / 60 + of_rater.var() / 40)
+    assert estimate.value == pytest.approx(of_prompt.mean() + of_rater.mean())
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * error, rel=0.06)
