@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     pipe, examples = Pipeline.from_pretrained("world"), load("world").examples
     pictures = wanted(examples, choose(examples, options.pictures), (0,))
 
-    sampling = Sampling(**(DEFAULTS | settings_of(options, Sampling)))
+    sampling = settings_of(options, Sampling, DEFAULTS)
 
     def seconds(recipe: Recipe) -> float:
         began = time.process_time()

@@ -306,14 +306,16 @@ def _painter(study: Study, row: Row, seed: int | None) -> Iterator[Callable[[Seq
     """(pictures of one batch) -> their second pictures, each with its record."""
     import torch
 
-    from trueline.commands._model import fast_dtype, find_device, load
+    from trueline.commands._model import fast_dtype, find_device, load_pipeline
     from trueline.realign import Eyes
 
     options = study.options
     torch.set_num_threads(options.threads)
     dtype = options.dtype or fast_dtype(options.device)
     eyes = Eyes.load(*options.eyes, device=str(find_device(options.device)))
-    pipe = load({"model": WORLD, "revision": None, "lora": None, "dtype": dtype, "device": options.device})
+    pipe = load_pipeline(
+        {"model": WORLD, "revision": None, "lora": None, "dtype": dtype, "device": options.device}
+    )
     if row.training and seed is not None:
         pipe.backbone.load_lora(study.trained(row.training, seed) / "final" / LORA_FILE)
     how = {"steps": options.steps, "guidance_scale": options.guidance_scale}

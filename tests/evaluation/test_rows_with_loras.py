@@ -58,7 +58,7 @@ def scenes() -> World:
 def evaluate(gated_folder, scenes, monkeypatch):
     """``trueline evaluate world`` with tiny nets in the world's place, which draws only."""
     monkeypatch.setattr("trueline.models.checkpoint._world", lambda: gated_folder)
-    monkeypatch.setattr("trueline.commands.evaluate.read_benchmark", lambda options: scenes)
+    monkeypatch.setattr("trueline.commands.evaluate.load", lambda *_, **__: scenes)
 
     def call(out: Path, *more: str) -> int:
         return main(["evaluate", "world", *SMALL, "--judges", "none", "--out", str(out), *map(str, more)])

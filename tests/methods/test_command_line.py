@@ -146,5 +146,7 @@ def test_rows_that_cannot_be_drawn(row, complaint):
 
 
 def test_a_setting_of_a_method_in_no_row():
-    with pytest.raises(ValueError, match=r"--boxdiff\.scale: belongs to the method boxdiff"):
+    with pytest.raises(
+        ValueError, match=r"--boxdiff\.scale: belongs to --methods boxdiff, which is not given"
+    ):
         read_rows(["plain", "structured"], {"boxdiff": {"scale": 5.0}})

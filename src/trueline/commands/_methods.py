@@ -60,7 +60,12 @@ def chosen(names: Sequence[str], given: Given) -> list[Any]:
     """
     if twice := [name for name in names if list(names).count(name) > 1]:
         raise ValueError(f"--method: {twice[0]} is there twice")
+    refuse_idle(given, names, "--method")
+    return [make(name, given.get(name, {})) for name in names]
+
+
+def refuse_idle(given: Given, names: Collection[str], flag: str) -> None:
+    """Refuse settings ``--NAME.key`` of a name that ``flag`` does not give."""
     if idle := [name for name in given if name not in names]:
         key = next(iter(given[idle[0]]))
-        raise ValueError(f"--{idle[0]}.{key}: belongs to --method {idle[0]}, which is not given")
-    return [make(name, given.get(name, {})) for name in names]
+        raise ValueError(f"--{idle[0]}.{key}: belongs to {flag} {idle[0]}, which is not given")

@@ -15,7 +15,7 @@ from trueline.sampling.pipeline import Pipeline
 KNOWN = "; it knows: "  #: before the words that a model knows, in the warning about those it does not
 
 
-def load(settings: dict[str, Any]) -> Pipeline:
+def load_pipeline(settings: dict[str, Any]) -> Pipeline:
     """The pipeline of "model", "revision", "lora" (a file, or a name for the world), "dtype" and "device".
 
     Raises:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    S = TypeVar("S", bound=BaseModel)
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  #: on a command line -> of torch
 
@@ -18,7 +20,10 @@ class Parser(argparse.ArgumentParser):
     running: ClassVar[Parser | None] = None  #: the one that read the command line last
 
     def __init__(self, *arguments: Any, **options: Any):
-        usual = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        usual: dict[str, Any] = {
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+            "allow_abbrev": False,
+        }
         super().__init__(*arguments, **(usual | options))
 
     def parse_known_args(self, *arguments: Any, **more: Any) -> Any:
@@ -78,10 +83,14 @@ def add_settings(
 _METAVAR = {int: "COUNT", float: "NUMBER", str: "NAME", type(None): "A,B,..."}
 
 
-def settings_of(options: argparse.Namespace, settings: type[BaseModel]) -> dict[str, Any]:
-    """The fields that were given on the command line."""
+def settings_of(
+    options: argparse.Namespace, settings: type[S], defaults: Mapping[str, Any] | None = None
+) -> S:
+    """The settings of a command line; ``defaults`` are the command's own, as in ``add_settings``."""
     given = {name: getattr(options, name, None) for name in settings.model_fields}
-    return {name: value for name, value in given.items() if value is not None}
+    return settings(
+        **{**(defaults or {}), **{name: value for name, value in given.items() if value is not None}}
+    )
 
 
 def fractions(form: str) -> Callable[[str], list[float]]:

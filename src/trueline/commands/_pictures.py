@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from trueline import __version__
-from trueline.commands._model import load, warnings_as_lines
+from trueline.commands._model import load_pipeline, warnings_as_lines
 from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.models.lora import shipped
@@ -45,7 +45,7 @@ def draw(
             if make is not None:
                 make(state, progress)
             else:
-                pipe = load(settings)
+                pipe = load_pipeline(settings)
                 made_with = loading_settings(settings) | {"device": str(pipe.backbone.device)}
                 for picture in pipe.stream(
                     [one.layout for one in wanted], methods=methods, progress=progress, **state.how

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._methods import Given, split_settings
+from trueline.commands._methods import Given, refuse_idle, split_settings
 from trueline.methods import METHODS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def make_chosen(specs: Sequence[str], given: Given) -> "list[Planner]":
     Raises:
         ValueError: no such planner or setting, settings of one that is not among them, or a secret among them.
     """
-    refuse_idle(specs, given)
+    check_planners(specs, given)
     return [_make(spec, given.get(spec.partition(":")[0], {})) for spec in specs]
 
 
@@ -59,12 +59,9 @@ def _make(spec: str, settings: dict[str, Any]) -> "Planner":
         raise
 
 
-def refuse_idle(specs: Sequence[str], given: Given) -> None:
+def check_planners(specs: Sequence[str], given: Given) -> None:
     """Refuse settings of a planner that none of ``specs`` names."""
-    kinds = [spec.partition(":")[0] for spec in specs]
-    if idle := [name for name in given if name not in kinds]:
-        key = next(iter(given[idle[0]]))
-        raise ValueError(f"--{idle[0]}.{key}: belongs to --planner {idle[0]}, which is not given")
+    refuse_idle(given, [spec.partition(":")[0] for spec in specs], "--planner")
 
 
 def plan_missing(
@@ -79,7 +76,7 @@ def plan_missing(
         ValueError: no such planner or setting; a prompt that cannot be planned, or in none of them anything that can
             be placed though a method needs it.
     """
-    refuse_idle([spec or ""], given)
+    check_planners([spec or ""], given)
     bare = [place for place, layout in enumerate(layouts) if not layout.regions]
     needy = [method for method in methods if method.needs_regions and getattr(method, "strength", 1) != 0]
     if spec == NONE or (spec is None and (not needy or len(bare) < len(layouts))):

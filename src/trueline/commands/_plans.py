@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from trueline.commands._methods import Given
-from trueline.commands._planners import make_chosen, refuse_idle
+from trueline.commands._planners import check_planners, make_chosen
 from trueline.commands._rows import compared_with, write_rows
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.drawing_list import choose
@@ -151,7 +151,7 @@ def _columns(options: argparse.Namespace, given: Given) -> list[Column]:
             f"--{wrong[0]}: belongs to benchmarks with pictures; {options.benchmark} is about boxes"
         )
     columns = [Column.of(text) for text in options.planner]
-    refuse_idle([column.spec for column in columns], given)
+    check_planners([column.spec for column in columns], given)
     columns = [column.made(options.benchmark, given) for column in columns]
     names = [column.file.casefold() for column in columns]
     if twice := [column.name for column in columns if names.count(column.file.casefold()) > 1]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,22 +22,65 @@ if TYPE_CHECKING:
 
     from trueline.commands._pictures import NamedLayout, PictureFolder
     from trueline.perception.reason import Reasoner
-    from trueline.realign import Realign, Realigned, Round
+    from trueline.realign import Realigned, Round
 
 METHOD, WORLD, NOUNS, NONE = "realign", "world-seer", "noun-phrases", "none"
 
 
 @dataclass(frozen=True)
-class Second:
-    """What --realign was asked for. ``settings``: for run.json; ``make``: what ``_pictures.draw`` draws with."""
+class Redrawing:
+    """What --realign was asked for."""
 
-    settings: dict[str, Any]
-    make: Callable[[PictureFolder, bool | None], None]
+    eyes: dict[str, str | None]
+    spec: str
+    reasoner: Reasoner
+    method: Any
+    rounds: int
+    check: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For run.json."""
+        about = {"rounds": self.rounds, "check": self.check, "reasoner": self.spec}
+        return about | {"method": self.method.model_dump(mode="json")} | self.eyes
+
+    def draw(self, state: PictureFolder, progress: bool | None) -> None:
+        """Fill the folder."""
+        from trueline.commands._model import find_device, load_pipeline, silence_libraries
+        from trueline.commands._pictures import loading_settings
+        from trueline.realign import Eyes, Realign
+
+        silence_libraries()
+        device = str(find_device(state.settings["device"]))
+        eyes = Eyes.load(**self.eyes, device=device)  # type: ignore[arg-type]
+        pipe = load_pipeline(state.settings)
+        made_with = loading_settings(state.settings) | {"device": str(pipe.backbone.device)}
+        again = 0
+        stages = Realign(pipe, eyes, self.reasoner, self.method, rounds=self.rounds, check=self.check)
+        layouts = [picture.layout for picture in state.wanted]
+        for done in stages.stream(layouts, methods=state.methods, progress=progress, **state.how):
+            picture = state.wanted[done.index]
+            about = done.about() | {"models": eyes.names, "folder": f"{picture.name}-realign"}
+            final = done.rounds[done.kept]
+            state.keep(
+                replace(picture, layout=final.layout),
+                final.image,
+                final.record | {"made_with": made_with, "realign": about},
+            )
+            try:
+                _write(state, picture, done, made_with, about)
+            except OSError:
+                raise  # a full disk is for the user
+            except Exception as error:  # of a picture that is kept, what led to it
+                said = " ".join(str(error).split()) or type(error).__name__
+                print(f"trueline: warning: {picture.name}-realign is not complete: {said}", file=sys.stderr)
+            again += done.kept > 0
+        print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
 
 
 def read_realign(
     options: argparse.Namespace, settings: dict[str, Any], given: Given, of_planners: Given
-) -> Second:
+) -> Redrawing:
     """The flags, checked as far as that needs no model; the settings that are this command's leave ``given`` and
     ``of_planners``.
 
@@ -58,23 +100,7 @@ def read_realign(
     eyes = _eyes(options, world=settings["model"] == "world")
     spec = options.reasoner or "rules"
     reasoner = _reasoner(spec, options.planner, of_planners)
-    check = bool(options.realign_check)
-    about = {
-        "rounds": rounds,
-        "check": check,
-        "reasoner": spec,
-        "method": method.model_dump(mode="json"),
-    } | eyes
-
-    def stages(pipe: Any, seeing: Any) -> Realign:
-        from trueline.realign import Realign
-
-        return Realign(pipe, seeing, reasoner, method, rounds=rounds, check=check)
-
-    def make(state: PictureFolder, progress: bool | None) -> None:
-        _make(state, progress, eyes, stages)
-
-    return Second(about, make)
+    return Redrawing(eyes, spec, reasoner, method, rounds, bool(options.realign_check))
 
 
 def _eyes(options: argparse.Namespace, world: bool) -> dict[str, str | None]:
@@ -115,43 +141,6 @@ def _reasoner(spec: str, planner: str | None, of_planners: Given) -> Reasoner:
         return LLMReasoner.of(model, **asked)
     except (ValueError, TypeError) as error:
         raise ValueError(f"--reasoner: {error}") from None
-
-
-def _make(
-    state: PictureFolder,
-    progress: bool | None,
-    names: dict[str, str | None],
-    realign: Callable[[Any, Any], Realign],
-) -> None:
-    from trueline.commands._model import find_device, load, silence_libraries
-    from trueline.commands._pictures import loading_settings
-    from trueline.realign import Eyes
-
-    silence_libraries()
-    device = str(find_device(state.settings["device"]))
-    eyes = Eyes.load(**names, device=device)  # type: ignore[arg-type]
-    pipe = load(state.settings)
-    made_with = loading_settings(state.settings) | {"device": str(pipe.backbone.device)}
-    stages, again = realign(pipe, eyes), 0
-    layouts = [picture.layout for picture in state.wanted]
-    for done in stages.stream(layouts, methods=state.methods, progress=progress, **state.how):
-        picture = state.wanted[done.index]
-        about = done.about() | {"models": eyes.names, "folder": f"{picture.name}-realign"}
-        final = done.rounds[done.kept]
-        state.keep(
-            replace(picture, layout=final.layout),
-            final.image,
-            final.record | {"made_with": made_with, "realign": about},
-        )
-        try:
-            _write(state, picture, done, made_with, about)
-        except OSError:
-            raise  # a full disk is for the user
-        except Exception as error:  # of a picture that is kept, what led to it
-            said = " ".join(str(error).split()) or type(error).__name__
-            print(f"trueline: warning: {picture.name}-realign is not complete: {said}", file=sys.stderr)
-        again += done.kept > 0
-    print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
 
 
 def _write(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trueline.commands._model import load, warnings_as_lines
+from trueline.commands._model import load_pipeline, warnings_as_lines
 from trueline.commands._parser import DTYPES
 from trueline.errors import FieldError
 from trueline.files import Folder, pixel_hash
@@ -41,7 +41,7 @@ def _remake(old: dict[str, Any]) -> Any:
     made_with = old["made_with"]
     torch.set_num_threads(made_with["threads"])
     # The commit that was loaded then, not what the branch or tag means today.
-    pipe = load(made_with | {"revision": old["model"]["revision"] or made_with["revision"]})
+    pipe = load_pipeline(made_with | {"revision": old["model"]["revision"] or made_with["revision"]})
     try:
         return pipe.remake(old, methods=of_record(old["methods"]))
     except (KeyError, TypeError, FieldError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._methods import Given, read_value
+from trueline.commands._methods import Given, read_value, refuse_idle
 from trueline.methods import METHODS, make
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def read_rows(
     loras = loras or {}
     recipes = {text: _recipe(text, given, loras, model) for text in texts}
     used = {name for text in texts for name, _settings in _parts(text)}
-    if idle := [name for name in given if name not in used]:
-        key = next(iter(given[idle[0]]))
-        raise ValueError(f"--{idle[0]}.{key}: belongs to the method {idle[0]}, which --methods does not name")
+    refuse_idle(given, used, "--methods")
     if idle := [name for name in loras if LORA + name not in used]:
         raise ValueError(f"--loras: {idle[0]} is in no row; name it in --methods, as {LORA}{idle[0]}")
     return list(recipes.values())

@@ -164,7 +164,7 @@ def _build(arguments: Sequence[str]) -> int:
     if options.prompts_only:
         return _prompts_only(options, wishes)
     settings = _settings(options)
-    from trueline.commands._model import find_device, load, silence_libraries, warnings_as_lines
+    from trueline.commands._model import find_device, load_pipeline, silence_libraries, warnings_as_lines
     from trueline.dataset.build import Build, Looker
     from trueline.dataset.pictures import Drawn, Given
     from trueline.dataset.review import write_review
@@ -174,7 +174,7 @@ def _build(arguments: Sequence[str]) -> int:
 
     def pipe() -> Any:
         given = {"model": options.model or WORLD, "revision": None, "lora": None, "dtype": settings.dtype}
-        return load(given | {"device": options.device})
+        return load_pipeline(given | {"device": options.device})
 
     def looker() -> Looker:
         device = str(find_device(options.device))

@@ -7,17 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._methods import Given
+from trueline.commands._methods import Given, read_value
 from trueline.commands._parser import DTYPES, Parser, add_settings, settings_of
-from trueline.commands._planners import NONE, PLANNERS, refuse_idle, split_all
+from trueline.commands._planners import NONE, PLANNERS, check_planners, split_all
 from trueline.commands._report import report
 from trueline.commands._rows import BASIC, check_boxes, compared_with, default_rows, read_loras, read_rows
-from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class
+from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class, load
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling, recorded
 
 if TYPE_CHECKING:
-    from trueline.evaluation.benchmarks.benchmark import Benchmark
     from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.judgements import Seen
     from trueline.evaluation.run import Judge, Recipe, Run
@@ -84,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _what(group: argparse._ArgumentGroup) -> None:
-    add, several = group.add_argument, {"nargs": "+", "default": []}
+    add = group.add_argument
+    several: dict[str, Any] = {"nargs": "+", "default": []}
     add(
         "--methods",
         nargs="+",
@@ -179,15 +179,15 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
     from trueline.evaluation.run import Run, Settings
 
     settings = Settings(
-        options.benchmark, options.model, options.n, seeds, Sampling(**(DEFAULTS | settings_of(options, Sampling))),
+        options.benchmark, options.model, options.n, seeds, settings_of(options, Sampling, DEFAULTS),
         options.dtype or fast_dtype(options.device), options.batch_size,
     )  # fmt: skip
     shard = Shard.parse(options.shard)
     with warnings_as_lines():
-        benchmark = read_benchmark(options)
+        benchmark = load(options.benchmark, options.data, **read_options(options))
         if not benchmark.examples:
             raise ValueError(f"{options.benchmark}: no examples are left; loosen --option")
-        refuse_idle(options.planner or [], of_planners)
+        check_planners(options.planner or [], of_planners)
         planned = None
         if options.planner not in (None, [NONE]):
             from trueline.commands._plans import fill
@@ -250,12 +250,6 @@ def judge_names(options: argparse.Namespace) -> list[str]:
     )
 
 
-def read_benchmark(options: argparse.Namespace) -> "Benchmark":
-    from trueline.evaluation.benchmarks import load
-
-    return load(options.benchmark, options.data, **read_options(options))
-
-
 def read_options(options: argparse.Namespace) -> dict[str, Any]:
     """The benchmark's own, of --option."""
     given: dict[str, Any] = {}
@@ -265,22 +259,10 @@ def read_options(options: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"--option: write it as NAME=VALUE (got {option!r})")
         name, dot, part = name.partition(".")  # boxes.min_boxes=3
         if dot:
-            given.setdefault(name, {})[part] = _plain(value)
+            given.setdefault(name, {})[part] = read_value(value)
         else:
-            given[name] = _plain(value)
+            given[name] = read_value(value)
     return given
-
-
-def _plain(text: str) -> Any:
-    """Text of the command line as a number or a truth value, where it is one."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
 
 
 def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> list[Any]:
@@ -302,7 +284,7 @@ def _looks(
     run: "Run", methods: "list[Recipe]", names: list[str], options: argparse.Namespace
 ) -> "tuple[list[Judge], dict[str, dict[str, list[Seen]]]]":
     """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
-    from trueline.commands._model import find_device, load, silence_libraries
+    from trueline.commands._model import find_device, load_pipeline, silence_libraries
     from trueline.evaluation.judges import make_judges
     from trueline.evaluation.loras import worn
     from trueline.evaluation.planned_benchmark import PlannedBenchmark
@@ -315,7 +297,7 @@ def _looks(
         run.claim(method)
     if any(run.missing(name) for name in (*mine, *trip)):
         loading: dict[str, Any] = {"model": options.model, "revision": None, "lora": None}
-        pipe = load(loading | {"dtype": run.settings.dtype, "device": options.device})
+        pipe = load_pipeline(loading | {"dtype": run.settings.dtype, "device": options.device})
         if not pipe.backbone.grounded and (asked := [m.name for m in methods if m.grounded]):
             raise ValueError(
                 f"--methods: {options.model} has no grounding layers for {asked[0]}; "

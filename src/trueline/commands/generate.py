@@ -166,13 +166,13 @@ def main(arguments: Sequence[str]) -> int:
 
         return regenerate(options)
     layouts, settings = read_layouts(options), read_settings(options)
-    sampling = Sampling(**settings_of(options, Sampling))
+    sampling = settings_of(options, Sampling)
     if options.realign is None and (idle := [name for name in LOOKING if getattr(options, name) is not None]):
         raise ValueError(f"{flag_of(idle[0])}: belongs to --realign, which is not given")
     if options.realign:
         from trueline.commands._realign import read_realign
 
-        second = read_realign(options, settings, given, of_planners)
+        redrawing = read_realign(options, settings, given, of_planners)
     methods = chosen(options.method or [], given)
     layouts, planner = plan_missing(layouts, methods, options.planner, of_planners)
     settings |= {"methods": options.method or [], "planner": planner}
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
 
     make = None
     if options.realign:
-        settings, make = settings | {"realign": second.settings}, second.make
+        settings, make = settings | {"realign": redrawing.settings}, redrawing.draw
     return draw(layouts, sampling, settings, options, methods, make)
 
 

@@ -188,7 +188,7 @@ class Pipeline:
             pictures = step.z if latent else self.backbone.decode(step.z, report=note)
         images = [_as_output(picture, request.output_type) for picture in pictures.cpu()]
         return [
-            Picture(order.index, image, self._record(order, request, size=len(batch), row=row))
+            Picture(order.index, image, self._record(order, request, {"size": len(batch), "row": row}))
             for row, (order, image) in enumerate(zip(batch, images, strict=True))
         ]
 
@@ -309,17 +309,9 @@ class Pipeline:
             groups.setdefault((order.layout.width, order.layout.height), []).append(order)
         return [part for group in groups.values() for part in _chunks(group, size)]
 
-    def _record(self, order: _Order, request: Request, *, size: int, row: int) -> dict[str, Any]:
-        return make_record(
-            self.backbone,
-            request,
-            layout=order.layout,
-            index=order.index,
-            seed=order.seed,
-            seed_index=order.seed_index,
-            batch={"size": size, "row": row},
-            notes=order.notes,
-        )
+    def _record(self, order: _Order, request: Request, batch: dict[str, int]) -> dict[str, Any]:
+        noise = {"index": order.index, "seed": order.seed, "seed_index": order.seed_index}
+        return make_record(self.backbone, request, order.layout, noise, batch, order.notes)
 
 
 def _copies(layout: Layout, seed: tuple[int | None, int], copies: int, notes: list[str]) -> list[_Order]:

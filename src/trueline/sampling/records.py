@@ -22,26 +22,24 @@ _WORD = re.compile(r"\w+(?:['-]\w+)*")
 def make_record(
     backbone: Backbone,
     request: Request,
-    *,
     layout: Layout,
-    index: int,
-    seed: int | None,
-    seed_index: int,
+    noise: dict[str, int | None],
     batch: dict[str, int],
     notes: list[str],
 ) -> dict[str, Any]:
-    """``layout`` has its size and seed settled. ``seed`` None: the noise was the caller's own and is not
-    recorded.
+    """The record of one picture.
 
-    ``batch``: how many pictures ran together and in which row; kernels round by it. ``notes``: words cut or
-    unknown, fallbacks taken.
+    Args:
+        layout: with its size and seed settled.
+        noise: "index" in the call's order, "seed" and "seed_index"; a seed of None: the noise was the caller's own
+            and is not recorded.
+        batch: how many pictures ran together ("size") and in which "row"; kernels round by it.
+        notes: words cut or unknown, fallbacks taken.
     """
     return {
         "schema": RECORD_SCHEMA,
         "layout": layout.to_record(),
-        "index": index,
-        "seed": seed,
-        "seed_index": seed_index,
+        **noise,
         "model": {"source": backbone.source, "revision": backbone.revision, "loras": dict(backbone.adapters)},
         **request.sampling.completed(backbone).to_record(),
         "methods": [
