@@ -10,7 +10,7 @@ from shared_data import SHARED
 
 from trueline import Layout, Region, read_layouts
 from trueline.cli import main
-from trueline.commands._plans import Column
+from trueline.commands._layout_scores import Column
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.benchmarks.nsr_1k import COUNTING, SPATIAL
 from trueline.evaluation.layout_scores import rule_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given, read_value
 from trueline.commands._parser import DTYPES, Parser, add_settings, settings_of
-from trueline.commands._planners import NONE, PLANNERS, check_planners, split_all
+from trueline.commands._planners import NONE, PLANNERS, check_planners, make_chosen, split_all
 from trueline.commands._report import report
 from trueline.commands._rows import BASIC, check_boxes, compared_with, default_rows, read_loras, read_rows
 from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class, load
@@ -17,8 +17,10 @@ from trueline.methods import METHODS
 from trueline.sampling.options import Sampling, recorded
 
 if TYPE_CHECKING:
+    from trueline.evaluation.benchmarks.benchmark import Benchmark
     from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.judgements import Seen
+    from trueline.evaluation.planned_benchmark import PlannedBenchmark
     from trueline.evaluation.run import Judge, Recipe, Run
 
 NO_JUDGES = ["none"]
@@ -166,7 +168,7 @@ def _plans(options: argparse.Namespace, command: str, given: Given, of_planners:
         raise ValueError(f"--{name}.{next(iter(settings))}: belongs to benchmarks with pictures")
     several = options.seeds is not None or options.images_per_prompt is not None
     seeds = read_seeds(options) if several else ()
-    from trueline.commands._plans import score
+    from trueline.commands._layout_scores import score
 
     return score(options, read_options(options), seeds, command, of_planners)
 
@@ -190,9 +192,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         check_planners(options.planner or [], of_planners)
         planned = None
         if options.planner not in (None, [NONE]):
-            from trueline.commands._plans import fill
-
-            benchmark = planned = fill(benchmark, options, of_planners)
+            benchmark = planned = _planned(benchmark, options, of_planners)
             settings = replace(settings, plan=planned.digest)
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
         elsewhere, loras = read_images(options, pictures), read_loras(options.loras)
@@ -225,6 +225,18 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         return 0
     with warnings_as_lines():
         return report(run, judges, looks, command, notes, options.mode, against)
+
+
+def _planned(benchmark: "Benchmark", options: argparse.Namespace, given: Given) -> "PlannedBenchmark":
+    from trueline.evaluation.planning import with_plans
+
+    if len(options.planner) > 1:
+        raise ValueError("--planner: give one; pictures of several are runs of their own, each in its folder")
+    (planner,) = make_chosen(options.planner, given)
+    planned, plans = with_plans(benchmark, planner, options.n, not options.quiet)
+    for sentence in plans.remarks():
+        print(f"trueline: {planner.name}: {sentence}", file=sys.stderr)
+    return planned
 
 
 def _export(run: "Run", methods: list[str], folder: Path) -> None:

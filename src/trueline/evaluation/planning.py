@@ -1,0 +1,102 @@
+"""Asks a planner for boxes: for the prompts of a benchmark, or for those of them that have none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
+
+from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
+from trueline.evaluation.drawing_list import choose
+from trueline.evaluation.layout_scores import Answer
+from trueline.evaluation.planned_benchmark import PlannedBenchmark
+from trueline.layout import Layout
+from trueline.planner.layouts import KEY, filled, notes_of
+
+if TYPE_CHECKING:
+    from trueline.planner import Planned, Planner
+
+
+@dataclass
+class Plans:
+    """What a planner answered, prompt by prompt."""
+
+    planner: str
+    layouts: list[Layout] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  #: "ID: sentence" of the prompts without a plan
+    replaced: int = 0  #: plans that another planner made
+    seconds: float = 0.0
+
+    def add(self, example: Example, name: str, planned: Planned | str) -> None:
+        """A plan, or the sentence that says why there is none."""
+        bare = example.layout.model_copy(update={"regions": (), "id": name})
+        if isinstance(planned, str):
+            meta = bare.meta | {KEY: {"planner": self.planner, "error": planned}}
+            self.layouts.append(bare.model_copy(update={"meta": meta}))
+            self.answers.append(Answer(example))
+            self.refused.append(f"{name}: {planned}")
+            return
+        self.layouts.append(filled(bare, planned))
+        boxes = [region.box.xyxy for region in planned.layout.regions]
+        self.answers.append(Answer(example, tuple(zip(planned.names, boxes, strict=True))))
+        self.replaced += planned.planner != self.planner
+
+    def remarks(self) -> list[str]:
+        count = len(self.answers)
+        said = [f"{count} plans in {self.seconds:.1f} s, {1000 * self.seconds / max(count, 1):.0f} ms each"]
+        if self.refused:
+            few = f"{len(self.refused)} of {count} plans could not be made and are without boxes"
+            said.append(f"{few}; the first: {self.refused[0]}")
+        if self.replaced:
+            said.append(f"{self.replaced} of {count} plans were made by another planner in its place")
+        if noted := sum(bool(notes_of(layout)) for layout in self.layouts):
+            said.append(f"{noted} of {count} plans have notes")
+        return said
+
+
+def ask(
+    planner: Planner, examples: Sequence[Example], seeds: Sequence[int] = (), progress: bool = False
+) -> Plans:
+    """Plans for all prompts, one for each seed; without seeds one each, the usual one."""
+    plans, start = Plans(planner.name), time.monotonic()
+    wanted: list[tuple[Example, str, int | None]] = [
+        (example, f"{example.id}-{copy}" if len(seeds) > 1 else example.id, seed)
+        for example in examples
+        for copy, seed in enumerate(seeds or [None])
+    ]
+    shown = progress and sys.stderr.isatty()
+    for example, name, seed in tqdm(wanted, desc=planner.name, unit="plan", disable=not shown):
+        layout = example.layout
+        try:
+            planned = planner.plan(layout.prompt, width=layout.width, height=layout.height, seed=seed)
+        except (ValueError, OSError) as error:
+            plans.add(example, name, " ".join(str(error).split()))
+        else:
+            plans.add(example, name, planned)
+    plans.seconds = time.monotonic() - start
+    return plans
+
+
+def with_plans(
+    benchmark: Benchmark, planner: Planner, n: int | None = None, progress: bool = False
+) -> tuple[PlannedBenchmark, Plans]:
+    """The benchmark with planned boxes where it has none, among the ``n`` prompts that are drawn (None: all).
+
+    Raises:
+        ValueError: there is nothing to plan.
+    """
+    chosen = choose(benchmark.examples, n)
+    places = [place for place in chosen if not benchmark.examples[place].layout.regions]
+    if not places:
+        raise ValueError(f"planner: all prompts of {benchmark.name} have boxes of their own; leave it out")
+    plans = ask(planner, [benchmark.examples[place] for place in places], progress=progress)
+    planned = {
+        place: layout.model_copy(update={"id": benchmark.examples[place].layout.id})
+        for place, layout in zip(places, plans.layouts, strict=True)
+    }
+    return PlannedBenchmark(benchmark, planned, planner.name), plans
