@@ -54,6 +54,17 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def add_flags(group: argparse._ActionsContainer, flags: Mapping[str, str], **options: Any) -> None:
+    """``"--size WxH": its help``, for each; one without a word for its value is a switch. ``options``: of
+    ``add_argument``, for all that have a value. What is not given is None."""
+    for form, text in flags.items():
+        flag, _, metavar = form.partition(" ")
+        kind: dict[str, Any] = {"action": "store_true", "default": None}
+        if metavar:
+            kind = {"metavar": metavar, **options}
+        group.add_argument(flag, help=text, **kind)
+
+
 def add_settings(
     group: argparse._ActionsContainer,
     settings: type[BaseModel],

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trueline.commands._parser import Parser
+from trueline.commands._parser import Parser, add_flags
 from trueline.formats import FORMATS, format_of, read, write
 
 if TYPE_CHECKING:
@@ -35,18 +35,16 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("target", metavar="OUT", type=Path, help="file, or folder where there are several files")
     top.add_argument("--from", dest="origin", required=True, metavar="NAME", help="format of IN")
     top.add_argument("--to", dest="goal", required=True, metavar="NAME", help="format of OUT")
-    top.add_argument(
-        "--from-size", metavar="WxH", help="pixels that IN's boxes count, where its format does not say"
-    )
-    top.add_argument(
-        "--size", metavar="WxH", help="pixels that OUT's boxes count (default: the layout's, or the format's)"
-    )
-    top.add_argument(
-        "--names", type=Path, metavar="FILE", help="class names: of IN's numbers (yolo), all that OUT may use"
-    )
-    top.add_argument(
-        "--captions", type=Path, metavar="FILE", help="captions_X.json, where it is not beside IN"
-    )
+    sizes = {
+        "--from-size WxH": "pixels that IN's boxes count, where its format does not say",
+        "--size WxH": "pixels that OUT's boxes count (default: the layout's, or the format's)",
+    }
+    files = {
+        "--names FILE": "class names: of IN's numbers (yolo), all that OUT may use",
+        "--captions FILE": "captions_X.json, where it is not beside IN",
+    }
+    add_flags(top, sizes)
+    add_flags(top, files, type=Path)
     top.add_argument(
         "--strict", action="store_true", help="an error when anything is lost or left out; nothing is written"
     )

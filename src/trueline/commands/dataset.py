@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueline.commands._parser import DTYPES, Parser, flag_of
+from trueline.commands._parser import DTYPES, Parser, add_flags, flag_of
 
 if TYPE_CHECKING:
     from trueline.dataset import Wish
@@ -66,69 +66,53 @@ def _prompts(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--words", default=WORLD, help="world, common, or a YAML file with objects, colours, shapes, textures"
     )
-    group.add_argument(
-        "--templates", type=int, default=1000, metavar="N", help="prompts of templates (default 1000)"
-    )
-    group.add_argument(
-        "--captions", type=int, default=1000, metavar="N", help="natural captions (default 1000)"
-    )
-    group.add_argument(
-        "--captions-from",
-        metavar="FILE",
-        help="one a line, or JSON with prompt and id; default: the world's own",
+    kinds = {
+        "--templates N": "prompts of templates (default 1000)",
+        "--captions N": "natural captions (default 1000)",
+    }
+    add_flags(group, kinds, type=int, default=1000)
+    add_flags(
+        group, {"--captions-from FILE": "one per line, or JSON with prompt and id; default: the world's own"}
     )
     group.add_argument("--seed", type=int, default=0, help="of prompts and of noise (default 0)")
     group.add_argument("--prompts-only", action="store_true", help="write prompts.jsonl and stop")
 
 
 def _pictures(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", help="world, a folder, or a Hub id (default world)")
-    group.add_argument(
-        "--images", metavar="DIR", help="pictures that are there, named by the ids of the prompts"
+    add_flags(
+        group,
+        {
+            "--model NAME": "world, a folder, or a Hub id (default world)",
+            "--images DIR": "pictures that are there, named by the ids of the prompts",
+            "--device NAME": "default: cuda where there is one",
+        },
     )
-    group.add_argument(
-        "--tries",
-        type=int,
-        default=1,
-        metavar="N",
-        help="seeds a prompt, until it agrees (default 1); may become more or fewer in the same folder",
-    )
-    group.add_argument("--steps", type=int, default=50)
-    group.add_argument(
-        "--guidance-scale", type=float, metavar="W", help="default 4 for the world, 7.5 for others"
-    )
-    group.add_argument("--scheduler", default="ddim", metavar="NAME")
-    group.add_argument("--batch-size", type=int, default=16, metavar="N", help="default 16")
+    tries = "seeds of a prompt, until it agrees (default 1); may become more or fewer in the same folder"
+    add_flags(group, {"--tries N": tries}, type=int, default=1)
+    add_flags(group, {"--steps N": "denoising steps (default 50)"}, type=int, default=50)
+    add_flags(group, {"--batch-size N": "pictures at a time (default 16)"}, type=int, default=16)
+    add_flags(group, {"--guidance-scale W": "default 4 for the world, 7.5 for others"}, type=float)
+    add_flags(group, {"--scheduler NAME": "default ddim"}, default="ddim")
     group.add_argument("--dtype", choices=DTYPES, help="default: bf16 where it is fast")
-    group.add_argument("--device", help="default: cuda where there is one")
 
 
 def _who(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--detector",
-        metavar="KIND=CHECKPOINT",
-        help="owlv2, grounding-dino (default for the world's words: oracle)",
-    )
+    models = {
+        "--detector KIND=CHECKPOINT": "owlv2, grounding-dino (default for the world's words: oracle)",
+        "--clip KIND=CHECKPOINT": "clip, or none (default for the world's words: world-clip)",
+    }
+    add_flags(group, models)
     group.add_argument(
         "--ask", choices=("phrases", "nouns"), help="for what (default: the oracle nouns, others phrases)"
     )
-    group.add_argument(
-        "--min-score", type=float, metavar="S", help="least score of a box (default: the detector's own)"
-    )
-    group.add_argument(
-        "--clip", metavar="KIND=CHECKPOINT", help="clip, or none (default for the world's words: world-clip)"
-    )
     least = ", ".join(f"{value:g} for {kind}" for kind, value in LEAST_CLIP.items())
-    group.add_argument(
-        "--min-clip", type=float, metavar="S", help=f"least cosine with the prompt (default {least})"
-    )
-    group.add_argument(
-        "--max-broken",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="of pictures that cannot be used (default 0.05)",
-    )
+    bounds = {
+        "--min-score S": "least score of a box (default: the detector's own)",
+        "--min-clip S": f"least cosine with the prompt (default {least})",
+    }
+    add_flags(group, bounds, type=float)
+    broken = {"--max-broken SHARE": "of pictures that cannot be used (default 0.05)"}
+    add_flags(group, broken, type=float, default=0.05)
 
 
 def finish_parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given, read_value
-from trueline.commands._parser import DTYPES, Parser, add_settings, settings_of
+from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, settings_of
 from trueline.commands._planners import NONE, PLANNERS, check_planners, make_chosen, split_all
 from trueline.commands._report import report
 from trueline.commands._rows import BASIC, check_boxes, compared_with, default_rows, read_loras, read_rows
@@ -85,43 +85,32 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _what(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    several: dict[str, Any] = {"nargs": "+", "default": []}
-    add(
-        "--methods",
-        nargs="+",
-        metavar="NAME",
-        help="default: plain gligen, or plain where there are no boxes; none with --images",
-    )
-    add(
-        "--loras",
-        **several,
-        metavar="NAME=FILE",
-        help="LoRAs by the names that rows call them by, as lora:NAME",
-    )
-    add(
-        "--images",
-        **several,
-        metavar="[NAME=]DIR",
-        help="pictures made elsewhere, ID.png or ID-COPY.png, as methods of those names",
-    )
-    add("--n", type=int, metavar="COUNT", help="prompts (default: all)")
-    add("--images-per-prompt", type=int, metavar="COUNT", help="default: as many as seeds, or 1")
-    add("--seeds", type=int, nargs="+", metavar="SEED", help="default: 0, 1, ... one per picture")
-    add("--data", metavar="DIR", help="the benchmarks' files (or TRUELINE_DATA)")
-    add("--option", **several, metavar="NAME=VALUE", help="of the benchmark: split=train, categories=...")
-    add("--planner", nargs="+", metavar="NAME", help="who makes the boxes: rules, llm:MODEL, replay:FILE")
-    add(
-        "--against",
-        metavar="NAME",
-        help="the row, or planner, that the others are compared with (default: the first)",
-    )
+    several = {
+        "--loras NAME=FILE": "LoRAs by the names that rows call them by, as lora:NAME",
+        "--images [NAME=]DIR": "pictures made elsewhere, ID.png or ID-COPY.png, as methods of those names",
+        "--option NAME=VALUE": "of the benchmark: split=train, categories=...",
+    }
+    names = {
+        "--methods NAME": "default: plain gligen, or plain where there are no boxes; none with --images",
+        "--planner NAME": "who makes the boxes: rules, llm:MODEL, replay:FILE",
+    }
+    counts = {
+        "--n COUNT": "prompts (default: all)",
+        "--images-per-prompt COUNT": "default: as many as seeds, or 1",
+    }
+    others = {
+        "--data DIR": "the benchmarks' files (or TRUELINE_DATA)",
+        "--against NAME": "the row, or planner, that the others are compared with (default: the first)",
+    }
+    add_flags(group, names, nargs="+")
+    add_flags(group, several, nargs="+", default=[])
+    add_flags(group, counts, type=int)
+    add_flags(group, {"--seeds SEED": "default: 0, 1, ... one per picture"}, type=int, nargs="+")
+    add_flags(group, others)
 
 
 def _who(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--judges", nargs="+", metavar="KIND=CHECKPOINT", help="models that measure; see below"
-    )
+    add_flags(group, {"--judges KIND=CHECKPOINT": "models that measure; see below"}, nargs="+")
     group.add_argument(
         "--mode",
         choices=("official", "fixed"),

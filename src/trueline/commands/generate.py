@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import chosen
-from trueline.commands._parser import DTYPES, Parser, add_settings, flag_of, settings_of
+from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, flag_of, settings_of
 from trueline.commands._planners import PLANNERS, plan_missing, split_all
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling
@@ -62,31 +62,31 @@ def _what(group: argparse._ArgumentGroup) -> None:
         metavar="PHRASE@X0,Y0,X1,Y1",
         help="one thing and its corners in 0..1 from the left and the top; repeat for more",
     )
-    group.add_argument("--layout", metavar="FILE", help="instead of PROMPT: JSON Lines, one layout a line")
-    group.add_argument(
-        "--planner",
-        metavar="NAME",
-        help="boxes for prompts that have none: rules, llm:MODEL, replay:FILE, or none (default: rules, where a "
-        "method needs boxes and there are none); --llm.NAME VALUE sets it; see trueline plan",
+    add_flags(
+        group,
+        {
+            "--layout FILE": "instead of PROMPT: JSON Lines, one layout per line",
+            "--planner NAME": "boxes for prompts that have none: rules, llm:MODEL, replay:FILE, or none (default: "
+            "rules, where a method needs boxes and there are none); --llm.NAME VALUE sets it; see trueline plan",
+            "--negative TEXT": "what the picture should not show",
+            "--regenerate RECORD.json": "make a recorded picture again and compare",
+        },
     )
-    group.add_argument("--negative", metavar="TEXT", help="what the picture should not show")
-    group.add_argument("--width", type=int, metavar="PIXELS", help="default: the model's own")
-    group.add_argument("--height", type=int, metavar="PIXELS")
-    group.add_argument(
-        "--regenerate", metavar="RECORD.json", help="make a recorded picture again and compare"
-    )
+    sides = {"--width PIXELS": "of the picture (default: the model's own)", "--height PIXELS": "the same"}
+    add_flags(group, sides, type=int)
 
 
 def _which_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--model", help=_default("model", "the model of the package, a diffusers folder, or a Hub id")
-    )
-    group.add_argument("--revision", help="commit, tag or branch of a Hub id")
-    group.add_argument(
-        "--lora", metavar="FILE|NAME", help="a U-Net LoRA: safetensors, or with --model world a name"
+    add_flags(
+        group,
+        {
+            "--model NAME": _default("model", "the model of the package, a diffusers folder, or a Hub id"),
+            "--revision NAME": "commit, tag or branch of a Hub id",
+            "--lora FILE|NAME": "a U-Net LoRA: safetensors, or with --model world a name",
+            "--device NAME": "cpu, cuda, cuda:1, mps; default: cuda where there is one",
+        },
     )
     group.add_argument("--dtype", choices=DTYPES, help=_default("dtype", "number format of the nets"))
-    group.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: cuda where there is one")
 
 
 def _how(group: argparse._ArgumentGroup) -> None:
@@ -96,54 +96,36 @@ def _how(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="see trueline methods; --NAME.scale 20 sets it; repeatable",
     )
-    group.add_argument("--n", type=int, metavar="COUNT", help=_default("n", "pictures of each layout"))
-    group.add_argument("--seed", type=int, help=_default("seed", "of the first of them, then seed+1, ..."))
+    counts = {
+        "--n COUNT": _default("n", "pictures of each layout"),
+        "--seed SEED": _default("seed", "of the first of them, then seed+1, ..."),
+        "--batch-size COUNT": _default("batch_size", "pictures at a time"),
+    }
+    add_flags(group, counts, type=int)
     add_settings(group, Sampling)
-    group.add_argument(
-        "--batch-size", type=int, metavar="COUNT", help=_default("batch_size", "pictures at a time")
-    )
 
 
 def _realign(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--realign",
-        action="store_true",
-        default=None,
-        help="look at each picture and draw it again from the same noise, each phrase led to what was seen; "
-        "--realign.NAME VALUE sets the method realign",
+    rounds = (
+        "draw again at most so often, every second time from other noise; look each time, stop when all is there, "
+        "keep the best (default 1: once)"
     )
-    group.add_argument(
-        "--realign-rounds",
-        type=int,
-        metavar="COUNT",
-        help="draw again at most so often, every second time from other noise; look each time, stop when all is "
-        "there, keep the best (default 1: once)",
-    )
-    group.add_argument(
-        "--realign-check",
-        action="store_true",
-        default=None,
-        help="with one round, too, draw again only what is not as the prompt says, and keep the better picture",
-    )
-    group.add_argument(
-        "--tagger",
-        metavar="KIND[=CHECKPOINT]",
-        help="what names the things in a picture (default: world-seer for the model world, else noun-phrases)",
-    )
-    group.add_argument(
-        "--detector",
-        metavar="KIND=CHECKPOINT",
-        help="what finds their boxes (default: world-seer for the model world)",
-    )
-    group.add_argument(
-        "--segmenter",
-        metavar="KIND=CHECKPOINT",
-        help="what draws their masks, or none for the detector's own (default: world-seer for the model world)",
-    )
-    group.add_argument(
-        "--reasoner",
-        metavar="NAME",
-        help="what each thing should be: rules or llm:MODEL (default rules); --llm.NAME VALUE sets it",
+    add_flags(group, {"--realign-rounds COUNT": rounds}, type=int)
+    add_flags(
+        group,
+        {
+            "--realign": "look at each picture and draw it again from the same noise, each phrase led to what was "
+            "seen; --realign.NAME VALUE sets the method realign",
+            "--realign-check": "with one round, too, draw again only what is not as the prompt says, and keep the "
+            "better picture",
+            "--tagger KIND[=CHECKPOINT]": "what names the things in a picture (default: world-seer for the model "
+            "world, else noun-phrases)",
+            "--detector KIND=CHECKPOINT": "what finds their boxes (default: world-seer for the model world)",
+            "--segmenter KIND=CHECKPOINT": "what draws their masks, or none for the detector's own (default: "
+            "world-seer for the model world)",
+            "--reasoner NAME": "what each thing should be: rules or llm:MODEL (default rules); --llm.NAME VALUE "
+            "sets it",
+        },
     )
 
 

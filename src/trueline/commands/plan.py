@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trueline.commands._methods import split_settings
-from trueline.commands._parser import Parser
+from trueline.commands._parser import Parser, add_flags
 from trueline.commands._planners import PLANNERS, make_chosen, say
 
 if TYPE_CHECKING:
@@ -39,21 +39,24 @@ MAX_ON_SHEET = 64  #: plans; a sheet of more is too large to be looked at
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(
-        prog="trueline plan", description="Layouts (boxes with phrases) for prompts, as JSON Lines.",
+        prog="trueline plan",
+        description="Layouts (boxes with phrases) for prompts, as JSON Lines.",
         epilog=EPILOG,
-    )  # fmt: skip
-    top.add_argument("prompt", nargs="*", metavar="PROMPT", help="what the picture shows")
-    top.add_argument("--file", metavar="FILE", help="more prompts, one a line; - is the standard input")
-    top.add_argument("--planner", default="rules", metavar="NAME", help="default rules; see below")
-    top.add_argument("--seed", type=int, help="another variation of the layouts (default: the usual one)")
-    top.add_argument("--width", type=int, metavar="PIXELS", help="of the picture (default: square)")
-    top.add_argument("--height", type=int, metavar="PIXELS")
-    top.add_argument(
-        "--draw",
-        metavar="PATH",
-        help="the boxes as a picture: FILE.png for all, or a folder with one of each",
     )
-    top.add_argument("--out", metavar="FILE", help="default: the standard output")
+    top.add_argument("prompt", nargs="*", metavar="PROMPT", help="what the picture shows")
+    top.add_argument("--planner", default="rules", metavar="NAME", help="default rules; see below")
+    files = {
+        "--file FILE": "more prompts, one per line; - is the standard input",
+        "--draw PATH": "the boxes as a picture: FILE.png for all, or a folder with one of each",
+        "--out FILE": "default: the standard output",
+    }
+    numbers = {
+        "--seed SEED": "another variation of the layouts (default: the usual one)",
+        "--width PIXELS": "of the picture (default: square)",
+        "--height PIXELS": "the same",
+    }
+    add_flags(top, files)
+    add_flags(top, numbers, type=int)
     return top
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trueline.commands._methods import read_value
-from trueline.commands._parser import Parser
+from trueline.commands._parser import Parser, add_flags
 from trueline.training.recipes import RECIPES
 
 EPILOG = """examples:
@@ -37,18 +37,16 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG.format(recipes=recipes),
     )
     top.add_argument("recipe", metavar="RECIPE", help=", ".join(RECIPES))
-    top.add_argument(
-        "--config",
-        metavar="FILE",
-        help="YAML of settings; those under stages.NAME for that stage only. A file, or the name of one that comes "
-        "with the package, such as goal_world",
-    )
-    top.add_argument("--stage", metavar="NAME", help="of hcma: align, joint or control")
-    top.add_argument(
-        "--model", help="what to begin with: world, a diffusers folder, or a Hub id (default world)"
-    )
-    top.add_argument(
-        "--data", metavar="SOURCE", help="world, a folder in COCO's format, or a .jsonl of layouts"
+    add_flags(
+        top,
+        {
+            "--config FILE": "YAML of settings; those under stages.NAME for that stage only. A file, or the name of "
+            "one that comes with the package, such as goal_world",
+            "--stage NAME": "of hcma: align, joint or control",
+            "--model NAME": "what to begin with: world, a diffusers folder, or a Hub id (default world)",
+            "--data SOURCE": "world, a folder in COCO's format, or a .jsonl of layouts",
+            "--device NAME": "cpu, cuda, cuda:1, mps; default: cuda where there is one",
+        },
     )
     top.add_argument(
         "--set",
@@ -58,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
         help="a setting, over the file's; repeatable",
     )
     top.add_argument("--out", required=True, metavar="DIR", help="where the run lives")
-    top.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: cuda where there is one")
     top.add_argument("--quiet", action="store_true", help="say nothing on the way")
     top.add_argument("--show", action="store_true", help="print all settings as YAML and stop")
     return top
