@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from trueline.evaluation.drawing_list import Wanted
-    from trueline.realign import Eyes
+    from trueline.realign import VisionModels
     from trueline.sampling.pipeline import Pipeline
 
     Drawn = tuple[Image, dict[str, Any]]
@@ -307,12 +307,12 @@ def _painter(study: Study, row: Row, seed: int | None) -> Iterator[Callable[[Seq
     import torch
 
     from trueline.commands._model import fast_dtype, find_device, load_pipeline
-    from trueline.realign import Eyes
+    from trueline.realign import VisionModels
 
     options = study.options
     torch.set_num_threads(options.threads)
     dtype = options.dtype or fast_dtype(options.device)
-    eyes = Eyes.load(*options.eyes, device=str(find_device(options.device)))
+    models = VisionModels.load(*options.eyes, device=str(find_device(options.device)))
     pipe = load_pipeline(
         {"model": WORLD, "revision": None, "lora": None, "dtype": dtype, "device": options.device}
     )
@@ -320,27 +320,34 @@ def _painter(study: Study, row: Row, seed: int | None) -> Iterator[Callable[[Seq
         pipe.backbone.load_lora(study.trained(row.training, seed) / "final" / LORA_FILE)
     how = {"steps": options.steps, "guidance_scale": options.guidance_scale}
     way = WAYS[way_of(row)]
-    yield lambda batch: (best if way.best else redrawn)(pipe, eyes, batch, way, how)
+    yield lambda batch: (best if way.best else redrawn)(pipe, models, batch, way, how)
 
 
 def redrawn(
-    pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], way: Way, how: dict[str, Any]
+    pipe: Pipeline, models: VisionModels, batch: Sequence[Wanted], way: Way, how: dict[str, Any]
 ) -> list[Drawn]:
     """RealignDiff's fine stage for a batch: draw, look, reason by rules, and draw again from the same noise."""
     from trueline.methods import make
     from trueline.realign import Realign
 
     made = Realign(
-        pipe, eyes, method=make("realign", dict(way.settings)), rounds=way.rounds, check=way.check, maps=False
+        pipe,
+        models,
+        method=make("realign", dict(way.settings)),
+        rounds=way.rounds,
+        check=way.check,
+        maps=False,
     ).stream(**_asked(batch, how))
     return [(done.image, done.record) for done in made]
 
 
-def best(pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], way: Way, how: dict[str, Any]) -> list[Drawn]:
+def best(
+    pipe: Pipeline, models: VisionModels, batch: Sequence[Wanted], way: Way, how: dict[str, Any]
+) -> list[Drawn]:
     """Of ``way.best`` pictures, each from its own noise, the one with the most points by the check that ends the
     rounds, and the earliest of equals; the first is that of the plain row."""
     from trueline.perception.reason import RulesReasoner
-    from trueline.realign import checked, look
+    from trueline.realign import check_picture, observe
 
     kept: list[tuple[tuple[int, int], Drawn]] = []
     for turn in range(way.best):
@@ -348,7 +355,8 @@ def best(pipe: Pipeline, eyes: Eyes, batch: Sequence[Wanted], way: Way, how: dic
         asked["seeds"] = [(seed + turn * OTHER_NOISE, place) for seed, place in asked["seeds"]]
         for number, (one, drawn) in enumerate(zip(batch, pipe.stream(**asked), strict=True)):
             prompt = one.example.layout.prompt
-            points = checked(prompt, look(drawn.image, prompt, eyes, RulesReasoner())).points
+            observation = observe(drawn.image, prompt, models, RulesReasoner())
+            points = check_picture(prompt, observation).points
             if turn == 0:
                 kept.append((points, (drawn.image, drawn.record)))
             elif points > kept[number][0]:

@@ -6,6 +6,7 @@ numbers in any unit. No torch.
 
 import math
 import re
+from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,8 +79,7 @@ class Box(Frozen):
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Corners in whole pixels of a picture of that size; at least one pixel wide and high."""
-        x0, y0 = min(round(self.x0 * width), width - 1), min(round(self.y0 * height), height - 1)
-        return x0, y0, max(round(self.x1 * width), x0 + 1), max(round(self.y1 * height), y0 + 1)
+        return pixels(self.xyxy, (width, height))
 
 
 def area(box: Corners, edge: float = 0.0) -> float:
@@ -107,6 +107,25 @@ def scaled(box: Corners, size: tuple[float, float]) -> Corners:
     """A box in 0..1 in the pixels of a picture of (width, height)."""
     width, height = size
     return box[0] * width, box[1] * height, box[2] * width, box[3] * height
+
+
+def pixels(box: Corners, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A box in 0..1 in whole pixels of a picture of (width, height); at least one pixel wide and high."""
+    (width, height), (x0, y0, x1, y1) = size, box
+    left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
+    return left, top, max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)
+
+
+def clipped(box: Sequence[float]) -> Corners | None:
+    """The part of a box that lies in 0..1; None where nothing of it has an area.
+
+    Raises:
+        ValueError: not four finite numbers.
+    """
+    if len(box) != 4 or not all(math.isfinite(value) for value in box):
+        raise ValueError(f"a box must be four finite numbers x0, y0, x1, y1 in 0..1 (got {tuple(box)})")
+    x0, y0, x1, y1 = (min(max(float(value), 0.0), 1.0) for value in box)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def encode_mask(mask: "np.ndarray") -> str:

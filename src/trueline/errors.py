@@ -92,6 +92,11 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def one_line(error: BaseException) -> str:
+    """An error's text on one line of at most 300 characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text: the libraries' messages run over pages."""
     lines = str(error).strip().splitlines()

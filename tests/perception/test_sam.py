@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from tiny_look import SAM_SIDE, sam2_folder, sam_folder
 from transformers import Sam2Model, SamModel, SamProcessor
 
+from trueline.boxes import clipped
 from trueline.perception import Segmenter, load
-from trueline.perception.sam import BOXES, Sam, Sam2, clipped
+from trueline.perception.sam import BOXES, Sam, Sam2
 
 ASKED = [[(0.0, 0.0, 0.5, 0.5), (0.2, 0.3, 0.9, 1.0)], [], [(0.1, 0.6, 0.4, 0.8)]]
 KINDS = {"sam": Sam, "sam2": Sam2}

@@ -27,9 +27,9 @@ from trueline.methods import of_record
 from trueline.methods.realign import LIKELIHOODS, SURPLUS, Reweighting
 from trueline.perception import Detection, Detector, Segmenter, Tagger
 from trueline.perception.reason import LLMReasoner, Reasoned, RulesReasoner
-from trueline.realign import Eyes, Looked, Realign, Thing, checked, look
-from trueline.realign.assign import assigned, distinct
-from trueline.realign.attributes import colour_of, count_in, count_of, likeness
+from trueline.realign import GroundedObject, Observation, Realign, VisionModels, check_picture, observe
+from trueline.realign.assign import assign_phrases, without_duplicates
+from trueline.realign.attributes import attribute_score, colour_of, count_in, count_of
 from trueline.realign.maps import Watch
 from trueline.realign.panel import panel
 from trueline.realign.stage import OTHER_NOISE, UNGROUNDED, layout_of
@@ -78,8 +78,8 @@ class Scripted:
             mask[y0:y1, x0:x1] = 1
         return mask
 
-    def eyes(self, segmenter=True):
-        return Eyes(self, self, self if segmenter else None)
+    def models(self, segmenter=True):
+        return VisionModels(self, self, self if segmenter else None)
 
 
 def white(size=64):
@@ -117,11 +117,16 @@ def test_likeness_is_the_detectors_reading_or_the_pixels():
     picture = white()
     picture.paste((255, 0, 0), (0, 0, 32, 64))
     half = seen("cat", (0, 0, 1, 1))
-    assert likeness(picture, half, "a red cat") == pytest.approx(0.5)
-    assert likeness(picture, half, "a cat") == 0
-    assert likeness(picture, seen("cat", (0, 0, 1, 1), colour="blue", texture="striped"), "a red cat") == 0
-    assert likeness(picture, seen("cat", LEFT, colour="red", texture="striped"), "a striped red cat") == 2
-    assert likeness(picture, seen("cat", LEFT, colour="grey"), "a gray cat") == 1
+    assert attribute_score(picture, half, "a red cat") == pytest.approx(0.5)
+    assert attribute_score(picture, half, "a cat") == 0
+    assert (
+        attribute_score(picture, seen("cat", (0, 0, 1, 1), colour="blue", texture="striped"), "a red cat")
+        == 0
+    )
+    assert (
+        attribute_score(picture, seen("cat", LEFT, colour="red", texture="striped"), "a striped red cat") == 2
+    )
+    assert attribute_score(picture, seen("cat", LEFT, colour="grey"), "a gray cat") == 1
 
 
 # Which box is which phrase
@@ -132,8 +137,8 @@ def give(prompt, found, picture=None):
     tags = list(dict.fromkeys(d.label for d in found))
     notes = []
     objects = RulesReasoner().reason(prompt, tags).objects
-    things = assigned(picture or white(), prompt, objects, found, notes)
-    return [(t.phrase, t.seen.box) for t in things], notes
+    things = assign_phrases(picture or white(), prompt, objects, found, notes)
+    return [(t.phrase, t.detection.box) for t in things], notes
 
 
 def test_two_phrases_of_one_tag_by_colour():
@@ -185,9 +190,9 @@ def test_what_is_too_many_may_be_what_nobody_saw():
         "a 'book' too many may be 'an umbrella', which was not seen",
     ]
     objects = RulesReasoner().reason("a book and an umbrella", ["book"]).objects
-    stands = assigned(white(), "a book and an umbrella", objects, two, [])[1]
+    stands = assign_phrases(white(), "a book and an umbrella", objects, two, [])[1]
     assert (stands.tag, stands.score) == ("book", 0.5), "possible, not certain"
-    assert checked("a book and an umbrella", Looked(things=(stands,))).shown == ()
+    assert check_picture("a book and an umbrella", Observation(things=(stands,))).shown == ()
     # By colour, each phrase no more than it lacks, and nothing of what should not be there.
     spots = [(0.0, 0.0, 0.2, 0.2), (0.3, 0.0, 0.5, 0.2), (0.6, 0.0, 0.8, 0.2), (0.0, 0.5, 0.2, 0.7)]
     colours = ["red", "green", "blue", "red"]
@@ -219,7 +224,7 @@ def test_a_tag_without_a_box_is_noted():
         Reasoned("car", 2.0, "a blue car"),
         Reasoned("hat", 0.0),
     ]
-    things = assigned(white(), PROMPT, objects, [APPLE], notes)
+    things = assign_phrases(white(), PROMPT, objects, [APPLE], notes)
     assert [t.phrase for t in things] == ["a red apple"]
     assert notes == ["no box was found of 'car', which is a tag of the picture"]
 
@@ -227,13 +232,13 @@ def test_a_tag_without_a_box_is_noted():
 def test_doubles_are_left_out():
     moved = (0.02, 0.25, 0.52, 0.75)
     assert iou(LEFT, moved) > 0.9 and iou(LEFT, RIGHT) == 0 and iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
-    assert distinct([seen("cat", moved, 0.5), seen("cat", LEFT, 0.9), seen("dog", LEFT, 0.1)]) == [
+    assert without_duplicates([seen("cat", moved, 0.5), seen("cat", LEFT, 0.9), seen("dog", LEFT, 0.1)]) == [
         seen("cat", LEFT, 0.9),
         seen("dog", LEFT, 0.1),
     ]
     objects = [Reasoned("puppy", 0.5, "a dog"), Reasoned("dog", 2.0, "a dog")]
     found = [seen("puppy", LEFT, 0.9), seen("dog", moved, 0.4)]
-    things = assigned(white(), "a dog", objects, found, [])
+    things = assign_phrases(white(), "a dog", objects, found, [])
     assert [(t.tag, t.score) for t in things] == [("dog", 2.0)]
 
 
@@ -241,62 +246,68 @@ def test_doubles_are_left_out():
 
 
 def test_a_look():
-    eyes = Scripted([APPLE, CAR, seen("hat", (0, 0, 0.1, 0.1))])
-    looked = look(white(), PROMPT, eyes.eyes(), RulesReasoner())
-    assert isinstance(eyes, Tagger) and isinstance(eyes, Detector) and isinstance(eyes, Segmenter)
-    assert looked.tags == ("apple", "car", "hat") and eyes.asked == [["apple", "car"]]
-    assert [(t.tag, t.phrase, t.score) for t in looked.things] == [
+    scripted = Scripted([APPLE, CAR, seen("hat", (0, 0, 0.1, 0.1))])
+    observation = observe(white(), PROMPT, scripted.models(), RulesReasoner())
+    assert isinstance(scripted, Tagger) and isinstance(scripted, Detector) and isinstance(scripted, Segmenter)
+    assert observation.tags == ("apple", "car", "hat") and scripted.asked == [["apple", "car"]]
+    assert [(t.tag, t.phrase, t.score) for t in observation.things] == [
         ("apple", "a red apple", 2.0),
         ("car", "a blue car", 2.0),
     ]
-    assert [each.score for each in looked.objects] == [2.0, 2.0, 0.0]
-    assert looked.things[0].seen.mask.mean() == pytest.approx(0.25)
-    record = json.loads(json.dumps(looked.record()))
+    assert [each.score for each in observation.objects] == [2.0, 2.0, 0.0]
+    assert observation.things[0].detection.mask.mean() == pytest.approx(0.25)
+    record = json.loads(json.dumps(observation.record()))
     assert record["things"][1]["mask_area"] == 0.25 and record["objects"][2]["phrase"] is None
 
 
 def test_what_is_not_there_is_noted_and_nothing_invented():
-    looked = look(white(), PROMPT, Scripted([APPLE]).eyes(), RulesReasoner())
-    assert [t.phrase for t in looked.things] == ["a red apple"]
-    assert looked.notes == ("of the prompt, no tag is 'a blue car'",)
-    nothing = look(white(), PROMPT, Scripted([]).eyes(), RulesReasoner())
+    observation = observe(white(), PROMPT, Scripted([APPLE]).models(), RulesReasoner())
+    assert [t.phrase for t in observation.things] == ["a red apple"]
+    assert observation.notes == ("of the prompt, no tag is 'a blue car'",)
+    nothing = observe(white(), PROMPT, Scripted([]).models(), RulesReasoner())
     assert nothing.things == () and nothing.notes == ("the tagger saw nothing in the picture",)
     foreign = Scripted([seen("hat", LEFT)])
-    looked = look(white(), PROMPT, foreign.eyes(), RulesReasoner())
-    assert looked.things == () and foreign.asked == []
-    assert "none of the 1 tags of the picture is in the prompt" in looked.notes
+    observation = observe(white(), PROMPT, foreign.models(), RulesReasoner())
+    assert observation.things == () and foreign.asked == []
+    assert "none of the 1 tags of the picture is in the prompt" in observation.notes
 
 
 def test_more_tags_than_are_reasoned_about_are_said():
-    eyes = Scripted([APPLE], tags=[*(f"thing {i}" for i in range(1200)), None, 3, "apple"])
-    seen_ = look(white(), "a red apple", eyes.eyes(), RulesReasoner())
-    assert "2 tags are no text and are left out" in seen_.notes
-    assert "1201 tags are too many; those after the first 1000 are left out" in seen_.notes
+    scripted = Scripted([APPLE], tags=[*(f"thing {i}" for i in range(1200)), None, 3, "apple"])
+    observation = observe(white(), "a red apple", scripted.models(), RulesReasoner())
+    assert "2 tags are no text and are left out" in observation.notes
+    assert "1201 tags are too many; those after the first 1000 are left out" in observation.notes
 
 
 def test_three_hundred_tags():
-    eyes = Scripted(
+    scripted = Scripted(
         [APPLE, CAR], tags=[f"thing {chr(97 + i % 26)}{i}x" for i in range(298)] + ["apple", "car"]
     )
-    looked = look(white(), PROMPT, eyes.eyes(), RulesReasoner())
-    assert eyes.asked == [["apple", "car"]] and len(looked.objects) == 300 and len(looked.things) == 2
+    observation = observe(white(), PROMPT, scripted.models(), RulesReasoner())
+    assert (
+        scripted.asked == [["apple", "car"]]
+        and len(observation.objects) == 300
+        and len(observation.things) == 2
+    )
 
 
 def test_empty_masks_and_broken_boxes_are_left_out():
-    looked = look(white(), PROMPT, Scripted([APPLE, CAR], masks=False).eyes(), RulesReasoner())
-    assert looked.things == () and "the mask of a 'car' has no area; it is left out" in looked.notes
+    observation = observe(white(), PROMPT, Scripted([APPLE, CAR], masks=False).models(), RulesReasoner())
+    assert observation.things == () and "the mask of a 'car' has no area; it is left out" in observation.notes
     broken = [APPLE, seen("car", (0.5, 0.5, 0.5, 0.9)), seen("car", (0, 0, math.nan, 1))]
-    looked = look(white(), PROMPT, Scripted(broken).eyes(), RulesReasoner())
-    assert [t.tag for t in looked.things] == ["apple"]
-    assert "2 boxes without an area are left out" in looked.notes
+    observation = observe(white(), PROMPT, Scripted(broken).models(), RulesReasoner())
+    assert [t.tag for t in observation.things] == ["apple"]
+    assert "2 boxes without an area are left out" in observation.notes
 
 
 def test_without_a_segmenter_boxes_and_the_detectors_own_masks_count():
-    looked = look(white(), PROMPT, Scripted([APPLE]).eyes(segmenter=False), RulesReasoner())
-    assert looked.things[0].seen.mask is None
+    observation = observe(white(), PROMPT, Scripted([APPLE]).models(segmenter=False), RulesReasoner())
+    assert observation.things[0].detection.mask is None
     own = np.ones((64, 64), np.float32)
-    looked = look(white(), PROMPT, Scripted([seen("apple", LEFT, mask=own)]).eyes(False), RulesReasoner())
-    assert looked.things[0].seen.mask is own
+    observation = observe(
+        white(), PROMPT, Scripted([seen("apple", LEFT, mask=own)]).models(False), RulesReasoner()
+    )
+    assert observation.things[0].detection.mask is own
 
 
 class OneByOne(Scripted):
@@ -307,75 +318,82 @@ class OneByOne(Scripted):
 
 
 def test_a_detector_that_takes_one_label_at_a_time():
-    looked = look(white(), PROMPT, OneByOne([APPLE, CAR]).eyes(), RulesReasoner())
-    assert [t.tag for t in looked.things] == ["apple", "car"]
-    assert any("one tag at a time" in note for note in looked.notes)
+    observation = observe(white(), PROMPT, OneByOne([APPLE, CAR]).models(), RulesReasoner())
+    assert [t.tag for t in observation.things] == ["apple", "car"]
+    assert any("one tag at a time" in note for note in observation.notes)
 
 
-def test_eyes_are_loaded_by_name():
-    eyes = Eyes.load("noun-phrases", "oracle")
-    assert eyes.names == {"tagger": "noun-phrases", "detector": "oracle", "segmenter": None}
+def test_models_are_loaded_by_name():
+    models = VisionModels.load("noun-phrases", "oracle")
+    assert models.names == {"tagger": "noun-phrases", "detector": "oracle", "segmenter": None}
     with pytest.raises(ValueError, match="segmenter: 'oracle' is no segmenter"):
-        Eyes.load("noun-phrases", "oracle", "oracle")
+        VisionModels.load("noun-phrases", "oracle", "oracle")
     with pytest.raises(ValueError, match="unknown kind of model 'seer'"):
-        Eyes.load("seer", "oracle")
+        VisionModels.load("seer", "oracle")
 
 
 # The check
 
 
 def things(*found):
-    return Looked(things=tuple(found))
+    return Observation(things=tuple(found))
 
 
 def test_the_check_wants_every_noun_certain_with_its_attributes_and_number():
-    apple = Thing("apple", "a red apple", 2.0, seen("apple", LEFT, colour="red"))
-    car = Thing("car", "a blue car", 2.0, seen("car", RIGHT))
-    assert checked(PROMPT, things(apple, car)).passed, "nobody read the car's colour"
-    wrong = Thing("car", "a blue car", 2.0, seen("car", RIGHT, colour="red"))
-    assert checked(PROMPT, things(apple, wrong)).lacking == ("a blue car",)
-    perhaps = Thing("van", "a blue car", 0.5, seen("van", RIGHT))
-    assert checked(PROMPT, things(apple, perhaps)).lacking == ("a blue car",)
-    plain = Thing("car", "a striped car", 2.0, seen("car", RIGHT, texture="plain"))
-    assert not checked("a striped car", things(plain)).passed
-    short = Thing("apple", "red apple", 2.0, seen("apple", LEFT))  # as a language model may say
-    assert checked("a red apple", things(short)).passed
-    carpet = Thing("car", "a car", 2.0, seen("car", LEFT))
-    assert checked("a car and a carpet", things(carpet)).lacking == ("a carpet",)
-    one = Thing("cat", "two cats", 2.0, seen("cat", LEFT))
-    other = Thing("cat", "two cats", 2.0, seen("cat", RIGHT))
-    assert not checked("two cats", things(one)).passed and checked("two cats", things(one, other)).passed
-    assert checked("a cat without a hat", things(Thing("cat", "a cat", 2.0, seen("cat", LEFT)))).passed
+    apple = GroundedObject("apple", "a red apple", 2.0, seen("apple", LEFT, colour="red"))
+    car = GroundedObject("car", "a blue car", 2.0, seen("car", RIGHT))
+    assert check_picture(PROMPT, things(apple, car)).passed, "nobody read the car's colour"
+    wrong = GroundedObject("car", "a blue car", 2.0, seen("car", RIGHT, colour="red"))
+    assert check_picture(PROMPT, things(apple, wrong)).lacking == ("a blue car",)
+    perhaps = GroundedObject("van", "a blue car", 0.5, seen("van", RIGHT))
+    assert check_picture(PROMPT, things(apple, perhaps)).lacking == ("a blue car",)
+    plain = GroundedObject("car", "a striped car", 2.0, seen("car", RIGHT, texture="plain"))
+    assert not check_picture("a striped car", things(plain)).passed
+    short = GroundedObject("apple", "red apple", 2.0, seen("apple", LEFT))  # as a language model may say
+    assert check_picture("a red apple", things(short)).passed
+    carpet = GroundedObject("car", "a car", 2.0, seen("car", LEFT))
+    assert check_picture("a car and a carpet", things(carpet)).lacking == ("a carpet",)
+    one = GroundedObject("cat", "two cats", 2.0, seen("cat", LEFT))
+    other = GroundedObject("cat", "two cats", 2.0, seen("cat", RIGHT))
+    assert (
+        not check_picture("two cats", things(one)).passed
+        and check_picture("two cats", things(one, other)).passed
+    )
+    assert check_picture(
+        "a cat without a hat", things(GroundedObject("cat", "a cat", 2.0, seen("cat", LEFT)))
+    ).passed
 
 
 def test_too_many_do_not_pass():
     found = [APPLE, seen("apple", RIGHT, 0.5, colour="red")]
-    looked = look(white(), "a red apple", Scripted(found).eyes(), RulesReasoner())
-    assert [thing.seen.box for thing in looked.things] == [LEFT]
-    assert [each.box for each in looked.surplus] == [RIGHT]
-    check = checked("a red apple", looked)
+    observation = observe(white(), "a red apple", Scripted(found).models(), RulesReasoner())
+    assert [thing.detection.box for thing in observation.things] == [LEFT]
+    assert [each.box for each in observation.surplus] == [RIGHT]
+    check = check_picture("a red apple", observation)
     assert check.shown == ("a red apple",) and check.surplus == ("apple",) and not check.passed
-    assert check.points < checked("a red apple", things(looked.things[0])).points
+    assert check.points < check_picture("a red apple", things(observation.things[0])).points
     assert check.record()["surplus"] == ["apple"]
-    assert [(each["tag"], each["box"]) for each in looked.record()["surplus"]] == [("apple", list(RIGHT))]
+    assert [(each["tag"], each["box"]) for each in observation.record()["surplus"]] == [
+        ("apple", list(RIGHT))
+    ]
     # What may belong to a thing that the prompt names is not too many.
     both = [seen("tree", (0.0, 0.0, 1.0, 1.0)), *found]
-    assert look(white(), "an apple tree", Scripted(both).eyes(), RulesReasoner()).surplus == ()
+    assert observe(white(), "an apple tree", Scripted(both).models(), RulesReasoner()).surplus == ()
 
 
 # The layout of the second picture
 
 
 def test_a_thing_that_is_called_by_the_whole_prompt_shows_nothing():
-    vague = Thing("apple", PROMPT, 2.0, APPLE)
-    assert checked(PROMPT, Looked(things=(vague,))).lacking == ("a red apple", "a blue car")
+    vague = GroundedObject("apple", PROMPT, 2.0, APPLE)
+    assert check_picture(PROMPT, Observation(things=(vague,))).lacking == ("a red apple", "a blue car")
 
 
 def test_things_become_regions_with_scores():
     mask = np.zeros((64, 64), np.float32)
     mask[16:48, :20] = 0.7
-    apple = Thing("apple", "a red apple", 0.5, seen("apple", LEFT, mask=mask))
-    car = Thing("car", "a blue car", 2.0, CAR)
+    apple = GroundedObject("apple", "a red apple", 0.5, seen("apple", LEFT, mask=mask))
+    car = GroundedObject("car", "a blue car", 2.0, CAR)
     made = layout_of(Layout(PROMPT, meta={"mine": 1}, seed=3), things(apple, car))
     assert [(r.phrase, r.box.xyxy) for r in made.regions] == [("a blue car", RIGHT), ("a red apple", LEFT)]
     assert np.array_equal(made.regions[1].mask_array(), mask > 0.5) and made.regions[0].mask is None
@@ -386,18 +404,21 @@ def test_things_become_regions_with_scores():
 def test_boxes_of_the_caller_stay_and_have_their_phrase():
     own = Layout(PROMPT, [Region("A red apple", (0.6, 0.6, 0.9, 0.9))])
     made = layout_of(
-        own, things(Thing("apple", "a red apple", 2.0, APPLE), Thing("car", "a blue car", 2.0, CAR))
+        own,
+        things(
+            GroundedObject("apple", "a red apple", 2.0, APPLE), GroundedObject("car", "a blue car", 2.0, CAR)
+        ),
     )
     assert [(r.phrase, r.box.x0) for r in made.regions] == [("A red apple", 0.6), ("a blue car", 0.5)]
 
 
 def test_too_many_and_too_small_things_are_noted():
     notes = []
-    many = [Thing("cat", "cats", 2.0, seen("cat", (i / 50, 0, i / 50 + 0.02, 1))) for i in range(40)]
+    many = [GroundedObject("cat", "cats", 2.0, seen("cat", (i / 50, 0, i / 50 + 0.02, 1))) for i in range(40)]
     assert len(layout_of(Layout("cats"), things(*many), 30, notes).regions) == 30
     assert notes == ["more than 30 things were seen; the likeliest 30 are drawn again"]
     notes.clear()
-    speck = Thing("cat", "a cat", 2.0, seen("cat", (0.5, 0.5, 0.501, 0.501)))
+    speck = GroundedObject("cat", "a cat", 2.0, seen("cat", (0.5, 0.5, 0.501, 0.501)))
     assert layout_of(Layout("a cat"), things(speck), 30, notes).regions == ()
     assert "a 'cat' that was seen is left out: box: its area" in notes[0]
 
@@ -405,16 +426,16 @@ def test_too_many_and_too_small_things_are_noted():
 def test_what_is_too_much_has_its_place_in_meta():
     mask = np.zeros((64, 64), np.float32)
     mask[16:48, 32:] = 1
-    looked = replace(
-        things(Thing("apple", "a red apple", 2.0, APPLE)),
+    observation = replace(
+        things(GroundedObject("apple", "a red apple", 2.0, APPLE)),
         surplus=(seen("apple", RIGHT, 0.5, mask=mask), SPECK),
     )
     notes = []
-    made = layout_of(Layout("a red apple"), looked, 30, notes)
+    made = layout_of(Layout("a red apple"), observation, 30, notes)
     assert [region.phrase for region in made.regions] == ["a red apple"]
     assert made.meta[SURPLUS] == [Region("apple", RIGHT, mask > 0.5).model_dump(mode="json")]
     assert len(notes) == 1 and "a 'apple' that was seen is left out" in notes[0]
-    again = layout_of(made, replace(looked, surplus=(CAR,) * 40), 30, notes)
+    again = layout_of(made, replace(observation, surplus=(CAR,) * 40), 30, notes)
     assert len(again.meta[SURPLUS]) == 30 and again.meta[SURPLUS][0] == made.meta[SURPLUS][0]
     assert notes[1:] == ["40 things are too many; the surest 29 are pushed away"]
 
@@ -422,8 +443,8 @@ def test_what_is_too_much_has_its_place_in_meta():
 # Two stages
 
 
-def realign(backbone, eyes, **settings):
-    return Realign(Pipeline(backbone), eyes.eyes(), **({"maps": False} | settings))
+def realign(backbone, scripted, **settings):
+    return Realign(Pipeline(backbone), scripted.models(), **({"maps": False} | settings))
 
 
 @pytest.fixture(scope="module")
@@ -435,7 +456,7 @@ def first(gated):
 def test_the_second_picture_is_the_pipelines_own_from_the_same_noise(gated, first):
     (done,) = realign(gated, Scripted([APPLE, CAR]), maps=True)(PROMPT, seeds=[7], **FAST)
     one, two = done.rounds
-    assert one.image.tobytes() == first, "watching and looking leave no trace"
+    assert one.image.tobytes() == first, "recording and detecting leave no trace"
     assert done.kept == 1 and done.image is two.image and done.notes == ()
     again = Pipeline(gated)(
         two.layout, seeds=[7], methods=[Reweighting()], grounding_schedule=UNGROUNDED, **FAST
@@ -447,7 +468,7 @@ def test_the_second_picture_is_the_pipelines_own_from_the_same_noise(gated, firs
     made = Pipeline(gated).remake(record, of_record(record["methods"]))
     assert made.image.tobytes() == done.image.tobytes()
     assert record["realign"]["rounds"][0]["looked"]["things"][0]["phrase"] == "a red apple"
-    assert (one.looked.tags, two.looked) == (("apple", "car"), None), "nobody looks at the last one"
+    assert (one.observation.tags, two.observation) == (("apple", "car"), None), "nobody looks at the last one"
 
 
 def test_attention_moves_into_the_masks(gated):
@@ -512,7 +533,7 @@ class Breaks(Method):
 
 
 @pytest.mark.parametrize(
-    ("eyes", "methods", "said"),
+    ("scripted", "methods", "said"),
     [
         (Blind([]), [], "round 0 could not be looked at: 'no eyes'"),
         (Scripted([]), [], "nothing that was seen in round 0 can be drawn again"),
@@ -522,10 +543,10 @@ class Breaks(Method):
         (Scripted([APPLE, CAR]), [Breaks()], "round 1 could not be drawn: broken in two lines"),
     ],
 )
-def test_stage_one_is_kept_and_the_record_says_why(gated, first, eyes, methods, said):
+def test_stage_one_is_kept_and_the_record_says_why(gated, first, scripted, methods, said):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        (done,) = realign(gated, eyes)(PROMPT, seeds=[7], methods=methods, **FAST)
+        (done,) = realign(gated, scripted)(PROMPT, seeds=[7], methods=methods, **FAST)
     assert done.kept == 0 and len(done.rounds) == 1 and done.image.tobytes() == first
     assert said in done.record["realign"]["notes"][0]
     assert any(said in str(each.message) for each in caught)
@@ -543,9 +564,14 @@ def test_the_panel_shows_what_is_too_much_or_too_small_for_a_layout(gated, found
 
 def test_the_panel_shows_a_phrase_that_is_too_long_for_a_box(gated):
     (done,) = realign(gated, Scripted([APPLE, CAR]))(PROMPT, seeds=[7], **FAST)
-    long = Thing("apple", "a red apple " * 40, 2.0, APPLE)
-    looked = replace(done.rounds[0].looked, things=(long,))
-    assert panel(replace(done, rounds=(replace(done.rounds[0], looked=looked), done.rounds[1]))).size[0] > 300
+    long = GroundedObject("apple", "a red apple " * 40, 2.0, APPLE)
+    observation = replace(done.rounds[0].observation, things=(long,))
+    assert (
+        panel(replace(done, rounds=(replace(done.rounds[0], observation=observation), done.rounds[1]))).size[
+            0
+        ]
+        > 300
+    )
 
 
 @pytest.mark.parametrize(
@@ -624,9 +650,11 @@ def test_a_language_model_that_hangs_or_invents(gated, monkeypatch):
             "test", base_url=server.url, api_key="x", timeout=0.4, retries=0, cache=False
         )
         (done,) = realign(gated, Scripted([APPLE, CAR]), reasoner=reasoner)(PROMPT, seeds=[7], **FAST)
-    looked = done.rounds[0].looked
-    assert done.kept == 1 and looked.reasoner == "rules"
-    assert any("the rules judge 2 of 2 tags, and not the language model" in note for note in looked.notes)
+    observation = done.rounds[0].observation
+    assert done.kept == 1 and observation.reasoner == "rules"
+    assert any(
+        "the rules judge 2 of 2 tags, and not the language model" in note for note in observation.notes
+    )
 
 
 class Inventive:
@@ -690,8 +718,8 @@ TOP = seen("apple", (0.0, 0.0, 0.5, 0.5))
 def test_a_refinement_stops_when_all_is_there(gated, first):
     (done,) = realign(gated, Scripted([APPLE, CAR]), rounds=3)(PROMPT, seeds=[7], **FAST)
     assert len(done.rounds) == 1 and done.image.tobytes() == first and done.rounds[0].check.passed
-    eyes = Scripted([APPLE, BAD], [TOP, CAR], [])
-    (done,) = realign(gated, eyes, rounds=3)(PROMPT, seeds=[7], **FAST)
+    scripted = Scripted([APPLE, BAD], [TOP, CAR], [])
+    (done,) = realign(gated, scripted, rounds=3)(PROMPT, seeds=[7], **FAST)
     assert [each.check.lacking for each in done.rounds] == [("a blue car",), ()] and done.kept == 1
 
 
@@ -707,11 +735,11 @@ def test_one_round_with_a_check_draws_again_what_is_wrong_and_keeps_the_better_o
 
 
 def test_a_refinement_keeps_the_best_round_and_the_earliest_of_equals(gated):
-    eyes = Scripted([APPLE], [TOP, BAD], [APPLE, BAD], [BAD])
-    (done,) = realign(gated, eyes, rounds=3)(PROMPT, seeds=[7], **FAST)
+    scripted = Scripted([APPLE], [TOP, BAD], [APPLE, BAD], [BAD])
+    (done,) = realign(gated, scripted, rounds=3)(PROMPT, seeds=[7], **FAST)
     assert [len(each.check.shown) for each in done.rounds] == [1, 1, 1, 0] and done.kept == 0
-    eyes = Scripted([BAD], [TOP], [BAD], [BAD])
-    (done,) = realign(gated, eyes, rounds=3, maps=True)(PROMPT, seeds=[7], **FAST)
+    scripted = Scripted([BAD], [TOP], [BAD], [BAD])
+    (done,) = realign(gated, scripted, rounds=3, maps=True)(PROMPT, seeds=[7], **FAST)
     assert [len(each.check.shown) for each in done.rounds] == [0, 1, 0, 0] and done.kept == 1
     # Round 1 was led by what was seen in stage one; round 2 starts again, and what was seen in it led round 3.
     led = [[r.box.xyxy for r in each.layout.regions] for each in done.rounds]
@@ -723,8 +751,8 @@ def test_a_refinement_keeps_the_best_round_and_the_earliest_of_equals(gated):
     assert list(again.before) == list(again.after) == ["a blue car"] and not afresh.before
     for name, found in again.before.items():
         assert not torch.equal(found, done.rounds[1].before[name]), "the maps of the new stage one"
-    eyes = Scripted([BAD], [TOP], [], [])
-    (done,) = realign(gated, eyes, rounds=3)(PROMPT, seeds=[7], **FAST)
+    scripted = Scripted([BAD], [TOP], [], [])
+    (done,) = realign(gated, scripted, rounds=3)(PROMPT, seeds=[7], **FAST)
     assert len(done.rounds) == 3 and done.kept == 1 and "round 2 can be drawn again" in done.notes[0]
     assert panel(done).height > 800
 

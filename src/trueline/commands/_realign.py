@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given
 from trueline.commands._planners import SECRETS
+from trueline.errors import one_line
 from trueline.methods import make as make_method
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from trueline.commands._pictures import NamedLayout, PictureFolder
     from trueline.perception.reason import Reasoner
-    from trueline.realign import Realigned, Round
+    from trueline.realign import Realignment, Round
 
 METHOD, WORLD, NOUNS, NONE = "realign", "world-seer", "noun-phrases", "none"
 
@@ -31,7 +32,7 @@ METHOD, WORLD, NOUNS, NONE = "realign", "world-seer", "noun-phrases", "none"
 class Redrawing:
     """What --realign was asked for."""
 
-    eyes: dict[str, str | None]
+    models: dict[str, str | None]
     spec: str
     reasoner: Reasoner
     method: Any
@@ -42,25 +43,25 @@ class Redrawing:
     def settings(self) -> dict[str, Any]:
         """For run.json."""
         about = {"rounds": self.rounds, "check": self.check, "reasoner": self.spec}
-        return about | {"method": self.method.model_dump(mode="json")} | self.eyes
+        return about | {"method": self.method.model_dump(mode="json")} | self.models
 
     def draw(self, state: PictureFolder, progress: bool | None) -> None:
         """Fill the folder."""
         from trueline.commands._model import find_device, load_pipeline, silence_libraries
         from trueline.commands._pictures import loading_settings
-        from trueline.realign import Eyes, Realign
+        from trueline.realign import Realign, VisionModels
 
         silence_libraries()
         device = str(find_device(state.settings["device"]))
-        eyes = Eyes.load(**self.eyes, device=device)  # type: ignore[arg-type]
+        models = VisionModels.load(**self.models, device=device)  # type: ignore[arg-type]
         pipe = load_pipeline(state.settings)
         made_with = loading_settings(state.settings) | {"device": str(pipe.backbone.device)}
         again = 0
-        stages = Realign(pipe, eyes, self.reasoner, self.method, rounds=self.rounds, check=self.check)
+        stages = Realign(pipe, models, self.reasoner, self.method, rounds=self.rounds, check=self.check)
         layouts = [picture.layout for picture in state.wanted]
         for done in stages.stream(layouts, methods=state.methods, progress=progress, **state.how):
             picture = state.wanted[done.index]
-            about = done.about() | {"models": eyes.names, "folder": f"{picture.name}-realign"}
+            about = done.about() | {"models": models.names, "folder": f"{picture.name}-realign"}
             final = done.rounds[done.kept]
             state.keep(
                 replace(picture, layout=final.layout),
@@ -72,8 +73,8 @@ class Redrawing:
             except OSError:
                 raise  # a full disk is for the user
             except Exception as error:  # of a picture that is kept, what led to it
-                said = " ".join(str(error).split()) or type(error).__name__
-                print(f"trueline: warning: {picture.name}-realign is not complete: {said}", file=sys.stderr)
+                problem = f"{picture.name}-realign is not complete: {one_line(error)}"
+                print(f"trueline: warning: {problem}", file=sys.stderr)
             again += done.kept > 0
         print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
 
@@ -97,13 +98,13 @@ def read_realign(
 
     if not 1 <= rounds <= MAX_ROUNDS:
         raise ValueError(f"--realign-rounds: must be from 1 to {MAX_ROUNDS} (got {rounds})")
-    eyes = _eyes(options, world=settings["model"] == "world")
+    models = _models(options, world=settings["model"] == "world")
     spec = options.reasoner or "rules"
     reasoner = _reasoner(spec, options.planner, of_planners)
-    return Redrawing(eyes, spec, reasoner, method, rounds, bool(options.realign_check))
+    return Redrawing(models, spec, reasoner, method, rounds, bool(options.realign_check))
 
 
-def _eyes(options: argparse.Namespace, world: bool) -> dict[str, str | None]:
+def _models(options: argparse.Namespace, world: bool) -> dict[str, str | None]:
     usual = WORLD if world else None
     tagger, detector = options.tagger or usual or NOUNS, options.detector or usual
     segmenter = options.segmenter or usual
@@ -146,7 +147,7 @@ def _reasoner(spec: str, planner: str | None, of_planners: Given) -> Reasoner:
 def _write(
     state: PictureFolder,
     picture: NamedLayout,
-    done: Realigned,
+    done: Realignment,
     made_with: dict[str, Any],
     about: dict[str, Any],
 ) -> None:
@@ -174,25 +175,25 @@ def _write_phrases(folder: Any, number: int, earlier: Round, later: Round) -> No
     import numpy as np
     from PIL import Image
 
-    from trueline.realign.observation import pixels_of
+    from trueline.perception.colours import pixel_mask
 
     phrases = list(later.before)
     for place, phrase in enumerate(phrases):
         own = [
-            thing.seen
-            for thing in (earlier.looked.things if earlier.looked else ())
+            thing.detection
+            for thing in (earlier.observation.things if earlier.observation else ())
             if thing.phrase == phrase
         ]
         if own:
-            mask = np.max([pixels_of(earlier.image, seen) for seen in own], axis=0)
+            mask = np.max([pixel_mask(earlier.image, each) for each in own], axis=0)
             folder.write_png(f"round-{number}-mask-{place}.png", Image.fromarray(mask))
         maps = {"before": later.before[phrase].numpy(), "after": later.after[phrase].numpy()}
         most = max(float(found.max()) for found in maps.values()) or 1.0
         for when, found in maps.items():
             grey = Image.fromarray((255 * np.clip(found / most, 0, 1)).round().astype(np.uint8))
             folder.write_png(f"round-{number}-{when}-{place}.png", _as_large(grey, later.image))
-    if surplus := earlier.looked.surplus if earlier.looked and not later.restart else ():
-        mask = np.max([pixels_of(earlier.image, seen) for seen in surplus], axis=0)
+    if surplus := earlier.observation.surplus if earlier.observation and not later.restart else ():
+        mask = np.max([pixel_mask(earlier.image, each) for each in surplus], axis=0)
         folder.write_png(f"round-{number}-surplus.png", Image.fromarray(mask))
     if phrases:
         arrays: dict[str, Any] = {

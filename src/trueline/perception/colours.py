@@ -7,19 +7,18 @@
 No torch here; pictures are PIL, arrays are numpy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageColor
 
+from trueline.boxes import pixels
 from trueline.perception import Detection, Embedder
 
-GENEVAL_COLOURS = (
-    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",
-)  # fmt: skip
+GENEVAL_COLOURS = tuple(
+    ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"]
+)
 BACKGROUND = "#999"  #: GenEval's grey around a mask
 _TEMPLATES = (
     "a photo of a {colour} {label}",
@@ -53,30 +52,32 @@ def clip_colours(
     """
     if not detections:
         return []
-    crops = embedder.images([masked_crop(image, seen) for seen in detections])
+    crops = embedder.images([masked_crop(image, detection) for detection in detections])
     named = []
-    for seen, crop in zip(detections, crops, strict=True):
-        sentences = [t.format(colour=c, label=seen.label) for c in colours for t in _TEMPLATES]
+    for detection, crop in zip(detections, crops, strict=True):
+        sentences = [t.format(colour=c, label=detection.label) for c in colours for t in _TEMPLATES]
         texts = embedder.texts(sentences).reshape(len(colours), len(_TEMPLATES), -1).mean(1)
         directions = texts / texts.norm(dim=1, keepdim=True)
-        named.append(replace(seen, colour=colours[int((directions @ crop).argmax())]))
+        named.append(replace(detection, colour=colours[int((directions @ crop).argmax())]))
     return named
 
 
-def masked_crop(image: Image.Image, seen: Detection) -> Image.Image:
+def masked_crop(image: Image.Image, detection: Detection) -> Image.Image:
     """The picture inside the box, grey outside the mask; the whole box where there is no mask."""
     picture = image.convert("RGB")
-    if seen.mask is not None:
+    if detection.mask is not None:
         blank = Image.new("RGB", image.size, ImageColor.getrgb(BACKGROUND))
-        picture = Image.composite(picture, blank, Image.fromarray(_mask(image, seen)))
-    x0, y0, x1, y1 = pixel_box(image, seen)
-    return picture.crop((x0, y0, x1, y1))
+        picture = Image.composite(picture, blank, Image.fromarray(pixel_mask(image, detection)))
+    return picture.crop(pixels(detection.box, image.size))
 
 
 def hue_colours(image: Image.Image, detections: Sequence[Detection]) -> list[Detection]:
     """The detections with HRS-Bench's colour: the bin of the mean hue inside the mask, else inside the box."""
     hue = hsv(np.asarray(image.convert("RGB")))[..., 0]
-    return [replace(seen, colour=hue_colour(hue[_mask(image, seen) > 0])) for seen in detections]
+    return [
+        replace(detection, colour=hue_colour(hue[pixel_mask(image, detection) > 0]))
+        for detection in detections
+    ]
 
 
 def hue_colour(hues: np.ndarray) -> str:
@@ -91,7 +92,7 @@ def hue_colour(hues: np.ndarray) -> str:
     return next((colour for limit, colour in bins if mean < limit), "red")
 
 
-def colour_share(image: Image.Image, seen: Detection, colour: str) -> float:
+def colour_share(image: Image.Image, detection: Detection, colour: str) -> float:
     """Share 0..1 of the mask (else of the box) that lies in COCO-MIG's range of ``colour``.
 
     Raises:
@@ -99,29 +100,26 @@ def colour_share(image: Image.Image, seen: Detection, colour: str) -> float:
     """
     if colour not in MIG_RANGES:
         raise ValueError(f"COCO-MIG has no range for {colour!r}; its colours are {', '.join(MIG_RANGES)}")
-    inside = hsv(np.asarray(image.convert("RGB")))[_mask(image, seen) > 0].astype(int)
+    inside = hsv(np.asarray(image.convert("RGB")))[pixel_mask(image, detection) > 0].astype(int)
     fits = [((inside >= low) & (inside <= high)).all(1) for low, high in MIG_RANGES[colour]]
     return float(np.any(fits, axis=0).mean()) if len(inside) else 0.0
 
 
-def pixel_box(image: Image.Image, seen: Detection) -> tuple[int, int, int, int]:
-    """The detection's box in whole pixels, at least one wide and high."""
-    (width, height), (x0, y0, x1, y1) = image.size, seen.box
-    left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
-    return left, top, max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)
+def pixel_mask(image: Image.Image, detection: Detection) -> np.ndarray:
+    """uint8 (height, width) of the picture, 255 where the thing is: where its mask is above a half, else in its box.
 
-
-def _mask(image: Image.Image, seen: Detection) -> np.ndarray:
-    """uint8 (height, width), 255 inside: where the mask is above a half, else the box."""
+    Raises:
+        ValueError: the mask is not of the picture's size.
+    """
     width, height = image.size
-    if seen.mask is not None:
-        if seen.mask.shape != (height, width):
+    if detection.mask is not None:
+        if detection.mask.shape != (height, width):
             raise ValueError(
-                f"the mask of {seen.label!r} is {seen.mask.shape}, but the picture is {(height, width)} "
+                f"the mask of {detection.label!r} is {detection.mask.shape}, but the picture is {(height, width)} "
                 "(height, width); a mask covers the whole picture"
             )
-        return np.where(seen.mask > 0.5, 255, 0).astype(np.uint8)
-    x0, y0, x1, y1 = pixel_box(image, seen)
+        return np.where(detection.mask > 0.5, 255, 0).astype(np.uint8)
+    x0, y0, x1, y1 = pixels(detection.box, image.size)
     inside = np.zeros((height, width), np.uint8)
     inside[y0:y1, x0:x1] = 255
     return inside

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import Sam2Model, SamModel
 
-from trueline.boxes import Corners
+from trueline.boxes import Corners, clipped
 from trueline.models.pretrained import Checkpoint, rgb, same_length
 
 BATCH = 2  #: pictures of 1024 x 1024 pixels in the image encoder at once
@@ -163,18 +162,6 @@ class Sam2(_BoxSegmenter):
     def _inside(self, seen: Any, row: int) -> tuple[int, int]:
         height, width = seen["pixel_values"].shape[-2:]
         return height, width
-
-
-def clipped(box: Sequence[float]) -> Corners | None:
-    """The box within 0..1, or None where nothing of it has an area.
-
-    Raises:
-        ValueError: not four finite numbers.
-    """
-    if len(box) != 4 or not all(math.isfinite(value) for value in box):
-        raise ValueError(f"a box must be four finite numbers x0, y0, x1, y1 in 0..1 (got {tuple(box)})")
-    x0, y0, x1, y1 = (min(max(float(value), 0.0), 1.0) for value in box)
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def _resized(masks: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,6 +1,4 @@
-"""Colours, textures and numbers of phrases, and whether what was seen has them. No torch."""
-
-from __future__ import annotations
+"""Colours, textures and numbers of phrases, and whether a detection has them. No torch."""
 
 import re
 
@@ -54,22 +52,22 @@ def count_in(prompt: str, phrase: str) -> int | None:
     return count and count * max(times, 1)
 
 
-def fits(seen: Detection, phrase: str) -> bool:
+def has_attributes(detection: Detection, phrase: str) -> bool:
     """False where the detector has read a colour or a texture that is not the phrase's."""
     colour, texture = colour_of(phrase), texture_of(phrase)
-    wrong_colour = colour and seen.colour and _SPELLED.get(seen.colour, seen.colour) != colour
-    return not (wrong_colour or (texture and seen.texture and seen.texture != texture))
+    wrong_colour = colour and detection.colour and _SPELLED.get(detection.colour, detection.colour) != colour
+    return not (wrong_colour or (texture and detection.texture and detection.texture != texture))
 
 
-def likeness(image: Image, seen: Detection, phrase: str) -> float:
-    """How much of the phrase's colour and texture the thing has, 0..2: by the detector's own reading, else by the
+def attribute_score(image: Image, detection: Detection, phrase: str) -> float:
+    """How much of the phrase's colour and texture the detection has, 0..2: by the detector's own reading, else by the
     share of its pixels in the colour's range (COCO-MIG's; orange by the mean hue)."""
     colour, texture = colour_of(phrase), texture_of(phrase)
-    points = float(bool(texture) and seen.texture == texture)
+    points = float(bool(texture) and detection.texture == texture)
     if colour is None:
         return points
-    if seen.colour is not None:
-        return points + (_SPELLED.get(seen.colour, seen.colour) == colour)
+    if detection.colour is not None:
+        return points + (_SPELLED.get(detection.colour, detection.colour) == colour)
     if colour in MIG_RANGES:
-        return points + colour_share(image, seen, colour)
-    return points + (colour == "orange" and hue_colours(image, [seen])[0].colour == colour)
+        return points + colour_share(image, detection, colour)
+    return points + (colour == "orange" and hue_colours(image, [detection])[0].colour == colour)

@@ -1,13 +1,11 @@
 """Whether a picture shows what its prompt names: the end of a refinement. No torch."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from trueline.english.naming import nouns, same_words
 from trueline.perception.reason import CERTAIN
-from trueline.realign.attributes import count_in, fits
-from trueline.realign.observation import Looked, Thing
+from trueline.realign.attributes import count_in, has_attributes
+from trueline.realign.observation import GroundedObject, Observation
 
 
 @dataclass(frozen=True)
@@ -29,22 +27,26 @@ class Check:
         return len(self.shown), -len(self.surplus)
 
     def record(self) -> dict[str, list[str]]:
-        return {"shown": list(self.shown), "lacking": list(self.lacking), "surplus": list(self.surplus)}
+        return {key: list(texts) for key, texts in asdict(self).items()}
 
 
-def checked(prompt: str, looked: Looked) -> Check:
-    """Each noun phrase against the things that were seen: as many as it speaks of, reasoned certain, and with its
+def check_picture(prompt: str, observation: Observation) -> Check:
+    """Each noun phrase against the things that were found: as many as it speaks of, reasoned certain, and with its
     colour and texture where the detector has read them. A thing whose phrase names several shows none of them. More
-    than the prompt speaks of is not as the prompt says, either."""
+    things than the prompt speaks of are an error too."""
     shown: list[str] = []
     lacking: list[str] = []
-    clear = [thing for thing in looked.things if len(nouns(thing.phrase)) == 1]  # not the whole prompt
+    clear = [thing for thing in observation.things if len(nouns(thing.phrase)) == 1]  # not the whole prompt
     for noun in nouns(prompt):
         if not noun.absent:
             own = [thing for thing in clear if _is(thing, noun.phrase)]
             (shown if len(own) >= (count_in(prompt, noun.phrase) or 1) else lacking).append(noun.phrase)
-    return Check(tuple(shown), tuple(lacking), tuple(seen.label for seen in looked.surplus))
+    return Check(tuple(shown), tuple(lacking), tuple(each.label for each in observation.surplus))
 
 
-def _is(thing: Thing, phrase: str) -> bool:
-    return thing.score == CERTAIN and same_words(thing.phrase, phrase) and fits(thing.seen, phrase)
+def _is(thing: GroundedObject, phrase: str) -> bool:
+    return (
+        thing.score == CERTAIN
+        and same_words(thing.phrase, phrase)
+        and has_attributes(thing.detection, phrase)
+    )

@@ -1,9 +1,7 @@
-"""One picture of a whole refinement, after the paper's Figures 6 and 7: what was drawn, seen, and drawn again.
+"""One picture of a whole refinement, after the paper's Figures 6 and 7: what was drawn, found, and drawn again.
 
-PIL and numpy only; the sheet's own cells, captions and labels.
+PIL and numpy only; cells, captions and labels are those of ``contact_sheet``.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,9 +13,10 @@ from torch import Tensor
 
 from trueline.layout import MAX_REGIONS, Layout, Region
 from trueline.perception import Detection
+from trueline.perception.colours import pixel_mask
 from trueline.pictures import COLOURS, INK, contact_sheet
-from trueline.realign.observation import Looked, Thing, pixels_of
-from trueline.realign.stage import Realigned, Round
+from trueline.realign.observation import GroundedObject, Observation
+from trueline.realign.rounds import Realignment, Round
 
 SIDE = 384  #: shorter side of a cell's picture, pixels: labels can be read
 Cell = tuple[Image.Image, Layout, str]  # a picture, the boxes drawn on it, its caption
@@ -26,7 +25,7 @@ _NAMES = {2.0: "certain", 0.5: "possible", 0.0: "unlikely"}
 _HEAT = ((12, 8, 48), (120, 28, 109), (237, 105, 37), (252, 255, 190))
 
 
-def panel(done: Realigned) -> Image.Image:
+def panel(done: Realignment) -> Image.Image:
     """For each round a row with the picture before, what was seen in it, and the picture after; then a row for each
     phrase with its mask and its attention before and after."""
     cells: list[Cell] = []
@@ -39,20 +38,20 @@ def panel(done: Realigned) -> Image.Image:
     return contact_sheet(images, layouts, captions, columns=3)
 
 
-def _round(done: Realigned, number: int, earlier: Round, later: Round) -> list[Cell]:
-    looked = earlier.looked or Looked()
+def _round(done: Realignment, number: int, earlier: Round, later: Round) -> list[Cell]:
+    observation = earlier.observation or Observation()
     before = "Stage one" if number == 1 else f"Round {number - 1}"
     after = "Stage two" if len(done.rounds) == 2 else f"Round {number}"
     kept, kept_before = (" (kept)" if done.kept == place else "" for place in (number, number - 1))
     noise = "other noise: stage one again" if later.restart else "the same noise"
     cells = [
         _cell(earlier.image, f"{before}{kept_before}: {done.layout.prompt}"),
-        _seen(earlier.image, earlier),
+        _detections(earlier.image, earlier),
         _cell(later.image, f"{after}{kept}, from {noise}"),
     ]
     origin = max(place for place in range(number) if place == 0 or done.rounds[place].restart)
     for phrase, shown in later.before.items():
-        own = [thing for thing in looked.things if thing.phrase == phrase]
+        own = [thing for thing in observation.things if thing.phrase == phrase]
         if own:
             cells += _phrase(done.rounds[origin].image, later.image, own, shown, later.after[phrase])
     return cells
@@ -62,23 +61,23 @@ def _cell(image: Image.Image, caption: str) -> Cell:
     return _sized(image), Layout("-"), caption
 
 
-def _seen(image: Image.Image, round_: Round) -> Cell:
+def _detections(image: Image.Image, round_: Round) -> Cell:
     """The picture in grey, each thing's mask in its colour, with boxes and phrases; what is too much in ink."""
-    looked = round_.looked or Looked()
+    observation = round_.observation or Observation()
     picture = _faint(image)
     regions: list[Region] = []
     shown: list[tuple[str, Detection, tuple[int, ...]]] = [
-        (thing.phrase, thing.seen, colour)
-        for thing, colour in zip(looked.things, cycle(COLOURS), strict=False)
+        (thing.phrase, thing.detection, colour)
+        for thing, colour in zip(observation.things, cycle(COLOURS), strict=False)
     ]
-    shown += [(f"too many: {seen.label}", seen, INK) for seen in looked.surplus]
-    for name, seen, colour in shown:
+    shown += [(f"too many: {each.label}", each, INK) for each in observation.surplus]
+    for name, detection, colour in shown:
         tint = Image.blend(picture, Image.new("RGB", picture.size, colour), 0.6)
-        picture = Image.composite(tint, picture, Image.fromarray(pixels_of(image, seen)))
+        picture = Image.composite(tint, picture, Image.fromarray(pixel_mask(image, detection)))
         with suppress(ValueError):  # a speck, or a very long phrase: its mask is shown all the same
-            regions.append(Region(name, seen.box))
+            regions.append(Region(name, detection.box))
     regions = regions[:MAX_REGIONS]
-    caption = f"Tags: {', '.join(looked.tags[:8])}{', ...' if len(looked.tags) > 8 else ''}"
+    caption = f"Tags: {', '.join(observation.tags[:8])}{', ...' if len(observation.tags) > 8 else ''}"
     if round_.check and round_.check.lacking:
         caption += f"; not as the prompt says: {', '.join(round_.check.lacking)}"
     if round_.check and round_.check.surplus:
@@ -89,9 +88,13 @@ def _seen(image: Image.Image, round_: Round) -> Cell:
 
 
 def _phrase(
-    first_image: Image.Image, later: Image.Image, things: Sequence[Thing], before: Tensor, after: Tensor
+    first_image: Image.Image,
+    later: Image.Image,
+    things: Sequence[GroundedObject],
+    before: Tensor,
+    after: Tensor,
 ) -> list[Cell]:
-    mask = np.max([pixels_of(first_image, thing.seen) for thing in things], axis=0)
+    mask = np.max([pixel_mask(first_image, thing.detection) for thing in things], axis=0)
     first, second = before.numpy(), after.numpy()
     most = float(max(first.max(), second.max())) or 1.0
     score = f"{things[0].score:g}, {_NAMES.get(things[0].score, 'as scored')}"
