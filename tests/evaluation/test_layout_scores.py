@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline import Layout, Region, read_layouts
 from trueline.cli import main
@@ -348,7 +348,7 @@ def test_the_digest_is_of_what_is_drawn():
     assert not planned.has_reference(Example("y", Layout("a dog")))
 
 
-@pytest.mark.skipif(not all(map(Path.is_file, GPT4)), reason="LayoutGPT's layouts are not there (MIT)")
+@needs("nsr_1k/layoutgpt_llm_layouts")
 def test_the_published_figures_of_layoutgpt(tmp_path):
     both = f"gpt4=replay:{GPT4[0]},{GPT4[1]}"
     assert evaluate("nsr-1k-layout", DATA, tmp_path, "--planner", both) == 0

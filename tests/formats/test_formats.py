@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from shared_data import SHARED, needs
 
 from trueline.boxes import MIN_AREA, Box
 from trueline.formats import EXTRAS, FORMATS, _masks, read, write
@@ -16,7 +17,6 @@ from trueline.formats._output import whole
 from trueline.formats.lmd import pairs
 from trueline.layout import Layout, Region
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 #: Steps of the grid that a format counts in; the others keep fractions or fine pixels.
 GRID = {
     "lmd": 512,
@@ -271,7 +271,7 @@ def test_calls_that_cannot_be_met(tmp_path, call, sentence):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not (SHARED / "nsr_1k").is_dir(), reason="needs ../shared/data/nsr_1k")
+@needs("nsr_1k")
 def test_published_plans_go_through_every_text_format(tmp_path):
     path = SHARED / "nsr_1k/layoutgpt_llm_layouts/spatial/gpt4.spatial.k-similar.k_8.px_64.json"
     plans = read(path, "layoutgpt-json", tally=Tally())

@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.english.noun_chunks import MAX_CHUNKS, b_vqa, best_parser, chunks, questions
 
@@ -58,10 +58,9 @@ def test_the_spacy_parser_says_what_it_needs_or_parses():
         assert chunks("a red apple and a green train", "spacy") == ["a red apple", "a green train"]
 
 
+@needs("t2i_compbench")
 def test_every_prompt_of_the_attribute_sets_has_its_two_things():
     folder = SHARED / "t2i_compbench"
-    if not folder.is_dir():
-        pytest.skip(f"needs T2I-CompBench's prompts in {folder}")
     simple = missed = 0
     for category in ("color", "shape", "texture"):
         for prompt in (folder / f"{category}_val.txt").read_text().split("\n"):

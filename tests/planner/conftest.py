@@ -1,15 +1,12 @@
-"""Where the benchmarks' files are."""
-
 from pathlib import Path
 
 import pytest
 from shared_data import SHARED
 
-DATA = SHARED
-
 
 @pytest.fixture
 def nsr_1k() -> Path:
-    if not (DATA / "nsr_1k").exists():
-        pytest.skip("needs the files of ../shared (or TRUELINE_DATA)")
-    return DATA / "nsr_1k"
+    folder = SHARED / "nsr_1k"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data/nsr_1k or TRUELINE_DATA")
+    return folder

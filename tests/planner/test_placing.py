@@ -7,14 +7,11 @@ from statistics import median
 
 import numpy as np
 import pytest
-from shared_data import SHARED
 
 from trueline.boxes import intersection, iou
 from trueline.planner.links import Link, ThingGroup, holds
 from trueline.planner.placing import place
 from trueline.planner.sizes import DEFAULT, MEASURED, RIDDEN, extent, size_of
-
-DATA = SHARED
 
 
 def group(name: str, amount: int = 1, **more) -> ThingGroup:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.planner.replay import PublishedPlan, replay
 
@@ -101,7 +101,7 @@ def test_broken_files(tmp_path):
         replay(tmp_path / "latin.json")
 
 
-@pytest.mark.skipif(not PLANS.is_dir(), reason=f"{PLANS} is not there (LayoutGPT's layouts, MIT)")
+@needs("nsr_1k/layoutgpt_llm_layouts")
 @pytest.mark.parametrize(
     ("file", "plans", "undrawn"),
     [

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.layout import Layout, Region, write_layouts
 from trueline.planner import make_planner
@@ -129,7 +129,7 @@ def test_what_cannot_be_replayed(tmp_path):
         make_planner(f"replay:{tmp_path}/bad.jsonl")
 
 
-@pytest.mark.skipif(not GPT4.is_file(), reason=f"{GPT4} is not there (LayoutGPT's layouts, MIT)")
+@needs("nsr_1k/layoutgpt_llm_layouts")
 def test_every_published_prompt_is_found():
     planner, plans = make_planner(f"replay:{GPT4}"), replay(GPT4)
     first = {" ".join(plan.prompt.split()): plan for plan in reversed(plans) if plan.iteration == 0}

@@ -14,7 +14,6 @@ from collections import defaultdict
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shared_data import SHARED
 from tiny import reading
 
 from trueline.english import words
@@ -32,9 +31,6 @@ from trueline.planner.rules import RulesPlanner
 PLANNER = RulesPlanner(tagger="textblob")
 FUZZ = int(os.environ.get("TRUELINE_FUZZ", "200"))
 LONGEST = 0.05  #: CPU seconds of a plan
-
-
-DATA = SHARED
 
 
 def things(prompt: str, planner: RulesPlanner = PLANNER) -> list:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.evaluation.benchmarks.t2i_compbench.prompts import complex_kind, parse_numeracy, parse_spatial
 from trueline.evaluation.benchmarks.t2i_compbench.rules import (
@@ -23,9 +23,7 @@ from trueline.evaluation.benchmarks.t2i_compbench.rules import (
 from trueline.perception import Detection
 
 DATA = SHARED / "t2i_compbench"
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"{DATA} is not there (T2I-CompBench's prompts, MIT)"
-)
+needs_data = needs("t2i_compbench")
 SIZE = (512, 512)
 LEFT, RIGHT = (0.0, 0.4, 0.2, 0.6), (0.7, 0.4, 0.9, 0.6)
 TOP, BOTTOM = (0.4, 0.0, 0.6, 0.2), (0.4, 0.7, 0.6, 0.9)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.evaluation.benchmarks.geneval import MAX_OBJECTS, TASKS, correct, kept, overall, relations
 from trueline.perception import Detection
@@ -139,7 +139,7 @@ def test_overall_is_the_mean_of_the_tasks():
         overall({tag: pair for tag, pair in tasks.items() if tag != "position"})
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there (GenEval's prompts, MIT)")
+@needs("geneval")
 def test_all_prompts_can_be_fulfilled_and_failed():
     lines = (DATA / "evaluation_metadata.jsonl").read_text(encoding="utf-8").splitlines()
     places = {"left of": (0.1, 0.5), "right of": (0.9, 0.5), "above": (0.5, 0.1), "below": (0.5, 0.9)}

@@ -3,14 +3,14 @@
 import csv
 
 import pytest
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.evaluation.benchmarks.hrs import colour, counting, hue_colour, level, overall, size, spatial
 from trueline.evaluation.metrics.observations import aggregate
 from trueline.perception import Detection
 
 DATA = SHARED / "hrs_bench"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there (HRS-Bench's prompts)")
+needs_data = needs("hrs_bench")
 
 
 def at(label, x, y, side=0.1, score=0.9):

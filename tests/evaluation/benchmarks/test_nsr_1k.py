@@ -4,15 +4,13 @@ import json
 from collections import Counter
 
 import pytest
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.evaluation.benchmarks.benchmark import Benchmark
 from trueline.evaluation.benchmarks.nsr_1k import COUNTING, NSR1K, SPATIAL
 
 DATA = SHARED
-needs_data = pytest.mark.skipif(
-    not (DATA / COUNTING).is_file(), reason=f"{DATA / COUNTING} is not there (NSR-1K, MIT)"
-)
+needs_data = needs("nsr_1k")
 
 COUNT_ROW = {
     "id": 38699,

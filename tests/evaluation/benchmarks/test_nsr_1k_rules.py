@@ -4,7 +4,7 @@ from collections import defaultdict
 from functools import cache
 
 import pytest
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.evaluation.benchmarks.nsr_1k import (
     NSR1K,
@@ -21,9 +21,7 @@ from trueline.planner.replay import replay
 
 DATA = SHARED
 PLANS = DATA / "nsr_1k/layoutgpt_llm_layouts"
-needs_plans = pytest.mark.skipif(
-    not PLANS.is_dir(), reason=f"{PLANS} is not there (LayoutGPT's layouts, MIT)"
-)
+needs_plans = needs("nsr_1k/layoutgpt_llm_layouts")
 GPT4, LLAMA = "gpt4.{}.k-similar.k_8.px_64.json", "llama-13b.{}.k-similar.k_8.px_256.json"
 LEFT, RIGHT = (0.0, 0.4, 0.2, 0.6), (0.7, 0.4, 0.9, 0.6)
 

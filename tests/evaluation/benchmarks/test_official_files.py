@@ -8,15 +8,23 @@ from functools import cache
 from importlib import import_module
 
 import pytest
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.evaluation import benchmarks
 from trueline.evaluation.benchmarks.worded import Words, drawable, spoken_by
 from trueline.world import vocabulary
 
 DATA = SHARED
-pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"{DATA} is not there: set TRUELINE_DATA to the folder of the official files"
+pytestmark = needs(
+    "7bench",
+    "abc6k_cc500",
+    "drawbench",
+    "geneval",
+    "hrs_bench",
+    "imagereward",
+    "multigen",
+    "partiprompts",
+    "t2i_compbench",
 )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from shared_data import SHARED
+from shared_data import SHARED, needs
 
 from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.benchmarks.worded import Meaning, Said
@@ -16,7 +16,7 @@ from trueline.world.scenes import SIZE, make_scene, render
 DATA = SHARED
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there: set TRUELINE_DATA to the official files")
+@needs("abc6k_cc500", "t2i_compbench", "nsr_1k")
 def test_how_many_prompts_the_world_can_draw():
     with pytest.warns(UserWarning, match="38 boxes without area"):
         world = World(DATA)
