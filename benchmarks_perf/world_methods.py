@@ -20,7 +20,7 @@ from trueline.commands._parser import Parser, add_settings, settings_of
 from trueline.commands._rows import read_rows
 from trueline.evaluation.benchmarks import load
 from trueline.evaluation.drawing_list import choose, wanted
-from trueline.evaluation.run import Recipe
+from trueline.evaluation.run import Row
 from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import Pipeline
 
@@ -41,33 +41,33 @@ def main(arguments: Sequence[str]) -> int:
     rest, given = split_settings(arguments)
     options = parser().parse_args(rest)
     torch.set_num_threads(1)
-    recipes = read_rows(options.methods, given)
+    table = read_rows(options.methods, given)
     pipe, examples = Pipeline.from_pretrained("world"), load("world").examples
     pictures = wanted(examples, choose(examples, options.pictures), (0,))
 
     sampling = settings_of(options, Sampling, DEFAULTS)
 
-    def seconds(recipe: Recipe) -> float:
+    def seconds(drawn: Row) -> float:
         began = time.process_time()
         pipe(
-            [recipe.layout(picture) for picture in pictures],
+            [drawn.layout(picture) for picture in pictures],
             seeds=[p.place for p in pictures],
-            methods=recipe.methods,
+            methods=drawn.methods,
             sampling=sampling,
-            **recipe.changed,
+            **drawn.changed,
             batch_size=len(pictures),
             progress=False,
         )
         return (time.process_time() - began) / len(pictures)
 
-    plain = Recipe("plain")
-    ratios: dict[str, list[float]] = {recipe.name: [] for recipe in recipes}
+    plain = Row("plain")
+    ratios: dict[str, list[float]] = {drawn.name: [] for drawn in table}
     with warnings_as_lines():
         before = seconds(plain)
         for _ in range(options.repeats):
-            for recipe in recipes:
-                own, after = seconds(recipe), seconds(plain)
-                ratios[recipe.name].append(2 * own / (before + after))
+            for drawn in table:
+                own, after = seconds(drawn), seconds(plain)
+                ratios[drawn.name].append(2 * own / (before + after))
                 before = after
     made, about = (
         origin("world_methods.py", arguments),

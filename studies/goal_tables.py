@@ -254,7 +254,8 @@ def _painters(study: Study) -> dict[str, Callable[[], None]]:
     from trueline.commands._rows import read_rows
     from trueline.evaluation.benchmarks import load
     from trueline.evaluation.drawing_list import choose, wanted
-    from trueline.evaluation.run import GLIGEN, UNGROUNDED, Recipe
+    from trueline.evaluation.run import GLIGEN
+    from trueline.evaluation.run import Row as Drawn
     from trueline.sampling.pipeline import Pipeline
 
     examples = load("world").examples
@@ -269,13 +270,13 @@ def _painters(study: Study) -> dict[str, Callable[[], None]]:
     pipes[2].backbone.denoiser.fuse_lora()
     pipes[2].backbone.denoiser.unload_lora()
 
-    def painter(recipe: Recipe, pipe: Pipeline) -> Callable[[], None]:
+    def painter(row: Drawn, pipe: Pipeline) -> Callable[[], None]:
         def paint() -> None:
             pipe(
-                [recipe.layout(picture) for picture in pictures],
+                [row.layout(picture) for picture in pictures],
                 seeds=[(p.seed, p.place) for p in pictures],
-                methods=recipe.methods,
-                grounding_schedule=None if recipe.grounded else UNGROUNDED,
+                methods=row.methods,
+                **row.changed,
                 steps=study.options.steps,
                 guidance_scale=study.options.guidance_scale,
                 batch_size=len(pictures),
@@ -284,8 +285,8 @@ def _painters(study: Study) -> dict[str, Callable[[], None]]:
 
         return paint
 
-    recipes = read_rows(["plain", "gligen", *FREE], {})
-    found = {recipe.name: painter(recipe, pipes[0]) for recipe in recipes}
+    rows = read_rows(["plain", "gligen", *FREE], {})
+    found = {row.name: painter(row, pipes[0]) for row in rows}
     return found | {full.name: painter(GLIGEN, pipes[1]), MERGED: painter(GLIGEN, pipes[2])}
 
 

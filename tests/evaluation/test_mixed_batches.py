@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from trueline.evaluation.benchmarks.benchmark import Example
-from trueline.evaluation.run import Recipe, Run, Settings
+from trueline.evaluation.run import Row, Run, Settings
 from trueline.layout import Layout, Region
 from trueline.methods.boxdiff import BoxDiff
 from trueline.sampling.options import Sampling
@@ -18,7 +18,7 @@ def test_a_batch_without_boxes_of_a_benchmark_with_some(gated, tmp_path):
     benchmark = SimpleNamespace(name="mixed", source="here", examples=examples)
     settings = Settings("mixed", "tiny", None, (0,), Sampling(steps=2, guidance_scale=3), "fp32", 1)
     run = Run(tmp_path, benchmark, settings)
-    row = Recipe("boxdiff", False, True, (BoxDiff(cells=8, refinements=1),), True)
+    row = Row("boxdiff", False, True, (BoxDiff(cells=8, refinements=1),), True)
     run.claim(row)
     run.draw(row, Pipeline(gated), False)
     assert all(run.path("boxdiff", picture).exists() for picture in run.pictures)

@@ -12,7 +12,7 @@ from trueline.methods import METHODS, make
 if TYPE_CHECKING:
     from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.loras import RowLora
-    from trueline.evaluation.run import Recipe
+    from trueline.evaluation.run import Row
     from trueline.files import Folder
 
 BASIC = ("plain", "gligen")
@@ -21,7 +21,7 @@ _LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SETTING = re.compile(r"([a-z_]+)=(.+)", re.DOTALL)
 
 
-def default_rows(pictures: "Sequence[Wanted]", elsewhere: bool) -> "list[Recipe]":
+def default_rows(pictures: "Sequence[Wanted]", elsewhere: bool) -> "list[Row]":
     """Words only, and words and boxes where there are boxes; nothing when there are pictures made elsewhere."""
     from trueline.evaluation.run import GLIGEN, PLAIN
 
@@ -49,7 +49,7 @@ def read_loras(texts: Sequence[str]) -> dict[str, Path]:
 
 def read_rows(
     texts: Sequence[str], given: Given, loras: Mapping[str, Path] | None = None, model: str = "world"
-) -> "list[Recipe]":
+) -> "list[Row]":
     """What each row draws with. ``given``: settings for all rows, which a row's own go before. ``loras``: files by
     the names that rows call them by, beside those that come with ``model``.
 
@@ -57,16 +57,16 @@ def read_rows(
         ValueError: no such method, setting or LoRA, one twice in a row, settings or a LoRA of no row.
     """
     loras = loras or {}
-    recipes = {text: _recipe(text, given, loras, model) for text in texts}
+    rows = {text: _row(text, given, loras, model) for text in texts}
     used = {name for text in texts for name, _settings in _parts(text)}
     refuse_idle(given, used, "--methods")
     if idle := [name for name in loras if LORA + name not in used]:
         raise ValueError(f"--loras: {idle[0]} is in no row; name it in --methods, as {LORA}{idle[0]}")
-    return list(recipes.values())
+    return list(rows.values())
 
 
-def _recipe(text: str, given: Given, loras: Mapping[str, Path], model: str) -> "Recipe":
-    from trueline.evaluation.run import GLIGEN, PLAIN, Recipe
+def _row(text: str, given: Given, loras: Mapping[str, Path], model: str) -> "Row":
+    from trueline.evaluation.run import GLIGEN, PLAIN, Row
 
     parts = _parts(text)
     grounded = parts[0] == ("gligen", {})
@@ -88,7 +88,7 @@ def _recipe(text: str, given: Given, loras: Mapping[str, Path], model: str) -> "
     methods = tuple(make(name, given.get(name, {}) | settings) for name, settings in guiding)
     needy = any(METHODS[name].needs == "boxes" for name, _ in guiding)
     files = tuple(_lora(name, settings, loras, model) for name, settings in worn)
-    return Recipe(text, grounded, bool(methods), methods, needy, files)
+    return Row(text, grounded, bool(methods), methods, needy, files)
 
 
 def _lora(part: str, settings: dict[str, Any], loras: Mapping[str, Path], model: str) -> "RowLora":
@@ -147,13 +147,13 @@ def compared_with(name: str | None, rows: Sequence[str]) -> str | None:
     raise ValueError(f"--against: there is no row {name}; give one of {', '.join(rows)}")
 
 
-def check_boxes(recipes: "Sequence[Recipe]", pictures: "Sequence[Wanted]", benchmark: str) -> None:
+def check_boxes(rows: "Sequence[Row]", pictures: "Sequence[Wanted]", benchmark: str) -> None:
     """Refuse methods that need boxes on prompts that have none.
 
     Raises:
         ValueError: as said.
     """
-    needy = [recipe.name for recipe in recipes if recipe.grounded or recipe.needy]
+    needy = [row.name for row in rows if row.grounded or row.needy]
     if needy and not _boxed(pictures):
         raise ValueError(f"--methods: {needy[0]} needs boxes, and {benchmark} has none; leave it out")
 

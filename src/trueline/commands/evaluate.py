@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.judgements import Seen
     from trueline.evaluation.planned_benchmark import PlannedBenchmark
-    from trueline.evaluation.run import Judge, Recipe, Run
+    from trueline.evaluation.run import Judge, Row, Run
 
 NO_JUDGES = ["none"]
 GROUPS = (*METHODS, *PLANNERS)  #: names with settings of their own, --NAME.setting
@@ -282,7 +282,7 @@ def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> li
 
 
 def _looks(
-    run: "Run", methods: "list[Recipe]", names: list[str], options: argparse.Namespace
+    run: "Run", methods: "list[Row]", names: list[str], options: argparse.Namespace
 ) -> "tuple[list[Judge], dict[str, dict[str, list[Seen]]]]":
     """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
     from trueline.commands._model import find_device, load_pipeline, silence_libraries

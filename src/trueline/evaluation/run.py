@@ -65,7 +65,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Row:
     """How a method of the table draws: with its boxes through the grounding layers or not, guided by ``methods``, by
     a U-Net with the sum of ``loras``."""
 
@@ -96,7 +96,7 @@ class Recipe:
         return {"loras": [lora.to_json() for lora in self.loras]} if self.loras else {}
 
 
-PLAIN, GLIGEN = Recipe("plain"), Recipe("gligen", grounded=True)
+PLAIN, GLIGEN = Row("plain"), Row("gligen", grounded=True)
 
 
 @dataclass(frozen=True)
@@ -178,13 +178,13 @@ class Run:
             )
         ]  # fmt: skip
 
-    def claim(self, recipe: Recipe) -> None:
+    def claim(self, row: Row) -> None:
         """Take the method's folder for these settings of it.
 
         Raises:
             ValueError: it holds pictures of the method with others.
         """
-        folder, mine = Folder(self.out / "pictures" / recipe.name), recipe.to_json()
+        folder, mine = Folder(self.out / "pictures" / row.name), row.to_json()
         path = folder.path / "method.json"
         if not path.exists():
             folder.write_json("method.json", mine)
@@ -198,48 +198,48 @@ class Run:
             if isinstance(theirs, dict) and theirs.get("loras") != mine.get("loras"):
                 what = "another file or strength of its LoRA"
             raise ValueError(
-                f"--out: {folder.path} holds pictures of {recipe.name} with {what}; give the same, or "
+                f"--out: {folder.path} holds pictures of {row.name} with {what}; give the same, or "
                 "another folder"
             )
 
-    def draw(self, recipe: Recipe | str, pipe: Pipeline, progress: bool = True) -> int:
+    def draw(self, row: Row | str, pipe: Pipeline, progress: bool = True) -> int:
         """Draw the batches that are not whole; returns the number of pictures made.
 
         Raises:
             ValueError: ``loras.worn``'s.
         """
-        method = recipe if isinstance(recipe, str) else recipe.name
+        method = row if isinstance(row, str) else row.name
         todo = self.missing(method)
         if not todo:
             return 0
         total, made = sum(len(self.batches[number]) for number in todo), 0
         folder = Folder(self.out / "pictures" / method)
-        loras = () if isinstance(recipe, str) else recipe.loras
+        loras = () if isinstance(row, str) else row.loras
         with worn(pipe, loras), _bar(total, f"{method}: drawing", progress) as bar:
             for number in todo:
                 batch = self.batches[number]
-                for picture, image, record in self._make(recipe, pipe, batch):
+                for picture, image, record in self._make(row, pipe, batch):
                     folder.write_png(f"{picture.name}.png", image, record)
                     made += 1
                     bar.update()
         return made
 
     def _make(
-        self, recipe: Recipe | str, pipe: Pipeline, batch: Sequence[Wanted]
+        self, row: Row | str, pipe: Pipeline, batch: Sequence[Wanted]
     ) -> Iterator[tuple[Wanted, Image.Image, dict[str, Any]]]:
-        if isinstance(recipe, str):  # ROUND_TRIP
-            batch = [picture for picture in batch if self.exists_for(recipe, picture)]
+        if isinstance(row, str):  # ROUND_TRIP
+            batch = [picture for picture in batch if self.exists_for(row, picture)]
             images = [self.benchmark.reference(picture.example) for picture in batch]
             for picture, image in zip(batch, _round_trip(pipe, images), strict=True):
-                yield picture, image, {"method": recipe, "example": picture.example.id}
+                yield picture, image, {"method": row, "example": picture.example.id}
             return
         made = pipe.stream(
-            [recipe.layout(picture) for picture in batch], seeds=[(p.seed, p.place) for p in batch],
-            methods=recipe.methods, sampling=self.settings.sampling, **recipe.changed, batch_size=len(batch),
+            [row.layout(picture) for picture in batch], seeds=[(p.seed, p.place) for p in batch],
+            methods=row.methods, sampling=self.settings.sampling, **row.changed, batch_size=len(batch),
             progress=False,
             checked=True,  # a batch without boxes belongs to a benchmark that has some (commands/_rows.py)
         )  # fmt: skip
-        about = {"method": recipe.name} | recipe.about_loras()
+        about = {"method": row.name} | row.about_loras()
         for drawn in made:
             yield batch[drawn.index], drawn.image, drawn.record | about
 
