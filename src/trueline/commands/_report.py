@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def report(
     run: "Run",
     judges: "list[Judge]",
-    looks: "dict[str, dict[str, list[Seen]]]",
+    seen: "dict[str, dict[str, list[Seen]]]",
     command: str,
     notes: list[str],
     mode: "Mode",
@@ -25,7 +25,7 @@ def report(
 ) -> int:
     """Writes ``results.json``, ``results.md``, ``report.html`` and ``study``, and prints the table; the exit code.
 
-    ``looks``: method -> judge -> what it saw, one for each picture. ``against``: the row to compare with.
+    ``seen``: method -> judge -> what it saw, one for each picture. ``against``: the row to compare with.
     """
     from trueline.evaluation.benchmarks import benchmark_class
     from trueline.evaluation.figures import Context, rows
@@ -39,8 +39,8 @@ def report(
     rule = benchmark_class(settings.benchmark)
     last = Combined(rule)
     judges = [*judges, last]
-    for seen in looks.values():
-        seen[last.name] = last.combine(pictures, seen)
+    for by_judge in seen.values():
+        by_judge[last.name] = last.combine(pictures, by_judge)
     context = Context(
         settings.benchmark,
         settings.model,
@@ -50,9 +50,9 @@ def report(
         lambda example: rule.group(example, mode),
         against,
     )
-    table = rows(pictures, judges, looks, context)
+    table = rows(pictures, judges, seen, context)
     write_rows(run.folder, table)
-    shots = _shots(run, pictures, judges, looks)
+    shots = _shots(run, pictures, judges, seen)
     write_report(run.out / "report.html", f"Trueline: {settings.benchmark}", table, shots, notes)
     print(markdown([row for row in table if not row["category"]]))
     print(
@@ -80,7 +80,7 @@ def _study(run: "Run", shots: "list[Shot]") -> None:
 
 
 def _shots(
-    run: "Run", pictures: "Sequence[Wanted]", judges: "list[Judge]", looks: "dict[str, dict[str, list[Seen]]]"
+    run: "Run", pictures: "Sequence[Wanted]", judges: "list[Judge]", seen: "dict[str, dict[str, list[Seen]]]"
 ) -> "list[Shot]":
     """The pictures of the methods that draw, with what the first detector saw in them."""
     from trueline.evaluation.judgements import RATIO, detections, ratio_names
@@ -89,22 +89,29 @@ def _shots(
 
     detector = next((judge.name for judge in judges if judge.precision), None)
     shots = []
-    for method, by_judge in looks.items():
+    for method, by_judge in seen.items():
         if method in (REFERENCE, ROUND_TRIP):
             continue
         for place, picture in enumerate(pictures):
             scores: dict[str, float] = {}
-            for seen in (by_judge[judge.name][place] for judge in judges):
-                asked = {name: seen[RATIO + name] for name in ratio_names([seen])}
+            for arrays in (by_judge[judge.name][place] for judge in judges):
+                asked = {name: arrays[RATIO + name] for name in ratio_names([arrays])}
                 scores |= {name: float(top / bottom) for name, (top, bottom) in asked.items() if bottom > 0}
             example = picture.example
             found = detections(by_judge[detector][place]) if detector else []
             shots.append(
                 Shot(
-                    example.id, example.category, example.prompt, method, picture.seed, run.path(method, picture),
-                    example.layout, scores, found,
+                    example.id,
+                    example.category,
+                    example.prompt,
+                    method,
+                    picture.seed,
+                    run.path(method, picture),
+                    example.layout,
+                    scores,
+                    found,
                 )
-            )  # fmt: skip
+            )
     return shots
 
 
@@ -115,9 +122,11 @@ def _judged(table: list[dict[str, Any]]) -> int:
         f"{row['metric']} {row['value']:.3f} on {method} (asked: {bound})"
         for method, bound in sorted(least)
         for row in table
-        if row["method"] == method and not row["category"] and row["value"] < bound
+        if row["method"] == method
+        and not row["category"]
+        and row["value"] < bound
         and row["metric"] in ("object_accuracy", "color_accuracy", "texture_accuracy")
-    ]  # fmt: skip
+    ]
     if short:
         print(f"trueline: warning: the judge errs: {'; '.join(short)}", file=sys.stderr)
     return 1 if short else 0

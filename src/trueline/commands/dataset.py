@@ -205,7 +205,7 @@ def _finish(arguments: Sequence[str]) -> int:
     target = Path(options.to) if options.to else out / "set"
     about = finish(
         out, target, digest, decided.choices, options.undecided, title=options.title, licence=options.licence
-    )  # fmt: skip
+    )
     made = f"{about['items']} pictures, {about['boxes']} boxes"
     print(f"{made}: {target / 'data.jsonl'}; the card: {target / 'README.md'}")
     return 0

@@ -170,9 +170,14 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
     from trueline.evaluation.run import Run, Settings
 
     settings = Settings(
-        options.benchmark, options.model, options.n, seeds, settings_of(options, Sampling, DEFAULTS),
-        options.dtype or fast_dtype(options.device), options.batch_size,
-    )  # fmt: skip
+        options.benchmark,
+        options.model,
+        options.n,
+        seeds,
+        settings_of(options, Sampling, DEFAULTS),
+        options.dtype or fast_dtype(options.device),
+        options.batch_size,
+    )
     shard = Shard.parse(options.shard)
     with warnings_as_lines():
         benchmark = load(options.benchmark, options.data, **read_options(options))
@@ -201,7 +206,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
             notes += unmeasured(
                 benchmark_class(options.benchmark), names, {picture.example.category for picture in pictures}
             )
-        judges, looks = _looks(run, methods, names, options)
+        judges, seen = _seen(run, methods, names, options)
     for note in notes:
         print(f"trueline: {note}", file=sys.stderr)
     if options.export is not None:
@@ -213,7 +218,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         )
         return 0
     with warnings_as_lines():
-        return report(run, judges, looks, command, notes, options.mode, against)
+        return report(run, judges, seen, command, notes, options.mode, against)
 
 
 def _planned(benchmark: "Benchmark", options: argparse.Namespace, given: Given) -> "PlannedBenchmark":
@@ -281,7 +286,7 @@ def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> li
     return found
 
 
-def _looks(
+def _seen(
     run: "Run", methods: "list[Row]", names: list[str], options: argparse.Namespace
 ) -> "tuple[list[Judge], dict[str, dict[str, list[Seen]]]]":
     """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
@@ -326,5 +331,5 @@ def _looks(
     )
     compares = own or any(judge.distances for judge in judges)
     seen_by = [*mine, *run.elsewhere, *([REFERENCE] if real and compares else []), *trip]
-    looks = {m: {judge.name: run.look(m, judge, not options.quiet) for judge in judges} for m in seen_by}
-    return judges, looks
+    seen = {m: {judge.name: run.look(m, judge, not options.quiet) for judge in judges} for m in seen_by}
+    return judges, seen
