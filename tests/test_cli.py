@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+import traceback
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +34,7 @@ APPLE, CAR = "a red apple@.05,.35,.40,.70", "a blue car@.55,.35,.95,.70"
 PROMPT = "a red apple to the left of a blue car"
 BOXES = ["--box", APPLE, "--box", CAR]
 FAST = ["--steps", "2"]
+SOURCE = str(Path(generate.__file__).parent.parent)
 
 
 @pytest.fixture
@@ -99,6 +101,20 @@ def test_every_flag_arrives(trueline, out):
     assert (record["dtype"], record["device"]) == ("bfloat16", "cpu")
     assert record["layout"]["negative_prompt"] == "a cat"
     assert Image.open(out / "0000-0.png").size == (128, 64)
+
+
+@pytest.mark.parametrize("call", ["encode", "predict"])
+def test_few_frames_from_the_command_line_to_the_net(trueline, gated, monkeypatch, call):
+    """Who follows a prompt with a debugger passes at most nine functions of ours."""
+    real, frames = getattr(type(gated), call), []
+
+    def seen(self, *arguments, **options):
+        frames.append([frame.name for frame in traceback.extract_stack() if SOURCE in frame.filename])
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(type(gated), call, seen)
+    trueline(PROMPT, *BOXES, *FAST)
+    assert frames[0][0] == "main" and len(frames[0]) + 1 <= 9, frames[0]
 
 
 def test_the_record_is_in_the_picture_too(trueline, out):
