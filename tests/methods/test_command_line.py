@@ -64,7 +64,7 @@ def test_generate_with_a_method_and_again(tmp_path, capsys):
         (["--method", "boxdiff", "--boxdiff.speed", "3"], "boxdiff has no such setting"),
         (
             ["--method", "boxdiff", "--boxdiff.scale", "big"],
-            "--boxdiff.scale: Input should be a valid number",
+            "--boxdiff.scale: input should be a valid number",
         ),
         (["--method", "boxdiff", "--method", "boxdiff"], "--method: boxdiff is there twice"),
         (["--magic.scale", "3"], "there is no method 'magic'"),
@@ -132,7 +132,7 @@ def test_rows_of_an_evaluation_are_sums_with_settings_of_their_own():
         ("gligen+boxdif", "there is no 'boxdif'"),
         ("boxdiff@scale", "NAME@setting=value"),
         ("boxdiff@colour=3", "boxdiff has no such setting"),
-        ("boxdiff@until=3", "--boxdiff.until"),
+        ("boxdiff@until=3", "boxdiff.until"),
         ("boxdiff+plain", "plain stands alone"),
         ("boxdiff+gligen", "gligen first"),
         ("gligen+gligen", "gligen first"),

@@ -424,19 +424,19 @@ def test_folders_that_hold_no_net(gated, gated_folder, weights, said):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"rule": "adam"}, "--hcma.rule: "),
-        ({"weighting": "both"}, "--hcma.weighting: "),
-        ({"start": 0.5, "stop": 0.5}, "--hcma.stop: Value error, must be greater than start (0.5)"),
-        ({"start": 1}, "--hcma.stop: "),
-        ({"every": 0}, "--hcma.every: "),
-        ({"eta": -1}, "--hcma.eta: "),
-        ({"beta": "inf"}, "--hcma.beta: "),
-        ({"lambda": 1}, "--hcma.lambda: hcma has no such setting; it has strength"),
-        ({"weights": ""}, "--hcma.weights: "),
+        ({"rule": "adam"}, "hcma.rule: "),
+        ({"weighting": "both"}, "hcma.weighting: "),
+        ({"start": 0.5, "stop": 0.5}, "hcma.stop: must be greater than start (0.5)"),
+        ({"start": 1}, "hcma.stop: "),
+        ({"every": 0}, "hcma.every: "),
+        ({"eta": -1}, "hcma.eta: "),
+        ({"beta": "inf"}, "hcma.beta: "),
+        ({"lambda": 1}, "hcma.lambda: hcma has no such setting; it has strength"),
+        ({"weights": ""}, "hcma.weights: "),
     ],
 )
 def test_bad_settings_are_one_sentence(settings, said):
-    with pytest.raises(ValueError, match="--hcma") as raised:
+    with pytest.raises(ValueError, match="hcma") as raised:
         make("hcma", settings)
     assert str(raised.value).startswith(said)
 

@@ -289,10 +289,10 @@ def test_mean_of_layers_and_heads(gated):
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("boxdif", {}, "--method: there is no 'boxdif'; there are "),
-        ("boxdiff", {"skale": 1}, "--boxdiff.skale: boxdiff has no such setting; it has strength"),
-        ("boxdiff", {"scale": -1}, "--boxdiff.scale: Input should be greater than or equal to 0"),
-        ("boxdiff", {"scale": "x"}, "--boxdiff.scale: Input should be a valid number"),
+        ("boxdif", {}, "method: there is no 'boxdif'; there are "),
+        ("boxdiff", {"skale": 1}, "boxdiff.skale: boxdiff has no such setting; it has strength"),
+        ("boxdiff", {"scale": -1}, "boxdiff.scale: input should be greater than or equal to 0"),
+        ("boxdiff", {"scale": "x"}, "boxdiff.scale: input should be a valid number"),
     ],
 )
 def test_bad_settings_are_one_sentence(name, settings, said):

@@ -241,8 +241,8 @@ def test_the_tables_name_rows_that_are_there(study, tmp_path):
     [
         ("hcma_tables", ["--only", "drew"], "--only: there is no step 'drew'"),
         ("hcma_tables", ["--hcma", "beta"], "--hcma: write settings as beta=.25"),
-        ("hcma_tables", ["--hcma", "betta=1"], "--hcma.betta: hcma has no such setting; it has strength"),
-        ("hcma_tables", ["--hcma", "stop=.5,beta=x"], "--hcma.beta: "),
+        ("hcma_tables", ["--hcma", "betta=1"], "hcma.betta: hcma has no such setting; it has strength"),
+        ("hcma_tables", ["--hcma", "stop=.5,beta=x"], "hcma.beta: "),
         ("hcma_tables", ["--hcma", "weights=net"], "--hcma: give the net as --alignment"),
         ("goal_tables", ["--shard", "1/2", "--only", "train"], "--shard: step train is not done in parts"),
         ("goal_tables", ["--shard", "3/2"], "--shard: write it as 1/4"),

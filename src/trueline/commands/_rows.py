@@ -107,7 +107,7 @@ def _lora(part: str, settings: dict[str, Any], loras: Mapping[str, Path], model:
         return RowLora.of(name, path or find(f"{name}", model), float(weight))
     except ValueError as error:
         cure = "" if name in loras else f"; a row's LoRA is defined as --loras {name}=FILE"
-        raise ValueError(f"--loras: {str(error).removeprefix('--loras: ')}{cure}") from None
+        raise ValueError(f"--loras: {re.sub('^(--)?loras: ', '', str(error))}{cure}") from None
 
 
 def _parts(text: str) -> list[tuple[str, dict[str, Any]]]:

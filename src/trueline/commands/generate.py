@@ -31,7 +31,7 @@ LOOKING = ("realign_rounds", "realign_check", "tagger", "detector", "segmenter",
 #: Argument of the library -> flag, where the names differ.
 FLAGS = {
     **{"methods": "--method", "seeds": "--seed", "negative_prompt": "--negative"},
-    **{"rounds": "--realign-rounds", "check": "--realign-check", "num_images_per_prompt": "--n"},
+    **{"rounds": "--realign-rounds", "check": "--realign-check", "record": "--regenerate"},
 }
 GROUPS = (*METHODS, *PLANNERS)  #: names with settings of their own, --NAME.setting
 #: What --regenerate does not take from the record.

@@ -67,7 +67,7 @@ def method_class(name: str) -> Any:
         ValueError: there is none.
     """
     if name not in METHODS:
-        raise ValueError(f"--method: there is no {name!r}; there are {', '.join(METHODS)}")
+        raise ValueError(f"method: there is no {name!r}; there are {', '.join(METHODS)}")
     module, _, attribute = METHODS[name].home.partition(":")
     return getattr(import_module(f"{__name__}.{module}"), attribute)
 
@@ -80,7 +80,7 @@ def of_record(recorded: list[dict[str, Any]]) -> list[Any]:
     """
     names = {entry.home.partition(":")[2]: name for name, entry in METHODS.items()}
     if unknown := [one["name"] for one in recorded if one["name"] not in names]:
-        raise ValueError(f"--regenerate: the record's method {unknown[0]} is none of {', '.join(names)}")
+        raise ValueError(f"record: its method {unknown[0]} is none of {', '.join(names)}")
     return [make(names[one["name"]], one["settings"]) for one in recorded]
 
 
@@ -88,17 +88,21 @@ def make(name: str, settings: dict[str, Any]) -> Any:
     """The method with these settings (numbers, or text as on the command line).
 
     Raises:
-        ValueError: an unknown method or setting, or a value out of its range, in one sentence.
+        ValueError: an unknown method or setting, or a value out of its range, in one sentence; a setting is called
+            ``boxdiff.scale``.
     """
     from pydantic import ValidationError
 
+    from trueline.errors import FieldError, first_problem
+
     kind = method_class(name)
+    if unknown := [key for key in settings if key not in kind.model_fields]:
+        known = ", ".join(kind.model_fields)
+        raise FieldError(f"{name}.{unknown[0]}", f"{name} has no such setting; it has {known}")
     try:
         return kind(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(kind.model_fields)
-            raise ValueError(f"--{name}.{field}: {name} has no such setting; it has {known}") from None
-        raise ValueError(f"--{name}.{field}: {first['msg']} (got {first['input']!r})") from None
+        found = first_problem(error, kind)
+    except FieldError as error:
+        found = error
+    raise FieldError(f"{name}.{found.field}", found.problem)

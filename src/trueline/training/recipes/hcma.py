@@ -184,7 +184,7 @@ def _method(settings: Settings, folder: Path) -> HCMA:
     try:
         return make("hcma", settings.objective.guidance | {"weights": str(folder)})
     except ValueError as error:
-        raise ValueError(f"objective.guidance: {str(error).removeprefix('--hcma.')}") from None
+        raise ValueError(f"objective.guidance: {str(error).removeprefix('hcma.')}") from None
 
 
 def _unmoved(settings: Settings, aligner: Aligner) -> str | None:
