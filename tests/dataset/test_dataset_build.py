@@ -288,7 +288,7 @@ def test_other_settings_or_prompts_in_the_same_folder_are_an_error(built, render
     out, pictures = tmp_path / "out", Path(settings["images"])
     shutil.copytree(built, out)
     assert build(out, renders[0], pictures, "--min-clip", "0.9") == 2
-    assert "min_clip: the run in" in capsys.readouterr().err
+    assert "--min-clip: the run in" in capsys.readouterr().err
     assert build(out, renders[0], pictures, "--detector", "owlv2=x") == 2
     changed = tmp_path / "captions.jsonl"
     changed.write_text(renders[0].read_text().replace("a ", "the ", 1))
