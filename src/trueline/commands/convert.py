@@ -14,15 +14,9 @@ from trueline.formats import FORMATS, format_of, read, write
 if TYPE_CHECKING:
     from trueline.formats._conversion import Tally
 
-#: What the arguments of ``read`` and ``write`` are called here.
-READING = {"format": "--from", "size": "--from-size", "names": "--names", "captions": "--captions"}
-WRITING = {
-    "format": "--to",
-    "size": "--size",
-    "names": "--names",
-    "strict": "--strict",
-    "replace": "--force",
-}
+#: What the arguments of ``read`` and ``write`` are called here, where the names differ.
+READING = {"format": "--from", "size": "--from-size"}
+WRITING = {"format": "--to", "replace": "--force"}
 
 
 def parser() -> argparse.ArgumentParser:

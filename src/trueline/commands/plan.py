@@ -111,10 +111,7 @@ def _check(options: argparse.Namespace) -> None:
     """What can be refused before any time (or money) is spent on planning."""
     from trueline.layout import MAX_SEED, Layout
 
-    try:
-        Layout("a", width=options.width, height=options.height)
-    except ValueError as error:
-        raise ValueError(f"--{error}") from None
+    Layout("a", width=options.width, height=options.height)
     if options.seed is not None and not 0 <= options.seed <= MAX_SEED:
         raise ValueError(f"--seed: must be from 0 to {MAX_SEED} (got {options.seed})")
     if options.out is not None and Path(options.out).is_dir():
