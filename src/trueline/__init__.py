@@ -28,6 +28,7 @@ _HOME = {
     "Reweighting": "methods.realign",
     "Structured": "methods.structured",
     "Realign": "realign",
+    "Sampling": "sampling.options",
     "sample": "sampling.loop",
     "Pipeline": "sampling.pipeline",
 }
