@@ -119,7 +119,7 @@ class Realign:
         )
 
     def _states(self, request: Request) -> list[_PictureState]:
-        seeds = self.pipe._seeds(request)
+        seeds = request.layout_seeds()
         return [
             _PictureState(index, layout, (int(seed or 0), at))
             for index, (layout, (seed, at)) in enumerate(zip(request.layouts, seeds, strict=True))

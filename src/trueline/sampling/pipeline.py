@@ -23,7 +23,7 @@ from trueline.sampling.method import Method, Step
 from trueline.sampling.options import Sampling
 from trueline.sampling.records import make_record, unknown_words
 from trueline.sampling.request import Request
-from trueline.seeds import Seed, fresh_seed, noise_generators
+from trueline.seeds import Seed, noise_generators
 
 DEFAULT_BATCH = 16  # pictures denoised at once when the caller does not say
 
@@ -148,7 +148,9 @@ class Pipeline:
     def _finished(self, orders: list[_Order], request: Request) -> Iterator[Picture]:
         """The pictures, batch by batch. A batch for which memory runs out is made in halves, and so are all later."""
         batches = self._batches(orders, request.batch_size or DEFAULT_BATCH)
-        with _progress_bar(len(orders) * request.sampling.steps, request.progress) as bar:
+        total = len(orders) * request.sampling.steps
+        hidden = None if request.progress is None else not request.progress  # None: shown on a terminal only
+        with tqdm(total=total, disable=hidden, unit="step", desc="denoising") as bar:
             while batches:
                 batch = batches.pop(0)
                 states = [
@@ -235,13 +237,11 @@ class Pipeline:
         if not request.checked:
             check_layouts(self.backbone, layouts, request.methods, strict=request.sampling.strict)
         notes = {layout: self._notes(layout) for layout in layouts}
-        orders = [
-            order
-            for layout, seed in zip(layouts, self._seeds(request), strict=True)
-            for order in _copies(layout, seed, request.num_images_per_prompt, notes[layout])
-        ]
-        for index, order in enumerate(orders):
-            order.index = index
+        orders: list[_Order] = []
+        for layout, (seed, first) in zip(layouts, request.layout_seeds(), strict=True):
+            seeded = layout if seed is None else layout.model_copy(update={"seed": seed})
+            for copy in range(request.num_images_per_prompt):
+                orders.append(_Order(len(orders), seeded, seed, first + copy, notes=list(notes[layout])))
         self._bring_noise(orders, request)
         return orders
 
@@ -255,26 +255,13 @@ class Pipeline:
             )
         return layout.model_copy(update={"width": width, "height": height})
 
-    def _seeds(self, request: Request) -> list[tuple[int | None, int]]:
-        """Seed, and index of the first picture under it, for each layout."""
-        layouts, copies = request.layouts, request.num_images_per_prompt
-        if request.generators is not None or request.latents is not None:
-            return [(None, 0)] * len(layouts)
-        if not isinstance(request.seeds, Sequence | None):
-            return [(int(request.seeds), place * copies) for place in range(len(layouts))]
-        if request.seeds is None:
-            return [(fresh_seed() if layout.seed is None else layout.seed, 0) for layout in layouts]
-        return [seed if isinstance(seed, tuple) else (seed, 0) for seed in request.seeds]
-
     def _bring_noise(self, orders: list[_Order], request: Request) -> None:
         """The caller's latents or generators; drawn now, in order, so that batching cannot change them."""
         given, latents = request.generators, request.latents
         if given is not None:
             if len(given) not in (1, len(orders)):
                 raise ValueError(f"generator: give one, or one per picture ({len(orders)}), got {len(given)}")
-            for order, generator in zip(
-                orders, given * len(orders) if len(given) == 1 else given, strict=True
-            ):
+            for order, generator in zip(orders, given * len(orders), strict=False):
                 order.generator = generator
         for order, shape in (
             (order, self.backbone.latent_size(order.layout.width, order.layout.height)) for order in orders
@@ -314,12 +301,6 @@ class Pipeline:
         return make_record(self.backbone, request, order.layout, noise, batch, order.notes)
 
 
-def _copies(layout: Layout, seed: tuple[int | None, int], copies: int, notes: list[str]) -> list[_Order]:
-    value, first = seed
-    layout = layout if value is None else layout.model_copy(update={"seed": value})
-    return [_Order(0, layout, value, first + copy, notes=list(notes)) for copy in range(copies)]
-
-
 def _chunks(orders: list[_Order], size: int) -> list[list[_Order]]:
     return [orders[start : start + size] for start in range(0, len(orders), size)]
 
@@ -331,13 +312,6 @@ def _halved(batches: list[list[_Order]], size: int) -> list[list[_Order]]:
 
 def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _progress_bar(total: int, progress: bool | None) -> tqdm:
-    """``progress`` None: only on a terminal."""
-    return tqdm(
-        total=total, disable=None if progress is None else not progress, unit="step", desc="denoising"
-    )
 
 
 def _as_output(picture: Float[Tensor, "c h w"], output_type: str) -> Any:

@@ -11,6 +11,7 @@ from trueline.errors import FieldError, Frozen, short
 from trueline.layout import MAX_SEED, Layout
 from trueline.sampling.method import Method
 from trueline.sampling.options import DEFAULTS, Sampling, Within, one_of
+from trueline.seeds import fresh_seed
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 TENSOR_INPUTS = ("latents", "x0")
@@ -98,6 +99,16 @@ class Request(Frozen):
         """What the callback wants; diffusers' ``PipelineCallback`` objects say it themselves."""
         own = self.callback_on_step_end_tensor_inputs
         return tuple(getattr(self.callback_on_step_end, "tensor_inputs", own))
+
+    def layout_seeds(self) -> list[tuple[int | None, int]]:
+        """Seed, and index of the first picture under it, for each layout; no seed where the noise is the caller's."""
+        if self.generators is not None or self.latents is not None:
+            return [(None, 0)] * len(self.layouts)
+        if self.seeds is None:
+            return [(fresh_seed() if layout.seed is None else layout.seed, 0) for layout in self.layouts]
+        if isinstance(self.seeds, Sequence):
+            return [seed if isinstance(seed, tuple) else (seed, 0) for seed in self.seeds]
+        return [(int(self.seeds), place * self.num_images_per_prompt) for place in range(len(self.layouts))]
 
     def _check_noise(self) -> None:
         given = [name for name in ("seeds", "generator") if getattr(self, name) is not None]
