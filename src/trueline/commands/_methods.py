@@ -18,7 +18,7 @@ def split_settings(
     """The arguments without ``--NAME.key value``, and those settings by name. ``kinds``: what ``names`` are.
 
     Raises:
-        ValueError: a setting without its value, twice over, or of no such name.
+        ValueError: a setting without its value, given twice, or of no such name.
     """
     rest: list[str] = []
     given: Given = {}
@@ -56,7 +56,7 @@ def chosen(names: Sequence[str], given: Given) -> list[Any]:
     """The methods of these names, with their settings.
 
     Raises:
-        ValueError: a name twice over, settings of a method that is not among them, or ``methods.make``'s.
+        ValueError: a name given twice, settings of a method that is not among them, or ``methods.make``'s.
     """
     if twice := [name for name in names if list(names).count(name) > 1]:
         raise ValueError(f"--method: {twice[0]} is there twice")

@@ -1,6 +1,6 @@
 """``trueline generate --realign``: two stages for each picture, and all that came between as files.
 
-Beside NAME.png and NAME.json a folder NAME-realign: round-K.png and .json (round 0 is stage one); for each phrase
+Besides NAME.png and NAME.json, a folder NAME-realign: round-K.png and .json (round 0 is stage one); for each phrase
 that led round K its mask and its attention before and after (round-K-mask-I.png and so on; attention-K.npz has the
 numbers and the phrases), and what was too much (round-K-surplus.png); looked.json (tags, scores, phrases, boxes,
 notes) and panel.png, which shows it all.

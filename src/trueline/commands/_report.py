@@ -56,7 +56,7 @@ def report(
     write_report(run.out / "report.html", f"Trueline: {settings.benchmark}", table, shots, notes)
     print(markdown([row for row in table if not row["category"]]))
     print(
-        f"{len(run.pictures)} pictures a method; by category too, with the pictures: {run.out / 'report.html'}"
+        f"{len(run.pictures)} pictures per method; by category too, with the pictures: {run.out / 'report.html'}"
     )
     _study(run, shots)
     return _judged(table) if settings.benchmark == "world" else 0

@@ -34,7 +34,7 @@ def read_loras(texts: Sequence[str]) -> dict[str, Path]:
     """The files of ``NAME=FILE``, by name.
 
     Raises:
-        ValueError: written otherwise, or a name twice over.
+        ValueError: written otherwise, or the same name twice.
     """
     found: dict[str, Path] = {}
     for text in texts:
@@ -51,7 +51,7 @@ def read_rows(
     texts: Sequence[str], given: Given, loras: Mapping[str, Path] | None = None, model: str = "world"
 ) -> "list[Row]":
     """What each row draws with. ``given``: settings for all rows, which a row's own go before. ``loras``: files by
-    the names that rows call them by, beside those that come with ``model``.
+    the names that rows call them by, besides those that come with ``model``.
 
     Raises:
         ValueError: no such method, setting or LoRA, one twice in a row, settings or a LoRA of no row.

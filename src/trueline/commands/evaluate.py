@@ -243,7 +243,7 @@ def _export(run: "Run", methods: list[str], folder: Path) -> None:
 
 
 def judge_names(options: argparse.Namespace) -> list[str]:
-    """The models that look, beside the world's own judge on the world's benchmark."""
+    """The models that look, besides the world's own judge on the world's benchmark."""
     if options.judges is not None:
         return [] if options.judges == NO_JUDGES else list(options.judges)
     if options.benchmark == "world":

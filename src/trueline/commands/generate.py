@@ -26,8 +26,8 @@ EPILOG = """examples:
   trueline generate --regenerate out/0000-0.json"""
 
 DEFAULTS = {"model": "world", "n": 1, "seed": 0, "dtype": "fp32", "batch_size": 16}
-#: Flags that say how --realign looks.
-LOOKING = ("realign_rounds", "realign_check", "tagger", "detector", "segmenter", "reasoner")
+#: Flags that only --realign reads.
+REALIGNING = ("realign_rounds", "realign_check", "tagger", "detector", "segmenter", "reasoner")
 #: Argument of the library -> flag, where the names differ.
 FLAGS = {
     **{"methods": "--method", "seeds": "--seed", "negative_prompt": "--negative"},
@@ -149,7 +149,9 @@ def main(arguments: Sequence[str]) -> int:
         return regenerate(options)
     layouts, settings = read_layouts(options), read_settings(options)
     sampling = settings_of(options, Sampling)
-    if options.realign is None and (idle := [name for name in LOOKING if getattr(options, name) is not None]):
+    if options.realign is None and (
+        idle := [name for name in REALIGNING if getattr(options, name) is not None]
+    ):
         raise ValueError(f"{flag_of(idle[0])}: belongs to --realign, which is not given")
     if options.realign:
         from trueline.commands._realign import read_realign
