@@ -1,6 +1,9 @@
 """A benchmark of which only some prompts have boxes is drawn to its end, whatever falls into one batch."""
 
+import json
 from types import SimpleNamespace
+
+import pytest
 
 from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.run import Row, Run, Settings
@@ -22,3 +25,24 @@ def test_a_batch_without_boxes_of_a_benchmark_with_some(gated, tmp_path):
     run.claim(row)
     run.draw(row, Pipeline(gated), False)
     assert all(run.path("boxdiff", picture).exists() for picture in run.pictures)
+
+
+def test_a_folder_of_before_an_option_was_written_down_goes_on(tmp_path):
+    """A manifest without a key means the option's default."""
+    benchmark = SimpleNamespace(
+        name="mixed", source="here", examples=[Example("bare", Layout("a red apple"), "", {})]
+    )
+
+    def begun(**options) -> Run:
+        sampling = Sampling(steps=2, **options)
+        return Run(tmp_path, benchmark, Settings("mixed", "tiny", None, (0,), sampling, "fp32", 1))
+
+    begun()
+    manifest = json.loads((tmp_path / "run.json").read_text())
+    for name in ("eta", "grounding_schedule"):
+        del manifest["settings"][name]
+    (tmp_path / "run.json").write_text(json.dumps(manifest))
+    begun()
+    for changed in ({"eta": 0.5}, {"grounding_schedule": (1, 0, 0)}):
+        with pytest.raises(ValueError, match=f"holds a run with another {next(iter(changed))}"):
+            begun(**changed)
