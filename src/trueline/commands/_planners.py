@@ -64,7 +64,7 @@ def check_planners(specs: Sequence[str], given: Given) -> None:
     refuse_idle(given, [spec.partition(":")[0] for spec in specs], "--planner")
 
 
-def plan_missing(
+def with_boxes(
     layouts: "Sequence[Layout]", methods: Sequence[Any], spec: str | None, given: Given
 ) -> "tuple[list[Layout], str | None]":
     """The layouts, boxes planned for those that have none, and who planned (None: nobody). Notes go to stderr.
@@ -81,10 +81,13 @@ def plan_missing(
     needy = [method for method in methods if method.needs_regions and getattr(method, "strength", 1) != 0]
     if spec == NONE or (spec is None and (not needy or len(bare) < len(layouts))):
         return list(layouts), None
+    from trueline.planner.layouts import notes_of, plan_missing
+
     (planner,) = make_chosen([spec or PLANNERS[0]], given)
-    planned = list(layouts)
+    planned = plan_missing(layouts, planner)
     for place in bare:
-        planned[place] = _plan_one(layouts[place], place, planner)
+        for note in notes_of(planned[place]):
+            say(layouts[place].prompt, place, note)
     if needy and not any(layout.regions for layout in planned):
         which = type(needy[0]).__name__
         raise ValueError(
@@ -94,21 +97,6 @@ def plan_missing(
     said = f"{boxes} boxes planned by {planner.name}" if bare else "the boxes are given; nothing is planned"
     print(f"trueline: {said}", file=sys.stderr)
     return planned, planner.name
-
-
-def _plan_one(layout: "Layout", place: int, planner: "Planner") -> "Layout":
-    from trueline.planner.layouts import filled, notes_of
-
-    try:
-        planned = planner.plan(layout.prompt, width=layout.width, height=layout.height)
-    except ValueError as error:
-        raise ValueError(
-            f"--planner: prompt {place + 1} cannot be planned ({error}); give its boxes, or leave it out"
-        ) from None
-    made = filled(layout, planned)
-    for note in notes_of(made):
-        say(layout.prompt, place, note)
-    return made
 
 
 def say(prompt: str, place: int, sentence: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import chosen
 from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, flag_of, settings_of
-from trueline.commands._planners import PLANNERS, plan_missing, split_all
+from trueline.commands._planners import PLANNERS, split_all, with_boxes
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling
 
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
 
         redrawing = read_realign(options, settings, given, of_planners)
     methods = chosen(options.method or [], given)
-    layouts, planner = plan_missing(layouts, methods, options.planner, of_planners)
+    layouts, planner = with_boxes(layouts, methods, options.planner, of_planners)
     settings |= {"methods": options.method or [], "planner": planner}
     from trueline.commands._pictures import draw
 

@@ -5,6 +5,7 @@ It travels with the layout, into JSON Lines and into the record of a picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from trueline.layout import Layout
@@ -41,6 +42,25 @@ def plan(
     base = Layout(prompt, width=width, height=height)
     made = make_planner(planner, **settings) if isinstance(planner, str) else planner
     return filled(base, made.plan(prompt, width=width, height=height, seed=seed))
+
+
+def plan_missing(layouts: Sequence[Layout], planner: Planner) -> list[Layout]:
+    """The layouts, with planned boxes where they have none.
+
+    Raises:
+        ValueError: a prompt that cannot be planned.
+    """
+    planned = list(layouts)
+    for place, layout in enumerate(layouts):
+        if layout.regions:
+            continue
+        try:
+            made = planner.plan(layout.prompt, width=layout.width, height=layout.height)
+        except ValueError as error:
+            problem = f"prompt {place + 1} cannot be planned ({error}); give its boxes, or leave it out"
+            raise ValueError(f"planner: {problem}") from None
+        planned[place] = filled(layout, made)
+    return planned
 
 
 def filled(layout: Layout, planned: Planned) -> Layout:
