@@ -255,6 +255,14 @@ def test_boxes_of_the_user_are_never_replaced(known, generate, tmp_path, capsys)
     assert filled["meta"]["plan"]["planner"] == "known"
 
 
+def test_missing_boxes_are_planned_in_python():
+    boxed = Layout("a cat", [Region("a cat", (0.1, 0.1, 0.5, 0.5))])
+    made = layouts.plan_missing([boxed, Layout(PROMPT)], Known())
+    assert made[0] is boxed and [region.phrase for region in made[1].regions] == ["a red apple", "a blue car"]
+    with pytest.raises(ValueError, match=r"^planner: prompt 2 cannot be planned \(knows no such prompt"):
+        layouts.plan_missing([boxed, Layout("a cat")], Known())
+
+
 def test_nobody_plans_unasked(known, generate, tmp_path, capsys):
     assert generate(tmp_path, "a green clock") == 0
     assert known.asked == [] and "meta" not in record_of(tmp_path)["layout"]
