@@ -161,7 +161,7 @@ def test_a_finished_run_can_be_made_longer(train, tmp_path):
         (["--set", "objective.alignment=x", "--stage", "joint"], "x is no alignment net"),
         (["--set", "objective.patch=3"], "objective.patch: must divide the latents' height of 8 (got 3)"),
         (["--set", "t_low=5", "--set", "t_high=5"], "t_low: must be below t_high (got 5 and 5)"),
-        (["--data", "nowhere"], "data.source: 'nowhere' is neither world"),
+        (["--data", "nowhere"], "--data: 'nowhere' is neither world"),
         (["--set", "precision=fp16"], "precision: fp16 needs a GPU"),
         (["--set", "validation.every=1", "--set", "validation.layouts=no"], "No such file"),
         (["--config", "no.yaml"], "--config: cannot read no.yaml"),
