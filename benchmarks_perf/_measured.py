@@ -16,7 +16,8 @@ from typing import Any
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from trueline.evaluation.tables import markdown, write_whole
+from trueline.evaluation.tables import markdown
+from trueline.files import write_text
 from trueline.layout import Layout, Region
 from trueline.models.stable_diffusion import StableDiffusion
 from trueline.sampling.records import commit
@@ -108,7 +109,7 @@ def said(rows: Sequence[Mapping[str, Any]], out: Path | None) -> int:
     """Prints the tables, writes the rows where ``out`` says, and is the exit code."""
     print(markdown(rows))
     if out:
-        write_whole(out, json.dumps(rows, indent=1) + "\n")
+        write_text(out, json.dumps(rows, indent=1) + "\n")
     return 0
 
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from trueline.commands._parser import Parser
-from trueline.evaluation.tables import write_whole
+from trueline.files import write_text
 from trueline.layout import Layout
 from trueline.methods import METHODS, make
 from trueline.models.stable_diffusion import StableDiffusion
@@ -428,7 +428,7 @@ def main(arguments: Sequence[str]) -> int:
         del backbone
         gc.collect()
         if options.out:  # after each net: a long run that is stopped leaves what it has
-            write_whole(options.out, json.dumps(rows, indent=1) + "\n")
+            write_text(options.out, json.dumps(rows, indent=1) + "\n")
     return said(rows, options.out)
 
 

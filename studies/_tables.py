@@ -14,11 +14,12 @@ from _common import Job, Row, Study
 from _intervals import Draws, difference, estimate, of_ratios, of_sets
 
 from trueline.evaluation.benchmarks.world import CATEGORIES, World
-from trueline.evaluation.judgements import FEATURES, RATIO, Seen
+from trueline.evaluation.judgements import FEATURES, RATIO, Judgement
 from trueline.evaluation.metrics.frechet import Moments, frechet_distance
 from trueline.evaluation.metrics.statistics import Terms
 from trueline.evaluation.run import REFERENCE
-from trueline.evaluation.tables import markdown, write_whole
+from trueline.evaluation.tables import markdown
+from trueline.files import write_text
 from trueline.sampling.records import commit
 
 JUDGE = "world"
@@ -106,7 +107,7 @@ class Pictures:
     folder: Path
     split: str = "held-out"
     data: str | None = None
-    _seen: dict[str, dict[str, Seen]] = field(default_factory=dict)
+    _seen: dict[str, dict[str, Judgement]] = field(default_factory=dict)
     _names: list[str] = field(default_factory=list)
     _of: dict[str, Any] = field(default_factory=dict)
 
@@ -124,10 +125,10 @@ class Pictures:
         wanted = categories or tuple(CATEGORIES)
         return [name for name in self._names if self._of[_prompt(name)].category in wanted]
 
-    def seen(self, method: str) -> dict[str, Seen]:
+    def seen(self, method: str) -> dict[str, Judgement]:
         """What all judges saw in the method's pictures; those of the world's judge go before."""
         if method not in self._seen:
-            found: dict[str, Seen] = {}
+            found: dict[str, Judgement] = {}
             home = self.folder / "seen" / method
             judges = sorted(home.iterdir(), key=lambda path: path.name == JUDGE) if home.is_dir() else []
             for path in (path for judge in judges for path in sorted(judge.glob("*.npz"))):
@@ -141,10 +142,10 @@ class Pictures:
         return self._seen[method]
 
 
-def _read(path: Path) -> dict[str, Seen]:
+def _read(path: Path) -> dict[str, Judgement]:
     with np.load(path) as file:
         names = json.loads(str(file["about"]))["names"]
-        found: dict[str, Seen] = {name: {} for name in names}
+        found: dict[str, Judgement] = {name: {} for name in names}
         for key in file.files:
             row, slash, what = key.partition("/")
             if slash and not what.startswith(("found/", "true/")):
@@ -183,7 +184,7 @@ def draws_of(
     return None if parts[0].value is None else of_ratios(parts, seeds)
 
 
-def _key(seen: Mapping[str, Seen], wanted: str) -> str:
+def _key(seen: Mapping[str, Judgement], wanted: str) -> str:
     """What the judge calls it, where only the beginning is known: "clip_score[*"."""
     if not wanted.endswith("*"):
         return wanted
@@ -199,7 +200,7 @@ def _frechet(made: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> Any:
     return figure
 
 
-def _diversity(seen: Mapping[str, Seen], names: Sequence[str]) -> Terms | None:
+def _diversity(seen: Mapping[str, Judgement], names: Sequence[str]) -> Terms | None:
     """Sums over the pairs of each prompt: ``objectives.watch.diversity`` where each prompt has as many pictures."""
     of: dict[str, list[np.ndarray]] = {}
     for name in names:
@@ -281,9 +282,9 @@ def write(study: Study, made: Sequence[Mapping[str, Any]], notes: Sequence[str] 
     if study.left_out:
         notes = [*notes, f"rows (--rows): {', '.join(study.left_out)}"]
     target = study.options.results or study.out / "rows.json"
-    write_whole(target, json.dumps(list(made), indent=1) + "\n")
+    write_text(target, json.dumps(list(made), indent=1) + "\n")
     text = "\n".join([markdown(made), *(f"- left out: {note}" for note in notes), ""])
-    write_whole(study.out / "tables.md", text)
+    write_text(study.out / "tables.md", text)
     print(text)
     print(f"{len(made)} rows: {target}, {study.out / 'tables.md'}")
 

@@ -21,8 +21,8 @@ import torch
 from _common import entry
 
 from trueline.commands._parser import Parser
-from trueline.evaluation.tables import write_whole
 from trueline.evaluation.world_report import SPLIT, Figure, figure, layout_of
+from trueline.files import write_text
 from trueline.models.backbone import Backbone
 from trueline.sampling.pipeline import Pipeline
 from trueline.sampling.records import commit
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         print(t, *(f"{row['metric']} {row['value']:.3f}" for row in rows[-2:]), flush=True)
     if options.out:
-        write_whole(options.out, json.dumps(rows, indent=1) + "\n")
+        write_text(options.out, json.dumps(rows, indent=1) + "\n")
     return 0
 
 

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from _common import entry
 
 from trueline.commands._parser import Parser
-from trueline.evaluation.tables import write_whole
 from trueline.evaluation.world_report import SPLIT, Figure, caption, figure, layout_of, make_scene, render
+from trueline.files import write_text
 from trueline.methods import make
 from trueline.models.alignment import AlignmentNet, load_net, misfit, targets
 from trueline.models.backbone import Backbone
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
                 )
             print(method, t, *(f"{row['metric']} {row['value']:.3f}" for row in rows[-2:]), flush=True)
     if options.out:
-        write_whole(options.out, json.dumps(rows, indent=1) + "\n")
+        write_text(options.out, json.dumps(rows, indent=1) + "\n")
     if options.figure:
         draw(rows, options.figure)
     return 0

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trueline.evaluation.tables import READS, results_page
+from trueline.evaluation.results_page import results_page
+from trueline.evaluation.tables import READS
 from trueline.methods import METHODS
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks_perf"

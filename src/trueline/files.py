@@ -60,6 +60,12 @@ class Folder:
         return target
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 so that the file is there whole or, whatever happens, as it was before."""
+    target = Path(path)
+    Folder(target.parent).write(target.name, lambda file: file.write(text.encode("utf-8")))
+
+
 def pixel_hash(image: Image.Image) -> str:
     """sha256 of size and RGB bytes: of what is seen, not of how a file packs it."""
     picture = image.convert("RGB")

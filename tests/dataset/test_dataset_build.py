@@ -21,7 +21,7 @@ from trueline.dataset.captions import natural_wishes
 from trueline.dataset.card import line
 from trueline.dataset.review import FORMAT
 from trueline.dataset.templates import template_wishes
-from trueline.dataset.words import COMMON, Words, article, plural, read_words
+from trueline.dataset.words import COMMON, TemplateWords, article, plural, read_words
 from trueline.evaluation.benchmarks.worded import meaning
 from trueline.evaluation.benchmarks.world import WORDS
 from trueline.files import Folder
@@ -63,7 +63,7 @@ def test_words_that_are_used_up_are_an_error():
     with pytest.raises(
         ValueError, match=r"--templates: the words make about \d+ different prompts of object"
     ):
-        template_wishes(Words("two", ("cat", "dog")), 100)
+        template_wishes(TemplateWords("two", ("cat", "dog")), 100)
 
 
 def test_words_come_from_a_file(tmp_path):
@@ -261,7 +261,7 @@ def test_renders_agree_and_have_their_true_boxes(built):
 def test_a_build_that_was_killed_ends_in_the_same_bytes(built, renders, tmp_path, monkeypatch):
     from trueline.dataset import build as module
 
-    out, write = tmp_path / "out", module.Build._look
+    out, write = tmp_path / "out", module.DatasetBuild._look
     settings = json.loads((built / "build.json").read_text())["settings"]
     where = (renders[0], Path(settings["images"]))
 
@@ -271,7 +271,7 @@ def test_a_build_that_was_killed_ends_in_the_same_bytes(built, renders, tmp_path
         return write(self, turn, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.Build, "_look", killed)
+        patch.setattr(module.DatasetBuild, "_look", killed)
         assert build(out, *where) == 130
     assert not (out / "items.jsonl").exists()
     assert build(out, *where) == 0

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from trueline.evaluation.results_page import results_page, write_results_page
 from trueline.evaluation.tables import (
     decimals,
     interval,
@@ -12,12 +13,10 @@ from trueline.evaluation.tables import (
     markdown,
     number,
     ranges,
-    results_page,
     tables,
     verdict,
-    write_results_page,
-    write_whole,
 )
+from trueline.files import write_text
 
 
 def row(method="plain", metric="color_accuracy", value=0.5, category="", difference=None, **changes):
@@ -250,13 +249,13 @@ def test_an_empty_folder_is_no_page(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     target = tmp_path / "page.html"
-    write_whole(target, "old")
+    write_text(target, "old")
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(target, "new" * 1000)
+        write_text(target, "new" * 1000)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target], "no temporary file stays behind"

@@ -8,7 +8,7 @@ from trueline.commands._rows import write_rows
 
 if TYPE_CHECKING:
     from trueline.evaluation.drawing_list import Wanted
-    from trueline.evaluation.judgements import Seen
+    from trueline.evaluation.judgements import Judgement
     from trueline.evaluation.metrics.observations import Mode
     from trueline.evaluation.report import Shot
     from trueline.evaluation.run import Judge, Run
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def report(
     run: "Run",
     judges: "list[Judge]",
-    seen: "dict[str, dict[str, list[Seen]]]",
+    seen: "dict[str, dict[str, list[Judgement]]]",
     command: str,
     notes: list[str],
     mode: "Mode",
@@ -28,7 +28,7 @@ def report(
     ``seen``: method -> judge -> what it saw, one for each picture. ``against``: the row to compare with.
     """
     from trueline.evaluation.benchmarks import benchmark_class
-    from trueline.evaluation.figures import Context, rows
+    from trueline.evaluation.figures import TableSettings, rows
     from trueline.evaluation.judges import Combined
     from trueline.evaluation.report import write_report
     from trueline.evaluation.tables import markdown
@@ -41,7 +41,7 @@ def report(
     judges = [*judges, last]
     for by_judge in seen.values():
         by_judge[last.name] = last.combine(pictures, by_judge)
-    context = Context(
+    context = TableSettings(
         settings.benchmark,
         settings.model,
         settings.seeds,
@@ -80,7 +80,10 @@ def _study(run: "Run", shots: "list[Shot]") -> None:
 
 
 def _shots(
-    run: "Run", pictures: "Sequence[Wanted]", judges: "list[Judge]", seen: "dict[str, dict[str, list[Seen]]]"
+    run: "Run",
+    pictures: "Sequence[Wanted]",
+    judges: "list[Judge]",
+    seen: "dict[str, dict[str, list[Judgement]]]",
 ) -> "list[Shot]":
     """The pictures of the methods that draw, with what the first detector saw in them."""
     from trueline.evaluation.judgements import RATIO, detections, ratio_names

@@ -10,7 +10,7 @@ from trueline.commands._parser import DTYPES, Parser, add_flags, flag_of
 
 if TYPE_CHECKING:
     from trueline.dataset import Wish
-    from trueline.dataset.build import Settings
+    from trueline.dataset.build import DatasetSettings
 
 WORLD = "world"
 NOBODY = "none"
@@ -149,8 +149,8 @@ def _build(arguments: Sequence[str]) -> int:
         return _prompts_only(options, wishes)
     settings = _settings(options)
     from trueline.commands._model import find_device, load_pipeline, silence_libraries, warnings_as_lines
-    from trueline.dataset.build import Build, Looker
-    from trueline.dataset.pictures import Drawn, Given
+    from trueline.dataset.build import Checker, DatasetBuild
+    from trueline.dataset.pictures import DrawnPictures, GivenPictures
     from trueline.dataset.review import write_review
     from trueline.perception import load as load_model
 
@@ -160,10 +160,10 @@ def _build(arguments: Sequence[str]) -> int:
         given = {"model": options.model or WORLD, "revision": None, "lora": None, "dtype": settings.dtype}
         return load_pipeline(given | {"device": options.device})
 
-    def looker() -> Looker:
+    def looker() -> Checker:
         device = str(find_device(options.device))
         clip = None if settings.clip is None else load_model(settings.clip, device)
-        return Looker(load_model(settings.detector, device), clip, settings)
+        return Checker(load_model(settings.detector, device), clip, settings)
 
     def say(sentence: str) -> None:
         if not options.quiet:
@@ -171,8 +171,12 @@ def _build(arguments: Sequence[str]) -> int:
 
     out = Path(options.out)
     with warnings_as_lines():
-        pictures = Given(Path(options.images)) if options.images else Drawn(out, settings, wishes, pipe)
-        build = Build(out, settings, wishes, pictures, looker, passed, options.max_broken, say)
+        pictures = (
+            GivenPictures(Path(options.images))
+            if options.images
+            else DrawnPictures(out, settings, wishes, pipe)
+        )
+        build = DatasetBuild(out, settings, wishes, pictures, looker, passed, options.max_broken, say)
         summary = build()
         from trueline.dataset.finish import read_items
 
@@ -272,9 +276,9 @@ def _prompts_only(options: argparse.Namespace, wishes: "Sequence[Wish]") -> int:
     return 0
 
 
-def _settings(options: argparse.Namespace) -> "Settings":
+def _settings(options: argparse.Namespace) -> "DatasetSettings":
     from trueline.commands._model import fast_dtype
-    from trueline.dataset.build import Settings
+    from trueline.dataset.build import DatasetSettings
     from trueline.dataset.pictures import anywhere
 
     drawn = not options.images
@@ -285,7 +289,7 @@ def _settings(options: argparse.Namespace) -> "Settings":
     least = options.min_clip
     if least is None and clip is not None:
         least = LEAST_CLIP.get(clip.partition("=")[0])
-    return Settings(
+    return DatasetSettings(
         words=anywhere(options.words, WORLD, "common"), templates=options.templates, captions=options.captions,
         captions_from=anywhere(_captions_from(options) or "", WORLD) if options.captions else None, seed=options.seed,
         model=anywhere(model, WORLD) if drawn else None,

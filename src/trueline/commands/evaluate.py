@@ -19,7 +19,7 @@ from trueline.sampling.options import Sampling, recorded
 if TYPE_CHECKING:
     from trueline.evaluation.benchmarks.benchmark import Benchmark
     from trueline.evaluation.drawing_list import Wanted
-    from trueline.evaluation.judgements import Seen
+    from trueline.evaluation.judgements import Judgement
     from trueline.evaluation.planned_benchmark import PlannedBenchmark
     from trueline.evaluation.run import Judge, Row, Run
 
@@ -288,7 +288,7 @@ def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> li
 
 def _seen(
     run: "Run", methods: "list[Row]", names: list[str], options: argparse.Namespace
-) -> "tuple[list[Judge], dict[str, dict[str, list[Seen]]]]":
+) -> "tuple[list[Judge], dict[str, dict[str, list[Judgement]]]]":
     """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
     from trueline.commands._model import find_device, load_pipeline, silence_libraries
     from trueline.evaluation.judges import make_judges

@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    from trueline.evaluation.tables import write_results_page
+    from trueline.evaluation.results_page import write_results_page
 
     options = parser().parse_args(arguments)
     write_results_page(options.folder, options.out)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.dataset import Wish
-from trueline.dataset.agreement import Verdict, agree, queries
-from trueline.dataset.pictures import Pictures
+from trueline.dataset.agreement import Agreement, agree, queries
+from trueline.dataset.pictures import PictureSource
 from trueline.evaluation.metrics.clip_score import clip_scores
 from trueline.files import Folder, json_digest
 from trueline.layout import MAX_REGIONS, Layout, Region
@@ -38,7 +38,7 @@ BROKEN = "broken"  #: the reason of a picture that is missing or cannot be read
 
 
 @dataclass(frozen=True)
-class Settings:
+class DatasetSettings:
     """All that decides what comes out; a folder belongs to one of these, but ``tries`` may become more or fewer: what
     was seen stays what it is. None: not used, or the model's own.
 
@@ -67,14 +67,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Looker:
+class Checker:
     """Who looks: a detector and, unless None, an embedder."""
 
     detector: Detector
     embedder: Embedder | None
-    settings: Settings
+    settings: DatasetSettings
 
-    def look(self, wishes: Sequence[Wish], images: Sequence[Any]) -> list[Verdict]:
+    def look(self, wishes: Sequence[Wish], images: Sequence[Any]) -> list[Agreement]:
         s, phrases = self.settings, self.settings.ask == "phrases"
         asked = [list(dict.fromkeys(queries(wish, phrases))) for wish in wishes]
         found = self.detector.detect(images, asked)
@@ -91,7 +91,7 @@ class Looker:
         ]  # fmt: skip
 
 
-class Build:
+class DatasetBuild:
     """``trueline dataset build`` in ``out``.
 
     Args:
@@ -104,13 +104,13 @@ class Build:
     """
 
     def __init__(
-        self, out: Path, settings: Settings, wishes: Sequence[Wish], pictures: Pictures,
-        looker: Callable[[], Looker], passed: Counter[str] | None = None, max_broken: float = 0.05,
+        self, out: Path, settings: DatasetSettings, wishes: Sequence[Wish], pictures: PictureSource,
+        looker: Callable[[], Checker], passed: Counter[str] | None = None, max_broken: float = 0.05,
         say: Callable[[str], None] = print,
     ):  # fmt: skip
         self.folder, self.settings, self.wishes = Folder(out), settings, list(wishes)
         self.pictures, self._make_looker = pictures, looker
-        self._looker: Looker | None = None
+        self._looker: Checker | None = None
         self.passed, self.max_broken, self.say = passed or Counter(), max_broken, say
         self._broken: dict[str, str] = {}
         self._claim()
@@ -186,7 +186,7 @@ class Build:
                 rows[wish.id] = self._row(turn, wish, verdict)
         return [rows[wish.id] for wish in batch]
 
-    def _row(self, turn: int, wish: Wish, verdict: Verdict) -> dict[str, Any]:
+    def _row(self, turn: int, wish: Wish, verdict: Agreement) -> dict[str, Any]:
         reasons = list(verdict.reasons)
         if len(verdict.regions) > MAX_REGIONS:
             reasons.append(f"count: more than {MAX_REGIONS} boxes")

@@ -13,13 +13,13 @@ from trueline.files import Folder, file_digest
 from trueline.pictures import WEB_FORMATS, BrokenPicture, open_picture
 
 if TYPE_CHECKING:
-    from trueline.dataset.build import Settings
+    from trueline.dataset.build import DatasetSettings
     from trueline.sampling.pipeline import Pipeline
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class Pictures(Protocol):
+class PictureSource(Protocol):
     """The picture of each wish at each turn (from 0)."""
 
     def ready(self, turn: int, batch: Sequence[Wish]) -> None:
@@ -38,11 +38,13 @@ class Pictures(Protocol):
         """
 
 
-class Drawn:
+class DrawnPictures:
     """By a model, into ``pictures`` of the build's folder. Noise comes from (seed + turn, place among all prompts),
     so that a picture depends on nobody else's; the last bits do depend on the batch's size."""
 
-    def __init__(self, out: Path, settings: Settings, wishes: Sequence[Wish], load: Callable[[], Pipeline]):
+    def __init__(
+        self, out: Path, settings: DatasetSettings, wishes: Sequence[Wish], load: Callable[[], Pipeline]
+    ):
         self.folder, self.settings = Folder(out / "pictures"), settings
         self.places = {wish.id: place for place, wish in enumerate(wishes)}
         self._load = load
@@ -75,7 +77,7 @@ class Drawn:
         return f"{wish.id}-{turn}.png"
 
 
-class Given:
+class GivenPictures:
     """Files named by the ids of the prompts, ID.png, .jpg or .webp, in a folder.
 
     Raises:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from trueline.dataset import Want, Wish
-from trueline.dataset.words import NUMBERS, RELATIONS, Words, article, plural
+from trueline.dataset.words import NUMBERS, RELATIONS, TemplateWords, article, plural
 
 Rng = np.random.Generator
-Said = tuple[str, tuple[Want, ...], str | None]  # prompt, what it wants, relation
+StatedPrompt = tuple[str, tuple[Want, ...], str | None]  # prompt, what it wants, relation
 TRIES = 200  #: draws in a row that give nothing new before a category counts as used up
 
 
-def template_wishes(words: Words, count: int, seed: int = 0) -> list[Wish]:
+def template_wishes(words: TemplateWords, count: int, seed: int = 0) -> list[Wish]:
     """``count`` different prompts, as many of each of the words' categories (the first get what is left over). A
     category's prompts are the same for any larger count.
 
@@ -31,9 +31,9 @@ def template_wishes(words: Words, count: int, seed: int = 0) -> list[Wish]:
     return wishes
 
 
-def _category(words: Words, category: str, count: int, seed: int) -> list[Wish]:
+def _category(words: TemplateWords, category: str, count: int, seed: int) -> list[Wish]:
     rng = np.random.default_rng([seed, zlib.crc32(category.encode())])
-    make, found, idle = _MAKERS[category], dict[str, Said](), 0
+    make, found, idle = _MAKERS[category], dict[str, StatedPrompt](), 0
     while len(found) < count:
         said = make(rng, words)
         idle = idle + 1 if said[0] in found else 0
@@ -49,29 +49,29 @@ def _category(words: Words, category: str, count: int, seed: int) -> list[Wish]:
 # One prompt of each category
 
 
-def _color(rng: Rng, words: Words) -> Said:
+def _color(rng: Rng, words: TemplateWords) -> StatedPrompt:
     names, colours = _some(rng, words.objects, 2), _some(rng, words.colours, 2)
     return _listed(rng, [_want(name, colour=colour) for name, colour in zip(names, colours, strict=False)])
 
 
-def _shape(rng: Rng, words: Words) -> Said:
+def _shape(rng: Rng, words: TemplateWords) -> StatedPrompt:
     names, shapes = _some(rng, words.objects, 2), _some(rng, words.shapes, 2)
     return _listed(rng, [_want(name, shape=shape) for name, shape in zip(names, shapes, strict=False)])
 
 
-def _object(rng: Rng, words: Words) -> Said:
+def _object(rng: Rng, words: TemplateWords) -> StatedPrompt:
     most = min(3, words.most, len(words.objects))
     return _listed(rng, [_want(name) for name in _some(rng, words.objects, int(rng.integers(2, most + 1)))])
 
 
-def _texture(rng: Rng, words: Words) -> Said:
+def _texture(rng: Rng, words: TemplateWords) -> StatedPrompt:
     names, textures = _some(rng, words.objects, 2), _some(rng, words.textures, 2)
     colours = _some(rng, words.colours, 2) if words.coloured_textures else [None, None]
     kinds = zip(names, textures, colours, strict=False)
     return _listed(rng, [_want(name, colour=colour, texture=texture) for name, texture, colour in kinds])
 
 
-def _spatial(rng: Rng, words: Words) -> Said:
+def _spatial(rng: Rng, words: TemplateWords) -> StatedPrompt:
     coloured = bool(words.colours) and rng.random() < 0.5
     colours = _some(rng, words.colours, 2) if coloured else [None, None]
     one, other = (_want(n, colour=c) for n, c in zip(_some(rng, words.objects, 2), colours, strict=False))
@@ -79,7 +79,7 @@ def _spatial(rng: Rng, words: Words) -> Said:
     return f"{one.phrase} {phrase} {other.phrase}", (one, other), RELATIONS[phrase]
 
 
-def _numeracy(rng: Rng, words: Words) -> Said:
+def _numeracy(rng: Rng, words: TemplateWords) -> StatedPrompt:
     """One or two kinds, of the first at least two."""
     coloured = bool(words.colours) and rng.random() < 0.5
     first = int(rng.integers(2, words.most + 1))
@@ -96,7 +96,7 @@ def _numeracy(rng: Rng, words: Words) -> Said:
     return _join([_spelled(w) if w.count != 1 else w.phrase for w in wants]), tuple(wants), None
 
 
-_MAKERS: dict[str, Callable[[Rng, Words], Said]] = {
+_MAKERS: dict[str, Callable[[Rng, TemplateWords], StatedPrompt]] = {
     "color": _color, "shape": _shape, "object": _object, "texture": _texture, "spatial": _spatial,
     "numeracy": _numeracy,
 }  # fmt: skip
@@ -116,7 +116,7 @@ def _want(
     return Want(article(noun), name, count, colour, texture)
 
 
-def _listed(rng: Rng, wants: Sequence[Want]) -> Said:
+def _listed(rng: Rng, wants: Sequence[Want]) -> StatedPrompt:
     text = _join([want.phrase for want in wants])
     return (f"a photo of {text}" if rng.random() < 0.2 else text), tuple(wants), None
 

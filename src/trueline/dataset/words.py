@@ -16,7 +16,7 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 
 @dataclass(frozen=True)
-class Words:
+class TemplateWords:
     """What template prompts are made of. ``objects``: nouns in the singular.
 
     Args:
@@ -47,7 +47,7 @@ class Words:
 
 
 #: Everyday things of COCO's 80 categories that stand alone in pictures, and T2I-CompBench's kinds of adjectives.
-COMMON = Words(
+COMMON = TemplateWords(
     "common",
     (
         "apple", "backpack", "banana", "bear", "bench", "bicycle", "bird", "boat", "book", "bottle", "bowl", "bus",
@@ -61,7 +61,7 @@ COMMON = Words(
 )  # fmt: skip
 
 
-def read_words(source: str) -> Words:
+def read_words(source: str) -> TemplateWords:
     """ "world", "common", or a YAML file with the fields of ``Words`` but for the name.
 
     Raises:
@@ -72,13 +72,15 @@ def read_words(source: str) -> Words:
 
         textures = tuple(texture for texture in WORDS.textures if texture != "plain")  # which is never said
         objects = tuple(dict.fromkeys(WORDS.names.values()))
-        return Words("world", objects, tuple(WORDS.colours), (), textures, True, max(WORDS.numbers.values()))
+        return TemplateWords(
+            "world", objects, tuple(WORDS.colours), (), textures, True, max(WORDS.numbers.values())
+        )
     if source == "common":
         return COMMON
     return _of_file(Path(source))
 
 
-def _of_file(path: Path) -> Words:
+def _of_file(path: Path) -> TemplateWords:
     import yaml
 
     try:
@@ -89,7 +91,7 @@ def _of_file(path: Path) -> Words:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"--words: {path} is not YAML ({' '.join(str(error).split())})") from None
-    known = [field.name for field in fields(Words) if field.name != "name"]
+    known = [field.name for field in fields(TemplateWords) if field.name != "name"]
     if not isinstance(content, dict) or not content.get("objects"):
         raise ValueError(
             f"--words: {path} must hold objects, a list of nouns; it may hold {', '.join(known[1:])}"
@@ -99,7 +101,7 @@ def _of_file(path: Path) -> Words:
     given: dict[str, Any] = {key: _checked(path, key, value) for key, value in content.items()}
     if len(given["objects"]) < 2:
         raise ValueError(f"--words: {path} needs at least two objects")
-    return Words(str(path.name), **given)
+    return TemplateWords(str(path.name), **given)
 
 
 def _checked(path: Path, key: str, value: Any) -> Any:

@@ -15,7 +15,15 @@ import numpy as np
 
 from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.drawing_list import Wanted
-from trueline.evaluation.judgements import FEATURES, RATIO, Distance, Seen, detections, ratio_names, truths
+from trueline.evaluation.judgements import (
+    FEATURES,
+    RATIO,
+    Judgement,
+    SetDistance,
+    detections,
+    ratio_names,
+    truths,
+)
 from trueline.evaluation.metrics.average_precision import APInput
 from trueline.evaluation.metrics.frechet import Moments, frechet_distance
 from trueline.evaluation.metrics.kernel import cmmd, kid_whole
@@ -36,11 +44,11 @@ from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge
 WIDEST = 768  #: dimensions up to which a Frechet distance has an interval: beyond, a hundred draws take hours
 
 #: Method -> judge -> what it saw in each picture.
-Looks = Mapping[str, Mapping[str, Sequence[Seen]]]
+Judgements = Mapping[str, Mapping[str, Sequence[Judgement]]]
 
 
 @dataclass(frozen=True)
-class Context:
+class TableSettings:
     """What every row repeats. ``group``: figures over all pictures are means over these groups (GenEval's tasks).
     ``against``: the method that the others are compared with, None for the first."""
 
@@ -54,7 +62,7 @@ class Context:
 
 
 def rows(
-    pictures: Sequence[Wanted], judges: Sequence[Judge], looks: Looks, context: Context
+    pictures: Sequence[Wanted], judges: Sequence[Judge], looks: Judgements, context: TableSettings
 ) -> list[dict[str, Any]]:
     """Rows for every method and metric, over all pictures (category "") and in each category."""
     drawn = (method for method in looks if method not in (REFERENCE, ROUND_TRIP))
@@ -70,7 +78,7 @@ def rows(
         against = None if method in (first, REFERENCE, ROUND_TRIP) else first
         for judge in judges:
             seen = {of: looks[of][judge.name] for of in looks if judge.name in looks[of]}
-            part = _Part(pictures, seen, method, against, judge, context)
+            part = _MethodFigures(pictures, seen, method, against, judge, context)
             for category, places in categories.items():
                 found += part.ratios(category, places)
             found += part.distances()
@@ -79,15 +87,15 @@ def rows(
 
 
 @dataclass(frozen=True)
-class _Part:
+class _MethodFigures:
     """What one judge says of one method."""
 
     pictures: Sequence[Wanted]
-    seen: Mapping[str, Sequence[Seen]]
+    seen: Mapping[str, Sequence[Judgement]]
     method: str
     against: str | None
     judge: Judge
-    context: Context
+    context: TableSettings
 
     def row(self, metric: str, category: str, own: Estimate, difference: Estimate | None) -> dict[str, Any]:
         c = self.context
@@ -216,13 +224,13 @@ def _difference(own: list[Terms], other: list[Terms]) -> Estimate:
     return paired_difference(own[0], other[0]) if len(own) == 1 else macro_difference(own, other)
 
 
-def _distance(distance: Distance, made: np.ndarray, real: np.ndarray) -> float:
+def _distance(distance: SetDistance, made: np.ndarray, real: np.ndarray) -> float:
     if distance.kind == "frechet":
         return frechet_distance(Moments.of(made), Moments.of(real))
     return float((kid_whole if distance.kind == "kid" else cmmd)(made, real).value)
 
 
-def _scored(seen: Seen) -> APInput:
+def _scored(seen: Judgement) -> APInput:
     one = APInput()
     one.add(detections(seen), truths(seen))
     return one

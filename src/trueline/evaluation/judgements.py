@@ -22,11 +22,11 @@ from trueline.perception import Detection
 
 RATIO, FEATURES = "ratio/", "features/"
 
-Seen = dict[str, np.ndarray]
+Judgement = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Distance:
+class SetDistance:
     """``metric`` is the distance ``kind`` between the features ``features`` of made and of real pictures."""
 
     metric: str
@@ -34,7 +34,7 @@ class Distance:
     features: str
 
 
-def detected(things: Iterable[tuple[str, str | None, str | None, Corners, float]]) -> Seen:
+def detected(things: Iterable[tuple[str, str | None, str | None, Corners, float]]) -> Judgement:
     """Arrays of (label, colour, texture, box, score)."""
     rows = list(things)
     words = [[label, colour or "", texture or ""] for label, colour, texture, _, _ in rows]
@@ -45,24 +45,24 @@ def detected(things: Iterable[tuple[str, str | None, str | None, Corners, float]
     }
 
 
-def true_boxes(labels: Sequence[str], boxes: Sequence[Corners]) -> Seen:
+def true_boxes(labels: Sequence[str], boxes: Sequence[Corners]) -> Judgement:
     return {
         "true/words": np.array(list(labels), dtype=str),
         "true/boxes": np.array(list(boxes), float).reshape(len(labels), 4),
     }
 
 
-def ratios(observed: dict[str, tuple[float, float]]) -> Seen:
+def ratios(observed: dict[str, tuple[float, float]]) -> Judgement:
     return {f"{RATIO}{metric}": np.array(pair, float) for metric, pair in observed.items()}
 
 
-def ratio_names(seen: Iterable[Seen]) -> list[str]:
+def ratio_names(seen: Iterable[Judgement]) -> list[str]:
     """The metrics that any of these pictures adds to, in the order of their first mention."""
     keys = dict.fromkeys(key for each in seen for key in each)
     return [key.removeprefix(RATIO) for key in keys if key.startswith(RATIO)]
 
 
-def detections(seen: Seen) -> list[Detection]:
+def detections(seen: Judgement) -> list[Detection]:
     """What ``detected`` stored."""
     if "found/words" not in seen:
         return []
@@ -73,7 +73,7 @@ def detections(seen: Seen) -> list[Detection]:
     ]
 
 
-def truths(seen: Seen) -> list[Truth]:
+def truths(seen: Judgement) -> list[Truth]:
     """What ``true_boxes`` stored."""
     if "true/words" not in seen:
         return []

@@ -19,8 +19,8 @@ from trueline.evaluation.drawing_list import Wanted
 from trueline.evaluation.judgements import (
     FEATURES,
     RATIO,
-    Distance,
-    Seen,
+    Judgement,
+    SetDistance,
     detected,
     ratio_names,
     ratios,
@@ -103,9 +103,9 @@ class TextMatch:
         self.name = _safe(model.name)
         self.parser = best_parser()
         self.protocol = f"{_protocol(model)}, cosine; crop {CROP}"
-        self.distances = (Distance(f"cmmd[{model.name}]", "cmmd", model.name),) if real else ()
+        self.distances = (SetDistance(f"cmmd[{model.name}]", "cmmd", model.name),) if real else ()
 
-    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Seen]:
+    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Judgement]:
         whole = self.model.images(images)
         scores = clip_scores(whole, self.model.texts([example.prompt for example in examples]))
         seen = []
@@ -137,7 +137,7 @@ class PairScore:
     def __init__(self, model: Matcher):
         self.model, self.name, self.protocol = model, _safe(model.name), _protocol(model)
 
-    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Seen]:
+    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Judgement]:
         scores = self.model.match(images, [example.prompt for example in examples])
         return [ratios({self.model.name: (float(score), 1.0)}) for score in scores]
 
@@ -152,7 +152,7 @@ class Questions:
         self.parser = best_parser()
         self.protocol = f"{_protocol(model)}, noun chunks by {self.parser}"
 
-    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Seen]:
+    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Judgement]:
         asked = [questions(example.prompt, self.parser) for example in examples]
         pairs = [(image, each) for image, some in zip(images, asked, strict=True) for each in some]
         answers = iter(self.model.yes([image for image, _ in pairs], [each for _, each in pairs]).tolist())
@@ -169,11 +169,11 @@ class Sets:
         self.model, self.name, self.protocol = model, _safe(model.name), f"{_protocol(model)}; crop {CROP}"
         whole, parts = model.name, f"{model.name}-regions"
         self.distances = (
-            Distance(f"fid[{whole}]", "frechet", whole), Distance(f"kid[{whole}]", "kid", whole),
-            Distance(f"region_fid[{whole},{CROP}]", "frechet", parts),
+            SetDistance(f"fid[{whole}]", "frechet", whole), SetDistance(f"kid[{whole}]", "kid", whole),
+            SetDistance(f"region_fid[{whole},{CROP}]", "frechet", parts),
         )  # fmt: skip
 
-    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Seen]:
+    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Judgement]:
         whole = self.model.features(images).numpy()
         seen = []
         for row, (example, image) in enumerate(zip(examples, images, strict=True)):
@@ -201,7 +201,7 @@ class Boxes:
         colours = f", colours by {embedder.name}" if embedder and benchmark.colours == "clip" else ""
         self.protocol = f"{_protocol(model)}, {benchmark.name} rules, {mode}{least}{colours}"
 
-    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Seen]:
+    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Judgement]:
         asked = [self.benchmark.labels(example) for example in examples]
         labels = [
             list(dict.fromkeys([*own, *(region.phrase for region in example.layout.regions)]))
@@ -213,7 +213,7 @@ class Boxes:
             for example, image, detections, own in zip(examples, images, found, asked, strict=True)
         ]
 
-    def _score(self, example: Example, image: Image, found: list[Detection], asked: bool) -> Seen:
+    def _score(self, example: Example, image: Image, found: list[Detection], asked: bool) -> Judgement:
         truths = [Truth(region.phrase, region.box.xyxy) for region in example.layout.regions]
         observed = kept_boxes(found, truths, image.size, self.mode)
         if asked:
@@ -266,11 +266,11 @@ class Combined:
     def __init__(self, benchmark: type[Benchmark]):
         self.benchmark = benchmark
 
-    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Seen]:
+    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Judgement]:
         """Nothing: it looks at what others saw."""
         return [{} for _ in examples]
 
-    def combine(self, pictures: Sequence[Wanted], seen: Mapping[str, Sequence[Seen]]) -> list[Seen]:
+    def combine(self, pictures: Sequence[Wanted], seen: Mapping[str, Sequence[Judgement]]) -> list[Judgement]:
         """``seen``: judge -> what it saw in each picture."""
         combined = []
         for place, picture in enumerate(pictures):

@@ -26,8 +26,8 @@ from trueline.boxes import Corners
 from trueline.evaluation.tables import (  # fmt: skip
     NOTHING,
     Line,
-    Row,
-    Run,
+    Provenance,
+    Result,
     Table,
     decimals,
     interval,
@@ -37,8 +37,8 @@ from trueline.evaluation.tables import (  # fmt: skip
     run_of,
     tables,
     verdict,
-    write_whole,
 )
+from trueline.files import write_text
 from trueline.layout import Layout
 from trueline.perception import Detection
 from trueline.pictures import COLOURS, WEB_FORMATS, open_picture
@@ -109,7 +109,7 @@ class Thumbnail:
 def write_report(
     path: str | Path,
     title: str,
-    rows: Sequence[Row],
+    rows: Sequence[Result],
     shots: Sequence[Shot],
     notes: Iterable[str] = (),
     *,
@@ -153,7 +153,7 @@ def write_report(
         categories=dict.fromkeys(case.first.category for case in shown),
         pictures=pictures,
     )
-    write_whole(path, page)
+    write_text(path, page)
 
 
 def make_cases(shots: Iterable[Shot]) -> list[Case]:
@@ -231,8 +231,8 @@ def render(template: str, script: str, **values: Any) -> str:
         "verdict": verdict,
         "run_number": run_number,
         "span": span,
-        "asked": asked,
-        "seen": seen,
+        "layout_marks": layout_marks,
+        "detection_marks": detection_marks,
         "split_lines": split_lines,
     }
     folder = files("trueline.evaluation").joinpath("templates")
@@ -248,7 +248,7 @@ def _shown(value: float | None, places: int, sign: bool = False) -> str:
     return number(value, places, sign).replace("-", "\N{MINUS SIGN}") if value is not None else "\N{EN DASH}"
 
 
-def _shown_interval(row: Row, places: int, prefix: str = "") -> str:
+def _shown_interval(row: Result, places: int, prefix: str = "") -> str:
     """The interval of ``row["low"]`` and ``row["high"]``, or of those that begin with ``prefix``."""
     low, high = row.get(f"{prefix}low"), row.get(f"{prefix}high")
     return interval(low, high, places, sign=bool(prefix)).replace("-", "\N{MINUS SIGN}")
@@ -263,11 +263,11 @@ def split_lines(table: Table) -> tuple[list[Line], dict[str, list[Line]]]:
     return [line for line in table.lines if not line.category], apart
 
 
-def run_number(runs: Sequence[Run], row: Row) -> int:
+def run_number(runs: Sequence[Provenance], row: Result) -> int:
     return runs.index(run_of(row)) + 1
 
 
-def span(line: Line, row: Row) -> dict[str, float] | None:
+def span(line: Line, row: Result) -> dict[str, float] | None:
     """Where the row's interval and value lie on a scale that the line's methods share, per cent.
 
     Scores in 0..1 are drawn on 0..1, other numbers between the least and the largest of the line.
@@ -303,7 +303,7 @@ class Mark:
         return self.box[2] if self.right else self.box[0]
 
 
-def asked(shot: Shot) -> list[Mark]:
+def layout_marks(shot: Shot) -> list[Mark]:
     """What the layout asks for, one colour a region."""
     colours = cycle("#{:02x}{:02x}{:02x}".format(*colour) for colour in COLOURS)
     return [
@@ -311,7 +311,7 @@ def asked(shot: Shot) -> list[Mark]:
     ]
 
 
-def seen(shot: Shot) -> list[Mark]:
+def detection_marks(shot: Shot) -> list[Mark]:
     """What the detector found: colour, texture, name and how sure it was."""
     return [
         _mark(d.box, " ".join(filter(None, (d.colour, d.texture, d.label))) + f" {d.score:.2f}")

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.drawing_list import Shard, Wanted, batches, choose, wanted
 from trueline.evaluation.elsewhere import Elsewhere
-from trueline.evaluation.judgements import Distance, Seen
+from trueline.evaluation.judgements import Judgement, SetDistance
 from trueline.evaluation.loras import RowLora, worn
 from trueline.files import Folder, json_digest
 from trueline.layout import Layout
@@ -55,11 +55,11 @@ class Judge(Protocol):
     @property
     def protocol(self) -> str: ...
     @property
-    def distances(self) -> Sequence[Distance]: ...
+    def distances(self) -> Sequence[SetDistance]: ...
     @property
     def precision(self) -> str: ...
 
-    def look(self, examples: Sequence[Example], images: Sequence[Image.Image]) -> list[Seen]:
+    def look(self, examples: Sequence[Example], images: Sequence[Image.Image]) -> list[Judgement]:
         """What was seen in each picture, as named arrays."""
         ...
 
@@ -245,14 +245,14 @@ class Run:
 
     # Looking
 
-    def look(self, method: str, judge: Judge, progress: bool = True) -> list[Seen]:
+    def look(self, method: str, judge: Judge, progress: bool = True) -> list[Judgement]:
         """What the judge sees in the shard's pictures, in their order; {} for one that the method does not have. Only
         batches not seen yet are looked at.
 
         Raises:
             ValueError: a picture is missing or broken, or the judge gives a number that is not finite.
         """
-        seen: list[Seen] = []
+        seen: list[Judgement] = []
         total = sum(len(self.batches[number]) for number in self.mine)
         with _bar(total, f"{method}: {judge.name} looking", progress) as bar:
             for number in self.mine:
@@ -260,7 +260,7 @@ class Run:
                 bar.update(len(self.batches[number]))
         return seen
 
-    def _look(self, method: str, judge: Judge, number: int) -> list[Seen]:
+    def _look(self, method: str, judge: Judge, number: int) -> list[Judgement]:
         batch = self.batches[number]
         there = [picture for picture in batch if self.exists_for(method, picture)]
         if not there:
@@ -334,13 +334,13 @@ def _digest(pictures: Sequence[Wanted]) -> str:
     return json_digest(layouts)
 
 
-def _load(path: Path, about: dict[str, Any]) -> list[Seen] | None:
+def _load(path: Path, about: dict[str, Any]) -> list[Judgement] | None:
     """What was stored about just these pictures under this protocol; None if there is nothing of the kind."""
     try:
         with np.load(path) as file:
             if json.loads(str(file["about"])) != about:
                 return None
-            seen: list[Seen] = [{} for _ in about["names"]]
+            seen: list[Judgement] = [{} for _ in about["names"]]
             for key in file.files:
                 row, slash, name = key.partition("/")
                 if slash:
@@ -350,7 +350,7 @@ def _load(path: Path, about: dict[str, Any]) -> list[Seen] | None:
         return None
 
 
-def _refuse_nan(method: str, judge: Judge, pictures: Sequence[Wanted], seen: Sequence[Seen]) -> None:
+def _refuse_nan(method: str, judge: Judge, pictures: Sequence[Wanted], seen: Sequence[Judgement]) -> None:
     bad = [
         (picture.name, key) for picture, each in zip(pictures, seen, strict=True)
         for key, array in each.items() if array.dtype.kind == "f" and not np.isfinite(array).all()

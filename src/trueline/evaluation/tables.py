@@ -1,4 +1,4 @@
-"""Rows of ``results.json`` as tables: for the terminal, and as ``docs/results.md``.
+"""Rows of ``results.json`` as tables, in Markdown.
 
 A *row* is one number: a flat dictionary with ``benchmark, model, method, metric, category`` ("" = all of them),
 ``value, low, high`` (95% interval, bootstrap clustered by prompt; None where there is none), ``n`` (pictures),
@@ -10,16 +10,13 @@ are where they are something else (``reads``).
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
-Row = Mapping[str, Any]
+Result = Mapping[str, Any]
 
 TEXTS = ("benchmark", "model", "method", "metric", "category", "protocol", "command", "commit")
 COUNTS = ("n", "images_per_prompt")
@@ -27,7 +24,6 @@ NUMBERS = ("value", "low", "high")
 DIFFERENCES = ("difference", "difference_low", "difference_high")
 OPTIONAL_TEXTS = ("goal", "reads")
 READS = "Intervals are 95%, bootstrap clustered by prompt; n counts pictures."
-FIGURE = ("name", "mean", "low", "high", "n")  #: keys of a figure of ``trueline world report``
 #: Words of a metric's name: region_fid, counting_mae.
 LOWER_IS_BETTER = frozenset(
     {"fid", "kid", "cmmd", "mae", "error", "extra", "unmatched", "cost", "seconds", "memory"}
@@ -38,7 +34,7 @@ NOTHING = "-"  #: stands where there is no number
 
 
 @dataclass(frozen=True)
-class Run:
+class Provenance:
     """How numbers came about; numbers of one run share all of this."""
 
     command: str
@@ -53,10 +49,10 @@ class Line:
 
     metric: str
     category: str
-    cells: tuple[Row | None, ...]
+    cells: tuple[Result | None, ...]
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Result]:
         return [cell for cell in self.cells if cell is not None]
 
     @property
@@ -76,10 +72,10 @@ class Table:
     model: str
     methods: tuple[str, ...]
     lines: tuple[Line, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[Provenance, ...]
 
 
-def tables(rows: Sequence[Row]) -> list[Table]:
+def tables(rows: Sequence[Result]) -> list[Table]:
     """One table per benchmark and model; methods, metrics and categories in the order of their first row.
 
     Raises:
@@ -92,8 +88,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     ]
 
 
-def _table(benchmark: str, model: str, rows: Sequence[Row]) -> Table:
-    cells: dict[tuple[str, str, str], Row] = {}
+def _table(benchmark: str, model: str, rows: Sequence[Result]) -> Table:
+    cells: dict[tuple[str, str, str], Result] = {}
     for row in rows:
         key = row["category"], row["metric"], row["method"]
         if key in cells:
@@ -112,8 +108,8 @@ def _table(benchmark: str, model: str, rows: Sequence[Row]) -> Table:
     )
 
 
-def run_of(row: Row) -> Run:
-    return Run(row["command"], row["commit"], tuple(row["seeds"]), row["images_per_prompt"])
+def run_of(row: Result) -> Provenance:
+    return Provenance(row["command"], row["commit"], tuple(row["seeds"]), row["images_per_prompt"])
 
 
 def check_rows(rows: Any, where: str = "rows") -> None:
@@ -126,7 +122,7 @@ def check_rows(rows: Any, where: str = "rows") -> None:
         if missing := [key for key in (*TEXTS, *NUMBERS, *COUNTS, "seeds") if key not in row]:
             raise ValueError(f"{where}[{index}]: {missing[0]} is missing; evaluate again to write it")
         for key in (*NUMBERS, *DIFFERENCES):
-            if row.get(key) is not None and not _finite(row[key]):
+            if row.get(key) is not None and not is_finite(row[key]):
                 raise ValueError(
                     f"{where}[{index}].{key}: must be a finite number or null (got {row[key]!r})"
                 )
@@ -138,7 +134,7 @@ def check_rows(rows: Any, where: str = "rows") -> None:
                 raise ValueError(f"{where}[{index}].{key}: must be whole numbers (got {row[key]!r})")
 
 
-def _finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -147,7 +143,7 @@ def lower_is_better(metric: str) -> bool:
     return not LOWER_IS_BETTER.isdisjoint(metric.split("[")[0].lower().split("_"))
 
 
-def verdict(row: Row) -> Literal["better", "worse", ""]:
+def verdict(row: Result) -> Literal["better", "worse", ""]:
     """What the paired difference shows: "" while its interval holds 0, where there is none, and of fewer pictures
     than ``FEWEST``: a bootstrap of a handful knows nothing of the others."""
     low, high = row.get("difference_low"), row.get("difference_high")
@@ -190,12 +186,12 @@ def ranges(seeds: Sequence[int]) -> str:
     return ", ".join(f"{span[0]}..{span[-1]}" if len(span) > 1 else f"{span[0]}" for span in spans)
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Result]) -> str:
     """For each benchmark and model: values with intervals, paired differences, and how they were made."""
-    return "\n".join(_section(table, 3) for table in tables(rows))
+    return "\n".join(section(table, 3) for table in tables(rows))
 
 
-def _section(table: Table, level: int) -> str:
+def section(table: Table, level: int) -> str:
     """A table as Markdown under a heading of that level."""
     whole_only = 0
     if len(table.methods) > MANY and (whole := [line for line in table.lines if not line.category]):
@@ -203,19 +199,19 @@ def _section(table: Table, level: int) -> str:
         table = replace(table, lines=tuple(whole))
     values = [[_value(cell, line.decimals, table.runs) for cell in line.cells] for line in table.lines]
     parts = [
-        f"{'#' * level} {_text(table.benchmark)}, model {_code(table.model)}",
+        f"{'#' * level} {plain(table.benchmark)}, model {code(table.model)}",
         "",
         *_laid_out(table, table.methods, values),
     ]
     later = [i for i, _ in enumerate(table.methods) if any(_compared(line.cells[i]) for line in table.lines)]
     if later:
         changes = [[_change(line.cells[i], line.decimals) for i in later] for line in table.lines]
-        firsts = dict.fromkeys(_code(r["against"]) for line in table.lines for r in line.rows if _compared(r))
+        firsts = dict.fromkeys(code(r["against"]) for line in table.lines for r in line.rows if _compared(r))
         against = f"Difference to {', '.join(firsts)}, paired (same prompts, same seeds)"
         parts += ["", f"{against}; bold: its interval excludes 0 (of {FEWEST} pictures at least)."]
         parts += ["", *_laid_out(table, [table.methods[i] for i in later], changes)]
     rows = [row for line in table.lines for row in line.rows]
-    parts += ["", *dict.fromkeys(_text(row.get("reads", READS)) for row in rows)]
+    parts += ["", *dict.fromkeys(plain(row.get("reads", READS)) for row in rows)]
     if whole_only:
         parts += [
             "",
@@ -223,12 +219,12 @@ def _section(table: Table, level: int) -> str:
         ]
     if goals := [row for row in rows if "goal" in row]:
         parts += ["", "Goals:", ""]
-        parts += [f"- {_text(r['method'])}, {_code(r['metric'])} {_text(r['goal'])}" for r in goals]
+        parts += [f"- {plain(r['method'])}, {code(r['metric'])} {plain(r['goal'])}" for r in goals]
     protocols = dict.fromkeys(protocol for line in table.lines for protocol in line.protocols if protocol)
     metrics = {
-        p: dict.fromkeys(_code(li.metric) for li in table.lines if p in li.protocols) for p in protocols
+        p: dict.fromkeys(code(li.metric) for li in table.lines if p in li.protocols) for p in protocols
     }
-    parts += ["", *(f"- {', '.join(names)}: {_text(protocol)}" for protocol, names in metrics.items())]
+    parts += ["", *(f"- {', '.join(names)}: {plain(protocol)}" for protocol, names in metrics.items())]
     parts += ["", *(f"{i}. {_made(run)}" for i, run in enumerate(table.runs, start=1))]
     return "\n".join([*parts, ""])
 
@@ -236,19 +232,19 @@ def _section(table: Table, level: int) -> str:
 def _laid_out(table: Table, methods: Sequence[str], cells: list[list[str]]) -> list[str]:
     """``cells[line][method]`` with metrics in rows, or methods in rows where there are more methods than lines or
     than ``MANY``."""
-    names = [_text(method) for method in methods]
+    names = [plain(method) for method in methods]
     grouped = any(line.category for line in table.lines)
     heads = [
-        [_text(line.metric) + " ↓" * lower_is_better(line.metric), *[_text(line.category or "all")] * grouped]
+        [plain(line.metric) + " ↓" * lower_is_better(line.metric), *[plain(line.category or "all")] * grouped]
         for line in table.lines
     ]
     counts = list(map(_count, table.lines))
     if len(table.methods) > min(MANY, len(table.lines)):
         columns = [f"{', '.join(head)} (n = {n})" for head, n in zip(heads, counts, strict=True)]
         rows = [[name, *column] for name, column in zip(names, zip(*cells, strict=True), strict=True)]
-        return _padded(["method", *columns], rows, left=1)
+        return padded(["method", *columns], rows, left=1)
     rows = [[*head, n, *row] for head, n, row in zip(heads, counts, cells, strict=True)]
-    return _padded(["metric", *["category"] * grouped, "n", *names], rows, left=1 + grouped)
+    return padded(["metric", *["category"] * grouped, "n", *names], rows, left=1 + grouped)
 
 
 def _count(line: Line) -> str:
@@ -258,7 +254,7 @@ def _count(line: Line) -> str:
     return same.pop() if len(same) == 1 else " / ".join(counts)
 
 
-def _padded(header: list[str], body: list[list[str]], left: int) -> list[str]:
+def padded(header: list[str], body: list[list[str]], left: int) -> list[str]:
     """A Markdown table whose columns also line up in a terminal; all but the first ``left`` to the right."""
     widths = [max(3, *map(len, column)) for column in zip(header, *body, strict=True)]
     rule = [("-" * w if i < left else "-" * (w - 1) + ":") for i, w in enumerate(widths)]
@@ -272,7 +268,7 @@ def _padded(header: list[str], body: list[list[str]], left: int) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def _value(row: Row | None, places: int, runs: Sequence[Run]) -> str:
+def _value(row: Result | None, places: int, runs: Sequence[Provenance]) -> str:
     """ "0.729 [0.604, 0.854]", and the number of its run where there are several."""
     if row is None:
         return NOTHING
@@ -282,11 +278,11 @@ def _value(row: Row | None, places: int, runs: Sequence[Run]) -> str:
     )
 
 
-def _compared(row: Row | None) -> bool:
+def _compared(row: Result | None) -> bool:
     return row is not None and row.get("difference") is not None
 
 
-def _change(row: Row | None, places: int) -> str:
+def _change(row: Result | None, places: int) -> str:
     if row is None or row.get("difference") is None:
         return NOTHING
     shown, said = number(row["difference"], places, sign=True), verdict(row)
@@ -294,108 +290,20 @@ def _change(row: Row | None, places: int) -> str:
     return f"**{shown}** {spread} {said}" if said else f"{shown} {spread}".rstrip()
 
 
-def _made(run: Run) -> str:
+def _made(run: Provenance) -> str:
     pictures = f"{run.images_per_prompt} picture{'s' * (run.images_per_prompt != 1)} a prompt"
-    return f"{_code(run.command)}, commit {_code(run.commit)}, seeds {ranges(run.seeds)}, {pictures}"
+    return f"{code(run.command)}, commit {code(run.commit)}, seeds {ranges(run.seeds)}, {pictures}"
 
 
-def _text(text: str) -> str:
+def plain(text: str) -> str:
     """Harmless in a Markdown table: one line, no column, no tag."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     text = " ".join(str(text).split())
     if not text:
         return "(not recorded)"
     fence = "``" if "`" in text else "`"
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def results_page(files: Iterable[str | Path]) -> str:
-    """``docs/results.md``: a section per file, either a list of rows or the figures of ``trueline world report``.
-
-    Raises:
-        ValueError: a file is neither, named in one sentence.
-    """
-    sections = [_file_section(Path(file)) for file in files]
-    note = "Written from `results/*.json`; do not edit. Below each table: command, commit and seeds of its numbers."
-    return "\n".join(["# Results", "", note, "↓ marks metrics of which less is better.", "", *sections])
-
-
-def write_results_page(folder: str | Path, target: str | Path) -> None:
-    """Write the page of all ``folder/*.json``, in the order of their names."""
-    files = sorted(Path(folder).glob("*.json"))
-    if not files:
-        raise ValueError(f"{folder}: holds no results (*.json); evaluate something first")
-    write_whole(target, results_page(files))
-
-
-def _file_section(file: Path) -> str:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, RecursionError):  # broken JSON, or bytes that are no UTF-8
-        raise ValueError(f"{file}: not JSON; write it anew with `trueline evaluate`") from None
-    if isinstance(content, list):
-        check_rows(content, str(file))
-        return "\n".join([f"## {file.stem}", "", *(_section(table, 3) for table in tables(content))])
-    if isinstance(content, dict) and isinstance(content.get("figures"), list):
-        return _world_section(content, file)
-    raise ValueError(
-        f"{file}: neither a list of rows nor the figures of `trueline world report`; move it away"
-    )
-
-
-def _world_section(result: dict[str, Any], file: Path) -> str:
-    """The figures of ``trueline world report``: each with its mean, interval, n and, where recorded, its goal."""
-    figures = result["figures"]
-    for index, figure in enumerate(figures):
-        for key in FIGURE:
-            if not isinstance(figure, dict) or key not in figure:
-                raise ValueError(
-                    f"{file}: figures[{index}].{key} is missing; run `trueline world report` again"
-                )
-            if key != "name" and not _finite(figure[key]):
-                raise ValueError(
-                    f"{file}: figures[{index}].{key} must be a finite number (got {figure[key]!r})"
-                )
-    goals = any(figure.get("verdict") for figure in figures)
-    body = []
-    for f in figures:
-        places = decimals((f["mean"], f["low"], f["high"]))
-        numbers = [str(f["n"]), number(f["mean"], places), interval(f["low"], f["high"], places)]
-        body.append([_text(f["name"]), *([f.get("verdict", "")] if goals else []), *numbers])
-    header = ["figure", *(["goal"] if goals else []), "n", "mean", "95% interval"]
-    settings = [f"{name.replace('_', ' ')} {result[name]}" for name in _SETTINGS if name in result]
-    made = f"{_code(result.get('command', ''))}, commit {_code(result.get('commit', ''))}"
-    return "\n".join([
-        f"## {file.stem}",
-        "",
-        *_padded(header, body, left=1 + goals),
-        "",
-        "Held-out scenes, picture seeds 0, 1, 2, ...; intervals are 95%, bootstrap over scenes; n counts judgements.",
-        "",
-        f"1. {', '.join([made, *settings])}",
-        "",
-    ])  # fmt: skip
-
-
-_SETTINGS = ("model", "steps", "guidance_scale", "guidance_interval", "dtype", "seconds")
-
-
-def write_whole(path: str | Path, text: str) -> None:
-    """Write UTF-8 so that the file is there whole or, whatever happens, as it was before."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

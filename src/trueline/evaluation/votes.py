@@ -20,7 +20,7 @@ import numpy as np
 
 from trueline.evaluation.metrics.statistics import crossed_mean
 from trueline.evaluation.report import Shot, make_cases, render, thumbnails
-from trueline.evaluation.tables import write_whole
+from trueline.files import write_text
 
 FORMAT = "trueline-votes-1"
 PAIRS = 60  #: in a page: about ten minutes
@@ -112,8 +112,8 @@ def write_study(
         "model": model, "questions": QUESTIONS, "pairs": entries,
     }  # fmt: skip
     target = Path(folder)
-    write_whole(target / "key.json", json.dumps(key, indent=1, ensure_ascii=False) + "\n")
-    write_whole(target / "vote.html", render("vote.html", script="vote.js", title=title, data=data))
+    write_text(target / "key.json", json.dumps(key, indent=1, ensure_ascii=False) + "\n")
+    write_text(target / "vote.html", render("vote.html", script="vote.js", title=title, data=data))
     return Study(target / "vote.html", target / "key.json", len(whole), tuple(notes))
 
 

@@ -32,7 +32,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.benchmarks.world import World
-from trueline.evaluation.judgements import FEATURES, Distance, Seen, detected, ratios, true_boxes
+from trueline.evaluation.judgements import FEATURES, Judgement, SetDistance, detected, ratios, true_boxes
 from trueline.evaluation.metrics import detection
 from trueline.evaluation.metrics.detection import Truth
 from trueline.perception import Detection
@@ -60,7 +60,7 @@ class WorldJudge:
 
     name = "world"
     protocol = f"oracle[sure={SURE}], crop 8% wider, features world-clip, rules 3"
-    distances = (Distance("fid", "frechet", "picture"), Distance("region_fid", "frechet", "regions"))
+    distances = (SetDistance("fid", "frechet", "picture"), SetDistance("region_fid", "frechet", "regions"))
     precision = "ap"
 
     def __init__(self, benchmark: World):
@@ -68,7 +68,7 @@ class WorldJudge:
         self.clip = CLIPModel.from_pretrained(WEIGHTS).float().eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS)
 
-    def look(self, examples: Sequence[Example], images: Sequence[Image.Image]) -> list[Seen]:
+    def look(self, examples: Sequence[Example], images: Sequence[Image.Image]) -> list[Judgement]:
         """One dictionary a picture: (2,) arrays for ratios, features, and what the oracle detected."""
         pictures = np.stack(
             [_pixels(example, image) for example, image in zip(examples, images, strict=True)]

@@ -11,7 +11,7 @@ import pytest
 from shared_data import SHARED, needs
 
 from trueline.evaluation import benchmarks
-from trueline.evaluation.benchmarks.worded import Words, drawable, spoken_by
+from trueline.evaluation.benchmarks.worded import Vocabulary, drawable, spoken_by
 from trueline.world import vocabulary
 
 DATA = SHARED
@@ -245,7 +245,7 @@ def test_multigen_and_partiprompts():
 
 def world_words():
     relations = {phrase: name for name, phrases in vocabulary.RELATIONS.items() for phrase in phrases}
-    return Words(
+    return Vocabulary(
         names={form: name for name in vocabulary.OBJECTS for form in (vocabulary.plural(name), name)},
         colours=vocabulary.COLOURS,
         textures=vocabulary.TEXTURES,

@@ -3,10 +3,17 @@
 import pytest
 
 from trueline.evaluation.benchmarks.benchmark import Example
-from trueline.evaluation.benchmarks.worded import Meaning, Said, Words, drawable, meaning, spoken_by
+from trueline.evaluation.benchmarks.worded import (
+    Meaning,
+    Stated,
+    Vocabulary,
+    drawable,
+    meaning,
+    spoken_by,
+)
 from trueline.layout import Layout
 
-WORDS = Words(
+WORDS = Vocabulary(
     names={
         "cat": "cat",
         "cats": "cat",
@@ -20,37 +27,45 @@ WORDS = Words(
     numbers={"one": 1, "two": 2, "three": 3},
     relations={"on the left of": "left", "to the left of": "left", "above": "above", "next to": "near"},
 )
-GLASS = Said("wine glass", None, None, 1)
-CAT, DOG = Said("cat", None, None, 1), Said("dog", None, None, 1)
+GLASS = Stated("wine glass", None, None, 1)
+CAT, DOG = Stated("cat", None, None, 1), Stated("dog", None, None, 1)
 
 
 @pytest.mark.parametrize(
     ("prompt", "objects", "relation"),
     [
-        ("a red cat and a blue dog", [Said("cat", "red", None, 1), Said("dog", "blue", None, 1)], None),
-        ("A Red Cat and a blue  dog.", [Said("cat", "red", None, 1), Said("dog", "blue", None, 1)], None),
-        ("the blue striped cat", [Said("cat", "blue", "striped", 1)], None),
-        ("a plain dog", [Said("dog", None, "plain", 1)], None),
         (
-            "two cats, one dog and three fish",
-            [Said("cat", None, None, 2), DOG, Said("fish", None, None, 3)],
+            "a red cat and a blue dog",
+            [Stated("cat", "red", None, 1), Stated("dog", "blue", None, 1)],
             None,
         ),
-        ("a cat, a dog, and a fish", [CAT, DOG, Said("fish", None, None, 1)], None),
-        ("cats", [Said("cat", None, None, None)], None),
-        ("fish", [Said("fish", None, None, 1)], None),
+        (
+            "A Red Cat and a blue  dog.",
+            [Stated("cat", "red", None, 1), Stated("dog", "blue", None, 1)],
+            None,
+        ),
+        ("the blue striped cat", [Stated("cat", "blue", "striped", 1)], None),
+        ("a plain dog", [Stated("dog", None, "plain", 1)], None),
+        (
+            "two cats, one dog and three fish",
+            [Stated("cat", None, None, 2), DOG, Stated("fish", None, None, 3)],
+            None,
+        ),
+        ("a cat, a dog, and a fish", [CAT, DOG, Stated("fish", None, None, 1)], None),
+        ("cats", [Stated("cat", None, None, None)], None),
+        ("fish", [Stated("fish", None, None, 1)], None),
         ("a cat on the left of a dog", [CAT, DOG], "left"),
         (
             "two red cats above the wine glass",
-            [Said("cat", "red", None, 2), GLASS],
+            [Stated("cat", "red", None, 2), GLASS],
             "above",
         ),
         ("a cat next to a dog", [CAT, DOG], "near"),
-        ("there are two cats in the picture", [Said("cat", None, None, 2)], None),
+        ("there are two cats in the picture", [Stated("cat", None, None, 2)], None),
         ("there is one dog in the photo", [DOG], None),
-        ("three dogs are in the picture", [Said("dog", None, None, 3)], None),
+        ("three dogs are in the picture", [Stated("dog", None, None, 3)], None),
         ("a photo of a cat and one dog", [CAT, DOG], None),
-        ("a picture of two fish", [Said("fish", None, None, 2)], None),
+        ("a picture of two fish", [Stated("fish", None, None, 2)], None),
     ],
 )
 def test_meaning(prompt, objects, relation):

@@ -6,7 +6,7 @@ from PIL import Image
 from shared_data import SHARED, needs
 
 from trueline.evaluation.benchmarks.benchmark import Example
-from trueline.evaluation.benchmarks.worded import Meaning, Said
+from trueline.evaluation.benchmarks.worded import Meaning, Stated
 from trueline.evaluation.benchmarks.world import OFFICIAL, World, _adopted
 from trueline.evaluation.world_judge import WorldJudge
 from trueline.layout import Layout, Region
@@ -58,7 +58,7 @@ def test_without_files_there_are_only_scenes(monkeypatch):
 
 
 def adopted(scene, relation=None):
-    things = tuple(Said(t.name, t.colour, t.texture, 1) for t in scene.things)
+    things = tuple(Stated(t.name, t.colour, t.texture, 1) for t in scene.things)
     layout = Layout("a prompt", regions=[Region("cat", (0.1, 0.1, 0.5, 0.5))])
     return _adopted("cc-500", Example("cc500-000001", layout), Meaning(things, relation))
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trueline.boxes import iou
 from trueline.evaluation.metrics.detection import (
     Truth,
     accuracy_over_iou,
     counts_right,
-    iou,
     iou_matrix,
     layout_score_fixed,
     layout_score_official,
@@ -35,15 +35,17 @@ def test_iou_by_hand():
     assert iou(wide(0, 0.4), wide(0, 0.4)) == 1
     assert iou(wide(0, 0.4), wide(0.4, 0.6)) == 0
     assert iou(wide(0.4, 0.4), wide(0.4, 0.4)) == 0
+    boxes = [wide(0, 0.4), wide(0.2, 0.6), wide(0.4, 0.4)]
+    assert iou_matrix(boxes, boxes).tolist() == [[iou(a, b) for b in boxes] for a in boxes]
     assert iou_matrix([wide(0, 1)], []).shape == (1, 0)
 
 
 def test_inclusive_corners_count_the_last_pixel():
     # Columns 0..9 and 5..14 of 10 rows: 5 columns shared, 15 in all.
-    assert iou((0, 0, 9, 9), (5, 0, 14, 9), inclusive=True) == pytest.approx(5 / 15)
+    assert iou((0, 0, 9, 9), (5, 0, 14, 9), edge=1.0) == pytest.approx(5 / 15)
     assert iou((0, 0, 9, 9), (5, 0, 14, 9)) == pytest.approx(4 / 14)
-    assert iou((0, 0, 9, 9), (10, 0, 19, 9), inclusive=True) == 0
-    assert iou((3, 3, 3, 3), (3, 3, 3, 3), inclusive=True) == 1
+    assert iou((0, 0, 9, 9), (10, 0, 19, 9), edge=1.0) == 0
+    assert iou((3, 3, 3, 3), (3, 3, 3, 3), edge=1.0) == 1
 
 
 def test_matching_is_optimal_where_greedy_is_not():

@@ -18,7 +18,7 @@ _CLOSING = re.compile(r"(?: (?:is|are))? in the (?:photo|picture)$")
 
 
 @dataclass(frozen=True)
-class Words:
+class Vocabulary:
     """A vocabulary by role. ``names``: form -> name ("cats" -> "cat", "cat" -> "cat"); ``numbers``: word -> number
     ("two" -> 2); ``relations``: phrase -> relation ("on the left of" -> "left")."""
 
@@ -30,7 +30,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Said:
+class Stated:
     """What a prompt says of things of one name. None: it does not say. ``count`` is None for a bare plural."""
 
     name: str
@@ -43,7 +43,7 @@ class Said:
 class Meaning:
     """``relation`` is that of the first of two objects to the second, or None."""
 
-    objects: tuple[Said, ...]
+    objects: tuple[Stated, ...]
     relation: str | None
 
 
@@ -53,7 +53,7 @@ def spoken_by(vocabulary: Collection[str], prompt: str) -> bool:
     return bool(words) and all(word in vocabulary for word in words)
 
 
-def meaning(prompt: str, words: Words) -> Meaning | None:
+def meaning(prompt: str, words: Vocabulary) -> Meaning | None:
     """The objects and the relation that a prompt states, or None where it is not understood completely.
 
     Understood: ``[a photo of | there is] GROUP {, | and GROUP} [[is | are] in the picture]`` and ``GROUP RELATION
@@ -71,13 +71,13 @@ def meaning(prompt: str, words: Words) -> Meaning | None:
     return Meaning(tuple(g for g in groups if g), None) if all(groups) else None
 
 
-def drawable(examples: Iterable[Example], words: Words) -> list[tuple[Example, Meaning]]:
+def drawable(examples: Iterable[Example], words: Vocabulary) -> list[tuple[Example, Meaning]]:
     """The examples that are understood, each with its meaning."""
     read = ((example, meaning(example.prompt, words)) for example in examples)
     return [(example, understood) for example, understood in read if understood]
 
 
-def _group(text: str, words: Words) -> Said | None:
+def _group(text: str, words: Vocabulary) -> Stated | None:
     rest = text.split()
     count = colour = texture = None
     if rest and (rest[0] in words.numbers or rest[0] in _ARTICLES):
@@ -91,4 +91,4 @@ def _group(text: str, words: Words) -> Said | None:
         return None
     if count is None and form == words.names[form]:
         count = 1
-    return Said(words.names[form], colour, texture, count)
+    return Stated(words.names[form], colour, texture, count)

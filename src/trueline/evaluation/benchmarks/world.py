@@ -16,7 +16,7 @@ from PIL import Image
 
 from trueline.evaluation.benchmarks import load
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example, Needs
-from trueline.evaluation.benchmarks.worded import Meaning, Words, drawable
+from trueline.evaluation.benchmarks.worded import Meaning, Vocabulary, drawable
 from trueline.layout import Layout, Region
 from trueline.world.captions import Caption, CaptionGroup, caption
 from trueline.world.scenes import SIZE, Scene, Thing, make_scene, render
@@ -61,7 +61,7 @@ OFFICIAL: dict[str, tuple[str, dict[str, str], Callable[[Example], bool]]] = {
     "nsr-spatial": ("nsr-1k", {}, lambda e: e.category == "spatial"),
 }
 #: The world's words as official prompts use them. "On top of" is above, as T2I-CompBench and NSR-1K mean it.
-WORDS = Words(
+WORDS = Vocabulary(
     names=NOUNS,
     colours=tuple(COLOURS),
     textures=TEXTURES,

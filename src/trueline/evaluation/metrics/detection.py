@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from trueline.boxes import Corners
+from trueline.boxes import Corners, iou
 from trueline.evaluation.metrics.observations import Mode, Observations, is_official
 from trueline.perception import Detection
 
@@ -50,28 +50,15 @@ def surest(detections: Sequence[Detection], label: str) -> Detection | None:
     return next(iter(surest_first(d for d in detections if d.label == label)), None)
 
 
-def iou_matrix(first: Sequence[Corners], second: Sequence[Corners], *, inclusive: bool = False) -> np.ndarray:
-    """Intersection over union of every pair of boxes, (n, m) in 0..1; 0 for boxes without area.
-
-    ``inclusive``: corners are pixels that belong to the box, so that a width is x1 - x0 + 1. Official scorers of
-    2023 use that (7Bench, cobench); boxes must then be in pixels.
-    """
-    extra = 1.0 if inclusive else 0.0
+def iou_matrix(first: Sequence[Corners], second: Sequence[Corners]) -> np.ndarray:
+    """``boxes.iou`` of every pair of boxes, (n, m) in 0..1; 0 for boxes without area."""
     a = np.asarray(first, dtype=np.float64).reshape(-1, 1, 4)
     b = np.asarray(second, dtype=np.float64).reshape(1, -1, 4)
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + extra
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     shared = np.clip(sides, 0, None).prod(axis=-1)
-    union = _area(a, extra) + _area(b, extra) - shared
+    areas = [np.clip(each[..., 2:] - each[..., :2], 0, None).prod(axis=-1) for each in (a, b)]
+    union = areas[0] + areas[1] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
-def _area(boxes: np.ndarray, extra: float) -> np.ndarray:
-    return np.clip(boxes[..., 2:] - boxes[..., :2] + extra, 0, None).prod(axis=-1)
-
-
-def iou(a: Corners, b: Corners, *, inclusive: bool = False) -> float:
-    """``iou_matrix`` of two boxes."""
-    return float(iou_matrix([a], [b], inclusive=inclusive)[0, 0])
 
 
 def match(detections: Sequence[Detection], truths: Sequence[Truth], least: float = 0.0) -> list[Match]:
@@ -175,7 +162,7 @@ def layout_score_official(
         return 0.0
     best = dict.fromkeys(boxes, 0.0)
     for d in seen:
-        overlap = round(iou(_pixels(d.box, size, int), boxes[d.label], inclusive=True), 6)
+        overlap = round(iou(_pixels(d.box, size, int), boxes[d.label], edge=1.0), 6)
         best[d.label] = max(best[d.label], overlap)
     return accuracy_over_iou(list(best.values()))
 
