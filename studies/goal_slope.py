@@ -26,12 +26,13 @@ from trueline.files import write_text
 from trueline.models.backbone import Backbone
 from trueline.sampling.pipeline import Pipeline
 from trueline.sampling.records import commit
+from trueline.training.clip import FrozenCLIP
 from trueline.training.data.latents import encode_pictures
-from trueline.training.loop import Batch
 from trueline.training.losses.denoising import ground, noised, signal_of
-from trueline.training.losses.dsalign import DSAlign, FrozenCLIP
+from trueline.training.losses.dsalign import DSAlign
 from trueline.training.losses.x0 import clean_latents, decoded
-from trueline.training.recipes.goal import Settings, load_clip
+from trueline.training.objective import Batch
+from trueline.training.recipes.goal import GoalSettings, goal_clip
 from trueline.world.captions import caption
 from trueline.world.scenes import Scene, make_scene, masks, render
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.n < 1:
         raise ValueError(f"--n: must be 1 or more (got {options.n})")
     backbone = Pipeline.from_pretrained("world", dtype=torch.float32).backbone
-    clip = load_clip(Settings(model="world"))
+    clip = goal_clip(GoalSettings(model="world"))
     scenes = [make_scene(SPLIT, place) for place in range(options.n)]
     command, rows = shlex.join(["python", "studies/goal_slope.py", *arguments]), []
     for t in TIMES:

@@ -25,7 +25,8 @@ from trueline.commands._parser import Parser
 from trueline.evaluation.world_report import SPLIT, Figure, caption, figure, layout_of, make_scene, render
 from trueline.files import write_text
 from trueline.methods import make
-from trueline.models.alignment import AlignmentNet, load_net, misfit, targets
+from trueline.models.alignment import AlignmentNet, load_net, misfit
+from trueline.models.alignment_loss import targets
 from trueline.models.backbone import Backbone
 from trueline.sampling.pipeline import Pipeline
 from trueline.sampling.records import commit

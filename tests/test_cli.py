@@ -28,7 +28,6 @@ from trueline.models.schedules import SCHEDULERS
 from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import DEFAULT_BATCH
 from trueline.training.recipes.recipe import recipe
-from trueline.training.settings import make
 
 APPLE, CAR = "a red apple@.05,.35,.40,.70", "a blue car@.55,.35,.95,.70"
 PROMPT = "a red apple to the left of a blue car"
@@ -386,7 +385,7 @@ def test_the_commands_of_the_pages_can_be_parsed():
             assert line[1] in world.ACTIONS
         elif line[0] == "train":
             options = train.parser().parse_args(line[1:])
-            make(recipe(options.recipe).Settings, train.gathered(options))
+            recipe(options.recipe).settings(**train.gathered(options))
         elif line[0] == "dataset":
             {"build": dataset.build_parser, "finish": dataset.finish_parser}[line[1]]().parse_args(line[2:])
         elif line[0] == "plan":

@@ -3,7 +3,7 @@
 import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from trueline.training.losses.dsalign import FrozenCLIP
+from trueline.training.clip import FrozenCLIP
 
 SIDE, WIDTH = 32, 16  #: of the pictures it reads, pixels; of its vectors
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]

@@ -16,7 +16,8 @@ from trueline.layout import Layout, Region
 from trueline.methods import make
 from trueline.methods.boxdiff import BoxDiff
 from trueline.methods.hcma import HCMA, displacement
-from trueline.models.alignment import AlignmentNet, alignment_losses, targets
+from trueline.models.alignment import AlignmentNet
+from trueline.models.alignment_loss import alignment_losses, targets
 from trueline.models.backbone import Backbone, CheckpointError
 from trueline.models.schedulers import Stepper, make_scheduler
 from trueline.sampling.method import Method

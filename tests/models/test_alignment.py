@@ -15,22 +15,24 @@ from trueline.layout import Layout, Region
 from trueline.models.alignment import (
     Aligned,
     AlignmentNet,
+    coverage,
+    fourier_features,
+    load_net,
+    misfit,
+)
+from trueline.models.alignment_loss import (
     alignment_gradient,
     alignment_losses,
     balance_weights,
     complexity_weights,
-    coverage,
-    fourier_features,
     ideal_displacement,
-    load_net,
-    misfit,
     step_of,
     targets,
 )
 from trueline.models.backbone import CheckpointError
-from trueline.training.loop import Batch, Nets
-from trueline.training.losses.alignment import Alignment
 from trueline.training.losses.denoising import noised, signal_of
+from trueline.training.losses.hcma import AlignmentObjective
+from trueline.training.objective import Batch, Nets
 
 FUSIONS, POOLINGS = ("concat", "add", "multiply"), ("box", "grid")
 LAYOUTS = (
@@ -604,7 +606,7 @@ def batch_of(layouts, times, seed=0):
 def test_the_first_stage_by_hand(gated):
     net = backbone_net(gated)
     batch = batch_of(LAYOUTS, [10, 400, 900])
-    losses = Alignment(global_weight=2.0, local_weight=0.5)(batch, Nets(gated, {"alignment": net}))
+    losses = AlignmentObjective(global_weight=2.0, local_weight=0.5)(batch, Nets(gated, {"alignment": net}))
     z = gated.scheduler.add_noise(batch.latents, batch.noise, batch.t)
     goal = targets(net, gated, LAYOUTS)
     globe, local = alignment_losses(
@@ -617,7 +619,7 @@ def test_the_first_stage_by_hand(gated):
     assert found["local"] == pytest.approx(local[:2].mean().item(), rel=1e-5), "of pictures with regions"
     losses["total"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    bare = Alignment()(batch_of(LAYOUTS[2:], [5]), Nets(gated, {"alignment": net}))
+    bare = AlignmentObjective()(batch_of(LAYOUTS[2:], [5]), Nets(gated, {"alignment": net}))
     assert bare["local"].item() == 0 and bare["total"].item() == bare["global"].item()
 
 
@@ -645,20 +647,20 @@ def test_a_wrapped_net_trains_too(gated):
 
     net = backbone_net(gated)
     batch, wrapped = batch_of(LAYOUTS, [10, 400, 900]), Wrapper(net)
-    losses = Alignment()(batch, Nets(gated, {"alignment": wrapped}))
-    assert torch.equal(losses["total"], Alignment()(batch, Nets(gated, {"alignment": net}))["total"])
+    losses = AlignmentObjective()(batch, Nets(gated, {"alignment": wrapped}))
+    assert torch.equal(losses["total"], AlignmentObjective()(batch, Nets(gated, {"alignment": net}))["total"])
     assert wrapped.calls == 1, "through the wrapper, which adds up gradients"
 
 
 def test_timesteps_outside_of_the_nets_range_are_refused(gated):
     net = backbone_net(gated, timesteps=(100, 800))
     nets = Nets(gated, {"alignment": net})
-    assert Alignment()(batch_of(LAYOUTS, [100, 400, 799]), nets)["total"] > 0
+    assert AlignmentObjective()(batch_of(LAYOUTS, [100, 400, 799]), nets)["total"] > 0
     for t in (99, 800):
         with pytest.raises(
             ValueError, match="timesteps: the alignment net is for 100 <= t < 800, and a batch has t"
         ):
-            Alignment()(batch_of(LAYOUTS, [200, 400, t]), nets)
+            AlignmentObjective()(batch_of(LAYOUTS, [200, 400, t]), nets)
 
 
 def test_it_learns_which_caption_and_which_label(gated):
@@ -688,7 +690,7 @@ def test_it_learns_which_caption_and_which_label(gated):
     for step in range(120):
         noise = draw(4, 4, 8, 8, seed=1000 + step)
         t = torch.randint(0, 400, (4,), generator=torch.Generator().manual_seed(step))
-        losses = Alignment()(Batch(clean, tuple(layouts), noise, t), nets)
+        losses = AlignmentObjective()(Batch(clean, tuple(layouts), noise, t), nets)
         optimiser.zero_grad()
         losses["total"].backward()
         optimiser.step()

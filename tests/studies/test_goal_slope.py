@@ -10,7 +10,7 @@ import torch
 
 from trueline.sampling.pipeline import Pipeline
 from trueline.training.losses import dsalign
-from trueline.training.recipes.goal import Settings, load_clip
+from trueline.training.recipes.goal import GoalSettings, goal_clip
 from trueline.world.scenes import make_scene, render
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -39,7 +39,7 @@ def test_colours_of_things_are_read_within_their_outlines(script):
 
 def test_a_pull_towards_the_truth_is_seen_and_one_away_from_it(script, monkeypatch):
     backbone = Pipeline.from_pretrained("world", dtype=torch.float32).backbone
-    clip, scenes = load_clip(Settings(model="world")), [make_scene("held-out", i) for i in range(4)]
+    clip, scenes = goal_clip(GoalSettings(model="world")), [make_scene("held-out", i) for i in range(4)]
     truth = torch.stack([torch.from_numpy(render(s)).permute(2, 0, 1) / 255 for s in scenes])
 
     def force(sign):

@@ -125,7 +125,6 @@ def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):
     from trueline.commands._rows import BASIC, _parts
     from trueline.methods import METHODS, make
     from trueline.training.recipes.recipe import recipe
-    from trueline.training.settings import make as make_settings
 
     hcma, goal, realign = study["hcma_tables"], study["goal_tables"], study["realign_tables"]
     options = hcma.parser().parse_args(["--joint", "train", "--out", str(tmp_path), "--hcma", "beta=.25"])
@@ -149,7 +148,7 @@ def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):
         command, *rest = job.arguments
         if command == "train":
             given = train.parser().parse_args(rest)
-            settings = make_settings(recipe(given.recipe).Settings, train.gathered(given))
+            settings = recipe(given.recipe).settings(**train.gathered(given))
             assert settings.seed in (0, 1, 2) and settings.validation.every == 0
             continue
         rest, given = split_settings(rest)
@@ -169,21 +168,20 @@ def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):
 def test_the_joint_training_is_for_pictures_of_as_many_steps_as_are_drawn(study, tmp_path):
     """The step of the rule "norm" is as long as one of a run of so many."""
     from trueline.commands import train
-    from trueline.training.recipes.hcma import Settings
-    from trueline.training.settings import make as make_settings
+    from trueline.training.recipes.hcma import HcmaSettings
 
     def settings(*arguments: str):
         options = study["hcma_tables"].parser().parse_args(["--joint", "train", *arguments])
         own = study["_common"].Study("hcma", options, study["hcma_tables"].rows_of(options, "NET"))
         jobs = [job for job in own.train() if "joint" in job.arguments]
         given = [train.gathered(train.parser().parse_args(job.arguments[1:])) for job in jobs]
-        return options, [make_settings(Settings, one) for one in given]
+        return options, [HcmaSettings(**one) for one in given]
 
     for arguments in ((), ("--steps", "37")):
         options, made = settings(*arguments)
         assert [one.objective.sampling_steps for one in made] == [options.steps] * 3
     config = ["hcma", "--config", str(STUDIES.parent / "configs" / "hcma_world.yaml"), "--stage", "joint"]
-    own = make_settings(Settings, train.gathered(train.parser().parse_args([*config, "--out", "x"])))
+    own = HcmaSettings(**train.gathered(train.parser().parse_args([*config, "--out", "x"])))
     assert own.objective.sampling_steps == own.validation.steps == settings()[0].steps
 
 

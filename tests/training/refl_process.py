@@ -9,16 +9,15 @@ from pathlib import Path
 import torch
 from tiny import tiny_backbone
 from torch import Tensor
-from training_builders import CPU, stream
+from training_builders import loop_of, stream
 from transformers import CLIPTokenizer
 
-from trueline.training.loop import Batch, Fit, Losses, Nets, make_accelerator
 from trueline.training.losses.refl import ReFL
+from trueline.training.objective import Batch, Losses, Nets
 from trueline.training.parts import open_part
-from trueline.training.recipes.realign import STATISTICS
-from trueline.training.rewards.scores import Rewards
-from trueline.training.settings import Plan
-from trueline.training.validation import Looks
+from trueline.training.rewards.weighted import Rewards
+from trueline.training.settings import Optimisation, Validation
+from trueline.training.validation import Validator
 
 PICTURES = 4  #: of a step, over all processes
 FALLS = {0: 0.1, 1: 0.5, 2: 0.4, 3: 0.3}
@@ -59,9 +58,8 @@ def train(folder: Path, tokenizer: Path, processes: int, checkpointing: bool) ->
         for weight in names.values():
             weight.normal_(std=0.3)
     rewards = Rewards({"taste": (Taste(), 1.0)})
-    backbone.unet.add_module(STATISTICS, rewards.running)
     objective = Noted(ReFL(rewards, seed=3, scale=1.0, steps=4, span=(0, 3), backprop=1))
-    plan = Plan(
+    plan = Optimisation(
         batch=PICTURES // processes,
         steps=4,
         warmup=0,
@@ -71,16 +69,17 @@ def train(folder: Path, tokenizer: Path, processes: int, checkpointing: bool) ->
         log_every=1,
         save_every=9,
     )
-    looks = Looks(lambda step, _: {"held_out": FALLS[step]}, 1, True, "held_out", patience=1)
-    fit = Fit(
+    settings = Validation(every=1, patience=1)
+    validator = Validator(settings, lambda step, _: {"held_out": FALLS[step]}, True, "held_out")
+    fit = loop_of(
         folder,
         objective,
         Nets(backbone, {"rewards": rewards}),
         {f"unet.{n}": w for n, w in names.items()},
         stream(0),
         plan,
-        make_accelerator(plan, CPU),
-        looks=looks,
+        statistics=rewards.running,
+        validator=validator,
     )
     assert fit.accelerator.num_processes == processes
     list(fit)
@@ -91,7 +90,7 @@ def train(folder: Path, tokenizer: Path, processes: int, checkpointing: bool) ->
         "gradients": {name: weight.grad.clone() for name, weight in fit.trained.items()},
         "weights": {name: weight.detach().clone() for name, weight in fit.trained.items()},
         "statistics": rewards.running["taste"].state.clone(),
-        "best": fit.looks.best.state(),
+        "best": fit.validator.best.state(),
     }
 
 

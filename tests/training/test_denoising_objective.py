@@ -7,10 +7,10 @@ from training_builders import stream, twin
 
 from trueline.layout import Layout, Region
 from trueline.methods.hcma import HCMA, displacement
-from trueline.models.alignment import AlignmentNet, alignment_losses, targets
+from trueline.models.alignment import AlignmentNet
+from trueline.models.alignment_loss import alignment_losses, targets
 from trueline.models.grounding import Grounding, pack
 from trueline.models.schedulers import Stepper, make_scheduler
-from trueline.training.loop import Batch, Nets
 from trueline.training.losses.denoising import (
     DenoisingObjective,
     corrected_noise,
@@ -20,6 +20,7 @@ from trueline.training.losses.denoising import (
     snr_weight,
     target,
 )
+from trueline.training.objective import Batch, Nets
 from trueline.training.recipes.hcma import Aligner
 
 SHAPE = (3, 4, 8, 8)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from training_builders import CPU, twin
+from training_builders import loop_of, twin
 
 from trueline.cli import main
 from trueline.layout import Layout, Region
@@ -19,11 +19,18 @@ from trueline.models.grounding_layers import is_grounding, prepare_grounding, wi
 from trueline.sampling.pipeline import Pipeline
 from trueline.training.data.examples import Rules
 from trueline.training.data.records import open_examples
-from trueline.training.loop import Batch, Fit, Nets, make_accelerator
 from trueline.training.losses.denoising import DenoisingObjective
+from trueline.training.objective import Batch, Nets
 from trueline.training.parts import open_part
-from trueline.training.recipes.gligen import FOUND, Grounding, Objective, Probe, Settings, add_layers
-from trueline.training.settings import Plan, make
+from trueline.training.recipes.gligen import (
+    MEASURED,
+    GligenObjectiveSettings,
+    GligenSettings,
+    GroundingObjective,
+    Probe,
+    add_layers,
+)
+from trueline.training.settings import Optimisation
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = ["steps=4", "batch=2", "warmup=1", "lr=0.01", "log_every=1", "save_every=2", "precision=fp32"]
@@ -53,8 +60,8 @@ def data(tmp_path_factory) -> Path:
     return folder / "layouts.jsonl"
 
 
-def settings(data: Path, **more) -> Settings:
-    return make(Settings, {"data": {"source": str(data)}, "steps": 4, "batch": 2, "warmup": 1} | more)
+def settings(data: Path, **more) -> GligenSettings:
+    return GligenSettings(**({"data": {"source": str(data)}, "steps": 4, "batch": 2, "warmup": 1} | more))
 
 
 def plain_weights(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
@@ -157,22 +164,24 @@ def test_the_gap_is_what_boxes_take_off_the_loss(gated, plain):
 
 
 def test_a_share_of_the_timesteps_is_drawn_where_the_layout_is_decided():
-    wish = Objective(t_from=600, t_share=0.7)
-    objective = Grounding(DenoisingObjective(), probe(), wish, (0, 900))
+    wish = GligenObjectiveSettings(t_from=600, t_share=0.7)
+    objective = GroundingObjective(DenoisingObjective(), probe(), wish, (0, 900))
     low = torch.arange(4000) % 600
     one = Batch(torch.zeros(4000, 1, 1, 1), (), torch.zeros(4000, 1, 1, 1), low, generator=torch.Generator())
     t = objective.timed(one).t
     anew = t[t >= 600]
     assert 0.67 < len(anew) / 4000 < 0.73 and t.max() < 900 and len(anew.unique()) > 290
     assert torch.equal(t[t < 600], low[t < 600]), "the others stay as they were drawn"
-    assert Grounding(DenoisingObjective(), probe(), Objective()).timed(one) is one
+    assert GroundingObjective(DenoisingObjective(), probe(), GligenObjectiveSettings()).timed(one) is one
 
 
 @torch.no_grad()
 def test_layers_that_stay_shut_are_warned_of_once(plain):
     backbone = twin(plain)
     backbone.unet = with_grounding(backbone.unet)
-    objective = Grounding(DenoisingObjective(), probe(), Objective(gap_every=2, warn_after=4))
+    objective = GroundingObjective(
+        DenoisingObjective(), probe(), GligenObjectiveSettings(gap_every=2, warn_after=4)
+    )
     seen = []
     for step in (0, 1, 2, 3):
         seen.append(objective(batch(step=step), Nets(backbone)))
@@ -186,7 +195,9 @@ def test_layers_that_stay_shut_are_warned_of_once(plain):
     objective(batch(step=6), Nets(backbone))  # no second warning: warnings are errors in these tests
     for layer in fusers(backbone.unet):
         torch.nn.init.ones_(layer.alpha_attn)
-    objective = Grounding(DenoisingObjective(), probe(), Objective(gap_every=2, warn_after=4, least_gap=1e3))
+    objective = GroundingObjective(
+        DenoisingObjective(), probe(), GligenObjectiveSettings(gap_every=2, warn_after=4, least_gap=1e3)
+    )
     with pytest.warns(UserWarning, match=r"after 4 steps: the loss is no smaller with boxes than without"):
         objective(batch(step=4), Nets(backbone))
 
@@ -200,7 +211,7 @@ def test_dropped_boxes_are_null_tokens(gated):
     )
     without = Batch(one.latents, bare, one.noise, one.t)
     kept = Batch(one.latents, SCENES, one.noise, one.t)
-    objective = Grounding(DenoisingObjective(), probe(), Objective(gap_every=0))
+    objective = GroundingObjective(DenoisingObjective(), probe(), GligenObjectiveSettings(gap_every=0))
     dropped, said, whole = (float(objective(each, Nets(gated))["total"]) for each in (one, without, kept))
     assert dropped == said != whole
 
@@ -227,10 +238,10 @@ def test_boxes_are_learned_where_nothing_else_tells(tmp_path, plain):
             return Batch(clean, scenes, noise, torch.full((2,), t), boxed=boxed, step=step)
 
     watch = Probe(clean, scenes, noise, rows=2, shares=(t / 1000,))
-    objective = Grounding(DenoisingObjective(), watch, Objective(gap_every=40))
+    objective = GroundingObjective(DenoisingObjective(), watch, GligenObjectiveSettings(gap_every=40))
     trained = {f"unet.{n}": w for n, w in open_part(backbone.unet, "fusers").items()}
-    plan = Plan(steps=41, batch=2, warmup=0, lr=0.02, log_every=1, save_every=1000, precision="fp32")
-    lines = list(Fit(tmp_path, objective, Nets(backbone), trained, Same(), plan, make_accelerator(plan, CPU)))
+    plan = Optimisation(steps=41, batch=2, warmup=0, lr=0.02, log_every=1, save_every=1000, precision="fp32")
+    lines = list(loop_of(tmp_path, objective, Nets(backbone), trained, Same(), plan))
     gaps = [line["gap"] for line in lines if "gap" in line]
     assert len(gaps) == 2 and abs(gaps[0]) < 0.5 and gaps[1] > 5
     assert all(torch.equal(w, before[n]) for n, w in plain_weights(backbone.unet).items())
@@ -283,7 +294,7 @@ def test_a_run_makes_a_checkpoint_that_honours_boxes(train, tmp_path, plain_fold
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "gap" in line] == [1, 3] and "gap/950" in lines[1]
     assert all("gate_attn" in line for line in lines[1:])
-    found = json.loads((final / FOUND).read_text())
+    found = json.loads((final / MEASURED).read_text())
     assert {"gap", "gap/950", "gate_attn", "gate_ff"} <= found.keys() and found["gate_attn"] > 0.5
     facts = json.loads((final / "train.json").read_text())
     assert facts["slots"] == 6 and facts["start"] == "prepared"
@@ -333,7 +344,7 @@ def test_data_that_cannot_teach_boxes_is_refused(train, tmp_path, data):
 )
 def test_settings_without_sense_are_refused(given, said):
     with pytest.raises(ValueError, match=said):
-        make(Settings, given)
+        GligenSettings(**given)
 
 
 @pytest.mark.parametrize("name", ["gligen_world", "gligen_sd14"])

@@ -16,9 +16,9 @@ from trueline.models.attention import sites
 from trueline.models.backbone import Backbone
 from trueline.models.grounding import grounded, pack
 from trueline.models.text import locate_phrase
-from trueline.training.loop import Batch, Nets
+from trueline.training.clip import FrozenCLIP
 from trueline.training.losses.denoising import DenoisingObjective, noised, signal_of, target
-from trueline.training.losses.dsalign import DSAlign, FrozenCLIP, region_pictures, spherical_distance
+from trueline.training.losses.dsalign import DSAlign, region_pictures, spherical_distance
 from trueline.training.losses.goal import GoalObjective
 from trueline.training.losses.maalign import (
     MAAlign,
@@ -30,6 +30,7 @@ from trueline.training.losses.maalign import (
     why_not,
 )
 from trueline.training.losses.x0 import clean_latents, decoded
+from trueline.training.objective import Batch, Nets
 
 TWO = Layout(
     "a red apple and a blue car",

@@ -10,22 +10,24 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_clip import clip_parts, tiny_clip
-from training_builders import CPU, After, stream, twin
+from training_builders import After, loop_of, stream, twin
 
 from trueline.cli import main
 from trueline.commands.train import gathered, parser
 from trueline.layout import Layout, Region
 from trueline.models.backbone import Backbone
-from trueline.training.loop import Batch, Fit, Nets, make_accelerator
+from trueline.training.clip import FrozenCLIP
+from trueline.training.loop import TrainingLoop
 from trueline.training.losses.denoising import ground, noised, signal_of
-from trueline.training.losses.dsalign import DSAlign, FrozenCLIP, region_pictures
+from trueline.training.losses.dsalign import DSAlign, region_pictures
 from trueline.training.losses.goal import GoalObjective
 from trueline.training.losses.maalign import MAAlign
 from trueline.training.losses.x0 import clean_latents, decoded
+from trueline.training.objective import Batch, Nets
 from trueline.training.parts import open_part
-from trueline.training.recipes.goal import Settings, attention_view, load_clip, prepare
+from trueline.training.recipes.goal import GoalSettings, attention_view, goal_clip, prepare
 from trueline.training.recipes.recipe import Task
-from trueline.training.settings import Plan, make
+from trueline.training.settings import Optimisation
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = {"batch": 2, "warmup": 0, "lr": 0.01, "log_every": 1, "save_every": 2, "precision": "fp32"}
@@ -44,16 +46,17 @@ def clip_folder(tokenizer, tmp_path_factory) -> Path:
     return folder
 
 
-def fit(folder, backbone, clip, plan, objective=None, source=None, part="fusers+attention", **more) -> Fit:
+def fit(
+    folder, backbone, clip, plan, objective=None, source=None, part="fusers+attention", **more
+) -> TrainingLoop:
     names = open_part(backbone.unet, part, position_net=False)
-    return Fit(
+    return loop_of(
         folder,
         objective or GoalObjective(dsa=0.1, maa=0.1),
         Nets(backbone, {"clip": clip}),
         {f"unet.{name}": weight for name, weight in names.items()},
         source or stream(0),
         plan,
-        make_accelerator(plan, CPU),
         **more,
     )
 
@@ -67,7 +70,7 @@ def fit(folder, backbone, clip, plan, objective=None, source=None, part="fusers+
 )
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, gated, clip, accumulate, questions):
     """Two steps = stopped after one, and one more, of five examples."""
-    plan = Plan(**QUICK, steps=2, accumulate=accumulate, ema=0.9)
+    plan = Optimisation(**QUICK, steps=2, accumulate=accumulate, ema=0.9)
     whole = fit(tmp_path / "whole", twin(gated), clip, plan)
     list(whole)
     first = fit(tmp_path / "parts", twin(gated), clip, plan, stop=After(questions))
@@ -100,7 +103,7 @@ def test_two_batches_of_one_are_one_of_two(tmp_path, gated, clip):
 
     found = []
     for batch, accumulate in ((2, 1), (1, 2)):
-        plan = Plan(**QUICK | {"batch": batch, "clip": 1e6}, steps=1, accumulate=accumulate)
+        plan = Optimisation(**QUICK | {"batch": batch, "clip": 1e6}, steps=1, accumulate=accumulate)
         made = fit(tmp_path / str(batch), twin(gated), clip, plan, source=Odd())
         list(made)
         found.append({name: w.grad for name, w in made.trained.items() if w.grad is not None})
@@ -175,7 +178,7 @@ def test_four_scenes_are_over_fitted(tmp_path, gated, tokenizer):
             return batch
 
     objective = GoalObjective(dsa=0.3, maa=0.1, maalign=MAAlign(tokens="sum"))
-    plan = Plan(**QUICK | {"batch": 4, "lr": 3e-3, "save_every": 100}, steps=45)
+    plan = Optimisation(**QUICK | {"batch": 4, "lr": 3e-3, "save_every": 100}, steps=45)
     lines = list(fit(tmp_path, backbone, clip, plan, objective, Same(), "all"))
     first, last = lines[0], lines[-1]
     ceilings = {"noise": 0.05, "dsa_local": 0.02, "dsa_global": 0.02, "maa_in": 0.2, "maa_out": 0.05}
@@ -262,9 +265,9 @@ def test_a_lora(train, tmp_path, gated_folder):
 def test_settings_become_the_objective(gated, clip_folder):
     def task(**objective) -> Task:
         given = {"clip": str(clip_folder)} | objective
-        return prepare(make(Settings, {"model": "x", "objective": given}), gated, Path())
+        return prepare(GoalSettings(**{"model": "x", "objective": given}), gated, Path())
 
-    assert task().objective == GoalObjective() and set(task().further) == {"clip"} and task().view
+    assert task().objective == GoalObjective() and set(task().further) == {"clip"} and task().facts["maps"]
     found = task(
         dsa=0, heads="each", tokens="head", softmax="content", rounding="half", union=False, top=0.2, bins=2
     )
@@ -272,7 +275,7 @@ def test_settings_become_the_objective(gated, clip_folder):
     assert found.objective == GoalObjective(0.0, 1e-3, DSAlign(), attention, 2) and not found.further
     found = task(maa=0, dsa_local=False, background="mean", dsa_t_max=500, dsa_snr_gamma=5)
     assert found.objective == GoalObjective(1e-2, 0.0, DSAlign(False, True, "mean", 500, 5.0))
-    assert found.view is None and "maps" not in found.facts
+    assert not found.sheets([], []) and "maps" not in found.facts
     found = task(dsa_global=False, maa_in=False, place="mid", fraction=0.5)
     attention = MAAlign(inside=False, place="mid", fraction=0.5)
     assert found.objective == GoalObjective(dsalign=DSAlign(globe=False), maalign=attention)
@@ -321,13 +324,13 @@ def test_a_clip_must_be_named_but_for_the_world(train, gated_folder):
         code == 2
         and "objective.clip: give the CLIP that shall look, such as openai/clip-vit-large-patch14" in said
     )
-    assert load_clip(Settings()).fitting.side == (128, 128)
-    assert load_clip(make(Settings, {"model": "x", "objective": {"clip": "world"}})).length == 32
+    assert goal_clip(GoalSettings()).fitting.side == (128, 128)
+    assert goal_clip(GoalSettings(**{"model": "x", "objective": {"clip": "world"}})).length == 32
 
 
 def test_a_clip_that_is_half_missing_or_of_another_width(gated, tokenizer, tmp_path):
     def load(name: str) -> FrozenCLIP:
-        return load_clip(make(Settings, {"model": "x", "objective": {"clip": str(tmp_path / name)}}))
+        return goal_clip(GoalSettings(**{"model": "x", "objective": {"clip": str(tmp_path / name)}}))
 
     parts = clip_parts(tokenizer, width=24)  # any width does: its vectors are only compared with each other
     for part in parts:
@@ -383,13 +386,13 @@ def test_where_a_phrase_looks_is_bright(gated):
 # What ships
 
 
-def settings_of(name: str, *more: str) -> Settings:
+def settings_of(name: str, *more: str) -> GoalSettings:
     where = ["goal", "--config", str(CONFIGS / f"{name}.yaml"), "--out", "x", *more]
-    return make(Settings, gathered(parser().parse_args(where)))
+    return GoalSettings(**(gathered(parser().parse_args(where))))
 
 
 def test_the_papers_settings_are_the_defaults():
-    own, paper = Settings(), settings_of("goal_sd14")
+    own, paper = GoalSettings(), settings_of("goal_sd14")
     for found in (own, paper):
         assert (found.steps, found.batch, found.lr, found.schedule, found.warmup) == (
             14_000,

@@ -9,9 +9,8 @@ from training_builders import stream
 
 from trueline.cli import main
 from trueline.models.alignment import AlignmentNet
-from trueline.training.loop import Nets
-from trueline.training.recipes.hcma import STAGES_OF, Objective, Settings, prepare
-from trueline.training.settings import make
+from trueline.training.objective import Nets
+from trueline.training.recipes.hcma import STAGES_OF, HcmaObjectiveSettings, HcmaSettings, prepare
 
 SIZES = {"patch": 2, "width": 16, "depth": 1, "heads": 2}
 
@@ -24,13 +23,13 @@ def net(gated, tmp_path_factory) -> str:
     return str(folder)
 
 
-def joint(net: str, sampling_steps: int = 50, times: tuple[int, int] = (0, 1000), **guidance) -> Settings:
+def joint(net: str, sampling_steps: int = 50, times: tuple[int, int] = (0, 1000), **guidance) -> HcmaSettings:
     objective = {"alignment": net, "sampling_steps": sampling_steps, "guidance": guidance}
     given = {"stage": "joint", "model": "elsewhere", "t_low": times[0], "t_high": times[1]}
-    return make(Settings, given | {"objective": objective})
+    return HcmaSettings(**(given | {"objective": objective}))
 
 
-def logged(gated, settings: Settings, times: tuple[int, int] = (150, 850)) -> float:
+def logged(gated, settings: HcmaSettings, times: tuple[int, int] = (150, 850)) -> float:
     """What one batch, all of whose rows are moved, logs as "moved" in the task that ``prepare`` makes."""
     task = prepare(settings, gated, Path("unused"))
     with torch.no_grad():
@@ -145,9 +144,9 @@ def test_timesteps_at_no_step_that_is_aligned_are_refused(gated, net):
     ],
 )
 def test_a_setting_of_another_stage_is_refused(stage, key, value, other):
-    def settings(stage: str) -> Settings:
+    def settings(stage: str) -> HcmaSettings:
         group, _, name = key.rpartition(".")
-        return make(Settings, {"stage": stage} | ({group: {name: value}} if group else {name: value}))
+        return HcmaSettings(**({"stage": stage} | ({group: {name: value}} if group else {name: value})))
 
     with pytest.raises(ValueError) as raised:
         settings(stage)
@@ -160,21 +159,21 @@ def test_a_setting_of_another_stage_is_refused(stage, key, value, other):
 
 @pytest.mark.parametrize("stage", ["align", "joint", "control"])
 def test_defaults_are_taken_by_every_stage_also_where_they_are_written(stage):
-    made = make(Settings, {"stage": stage})
-    assert make(Settings, made.model_dump()) == made
+    made = HcmaSettings(**{"stage": stage})
+    assert HcmaSettings(**made.model_dump()) == made
 
 
 def test_every_setting_of_the_objective_has_its_stages():
     of_objective = {key.removeprefix("objective.") for key in STAGES_OF if key.startswith("objective.")}
-    assert of_objective == set(Objective.model_fields)
+    assert of_objective == set(HcmaObjectiveSettings.model_fields)
 
 
 def test_a_net_that_learns_from_no_loss_is_refused():
     with pytest.raises(
         ValueError, match=r"^objective\.global_weight: it and local_weight are 0, so the net learns"
     ):
-        make(Settings, {"objective": {"global_weight": 0, "local_weight": 0}})
-    assert make(Settings, {"objective": {"global_weight": 0}}).objective.local_weight == 1
+        HcmaSettings(**{"objective": {"global_weight": 0, "local_weight": 0}})
+    assert HcmaSettings(**{"objective": {"global_weight": 0}}).objective.local_weight == 1
 
 
 # Pictures on the way

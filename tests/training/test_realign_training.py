@@ -9,17 +9,18 @@ import torch
 from safetensors.torch import load_file
 from tiny_blip import PROCESSOR, bert_tokenizer, blip, blip2_text
 from tiny_clip import clip_parts
-from training_builders import CPU, After, stream, twin
+from training_builders import After, loop_of, stream, twin
 from transformers import Blip2ForImageTextRetrieval, BlipForConditionalGeneration
 
 from trueline.cli import main
 from trueline.commands.train import gathered, parser
 from trueline.models.backbone import Backbone
-from trueline.training.loop import Fit, Nets, make_accelerator
+from trueline.training.loop import TrainingLoop
+from trueline.training.objective import Nets
 from trueline.training.parts import open_part
-from trueline.training.recipes.realign import STATISTICS, Settings, prepare
-from trueline.training.rewards.scores import RewardError
-from trueline.training.settings import make
+from trueline.training.recipes.realign import RealignSettings, prepare
+from trueline.training.rewards.models import RewardModels, RewardSettings
+from trueline.training.rewards.reward import RewardError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = {"batch": 2, "steps": 2, "lora": 2, "lr": 0.01, "log_every": 1, "save_every": 1, "precision": "fp32"}
@@ -41,22 +42,22 @@ def folders(tokenizer, tmp_path_factory) -> dict[str, str]:
     return {name: str(home / name) for name in parts}
 
 
-def settings(folders, objective=None, **more) -> Settings:
+def settings(folders, objective=None, **more) -> RealignSettings:
     given = {"models": folders, "longest": 5, "held_out": "clip"} | SHORT | (objective or {})
-    return make(Settings, {"model": "tiny"} | QUICK | more | {"objective": given})
+    return RealignSettings(**({"model": "tiny"} | QUICK | more | {"objective": given}))
 
 
-def fit(folder, backbone: Backbone, wish: Settings, **more) -> Fit:
+def fit(folder, backbone: Backbone, wish: RealignSettings, **more) -> TrainingLoop:
     task = prepare(wish, backbone, folder)
     names = open_part(backbone.unet, task.part, lora=wish.lora)
-    return Fit(
+    return loop_of(
         folder,
         task.objective,
         Nets(backbone, task.further),
         {f"unet.{n}": w for n, w in names.items()},
         stream(0),
         wish,
-        make_accelerator(wish, CPU),
+        statistics=task.statistics,
         **more,
     )
 
@@ -73,7 +74,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(plain, folders, tmp_path):
     list(second)
     for name, weight in whole.trained.items():
         assert torch.equal(weight, second.trained[name]), name
-    one, other = (getattr(f.nets.backbone.unet, STATISTICS)["caption"].state for f in (whole, second))
+    one, other = (f.statistics["caption"].state for f in (whole, second))
     assert torch.equal(one, other) and one[0] == 4
 
 
@@ -94,7 +95,7 @@ def test_a_reward_can_be_over_fitted(plain, folders, tmp_path):
     run = fit(tmp_path, twin(plain), wish)
 
     def score() -> float:  # of pictures from the same noise
-        return float(run.objective(stream(9).batch(0, range(4)), run.nets)["reward"])
+        return float(run.objective(stream(9).batch(0, range(4)))["reward"])
 
     before = score()
     list(run)
@@ -166,7 +167,10 @@ def test_a_whole_net_is_trained_beside_its_base(plain, folders, tmp_path):
     saved = tmp_path / "saved"
     prepared = prepare(wish, twin(plain), tmp_path)
     prepared.save(saved)
-    assert not any(STATISTICS in name for name in load_file(next((saved / "unet").glob("*.safetensors"))))
+    assert not any(
+        "statistics" in name or "running" in name
+        for name in load_file(next((saved / "unet").glob("*.safetensors")))
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,31 +219,23 @@ def test_a_held_out_score_that_looks_with_a_trained_net_is_said(plain, folders):
 )
 def test_the_published_settings_are_valid(name, scale, draft):
     options = parser().parse_args(["realign", "--config", str(CONFIGS / f"{name}.yaml"), "--out", "x"])
-    made = make(Settings, gathered(options))
+    made = RealignSettings(**gathered(options))
     assert made.objective.scale == scale and made.objective.draft == draft and made.lora
 
 
 @pytest.mark.parametrize("part", ["captioner", "blip-itm"])
-def test_a_net_of_the_worlds_that_is_not_there_is_said_with_the_cure(plain, tmp_path, monkeypatch, part):
-    from trueline.training.recipes import realign
-
-    monkeypatch.setitem(realign.PACKED, part, tmp_path / "net")
-    settings = Settings(
-        model="world", objective=realign.Objective(rewards={"clip": 1}, models={part: "world"})
-    )
+def test_a_net_of_the_worlds_that_is_not_there_is_said_with_the_cure(tmp_path, monkeypatch, part):
+    monkeypatch.setattr("trueline.training.rewards.models.shipped", lambda name: tmp_path / "net")
+    settings = RewardSettings(rewards={"clip": 1}, models={part: "world"})
     with pytest.raises(
         ValueError,
         match=rf"objective\.models\.{part}: .*net holds no {part} of the world; run `trueline world build`",
     ):
-        realign.Models(settings, plain)._model(part)
+        RewardModels(settings, True, "cpu").model(part)
 
 
-def test_the_worlds_own_nets_are_told_apart(plain):
-    from trueline.training.recipes import realign
-
-    models = realign.Models(
-        Settings(model="world", objective=realign.Objective(rewards={"caption": 1})), plain
-    )
+def test_the_worlds_own_nets_are_told_apart():
+    models = RewardModels(RewardSettings(rewards={"caption": 1}), True, "cpu")
     assert models.shared("blip-itc", ["blip-itm"]) == "the world's matcher"
     assert not models.shared("blip-itm", ["caption", "clip"]), (
         "nothing in common, though all are called world"

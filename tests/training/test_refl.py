@@ -15,12 +15,14 @@ from trueline.layout import Layout, Region
 from trueline.models.schedulers import Stepper, make_scheduler
 from trueline.models.stable_diffusion import StableDiffusion
 from trueline.perception.caption_nets import Blip2TextEncoder, BlipCaptioner
-from trueline.training.loop import Batch, Nets
 from trueline.training.losses.refl import ReFL, base_of, drawn_step, phi
 from trueline.training.losses.x0 import decoded
+from trueline.training.objective import Batch, Nets
 from trueline.training.parts import open_part
 from trueline.training.rewards.caption import CaptionReward, Cosine
-from trueline.training.rewards.scores import ClipReward, RewardError, Rewards
+from trueline.training.rewards.clip import ClipReward
+from trueline.training.rewards.reward import RewardError
+from trueline.training.rewards.weighted import Rewards
 
 LAYOUTS = (
     Layout("a red apple", [Region("a red apple", (0.1, 0.1, 0.6, 0.7))]),

@@ -35,16 +35,10 @@ from trueline.training.rewards.caption import (
     estimated,
     leave_one_out,
 )
-from trueline.training.rewards.scores import (
-    ENOUGH,
-    ClipReward,
-    MatchReward,
-    PluginReward,
-    RewardError,
-    Rewards,
-    Running,
-    probe,
-)
+from trueline.training.rewards.clip import ClipReward
+from trueline.training.rewards.match import MatchReward
+from trueline.training.rewards.reward import PluginReward, RewardError, probe
+from trueline.training.rewards.weighted import LEAST, Rewards, Running
 
 PROMPTS = ["a red apple", "a blue car and the cat"]
 
@@ -153,7 +147,7 @@ def exact(captioner, value, picture) -> torch.Tensor:
     total, mass = 0.0, 0.0
     for caption in captions:
         ids = torch.tensor([caption])
-        logits = captioner._logits(captioner.see(picture[None]), ids)
+        logits = captioner._logits(captioner.take(picture[None]), ids)
         p = logits.log_softmax(-1).gather(-1, ids[..., None]).sum().exp()
         text = captioner.tokenizer.batch_decode(ids)[0]
         total, mass = total + p * value(text, picture), mass + float(p.detach())
@@ -403,7 +397,7 @@ def test_a_prefix_is_no_part_of_the_caption(captioners, words):
     whole = captioners["blip"]
     both = whole.log_prob(images, ["a red apple"]).total
     ids = torch.tensor([words("a red", add_special_tokens=False).input_ids])
-    first = whole._logits(whole.see(images), ids).log_softmax(-1).gather(-1, ids[..., None]).sum()
+    first = whole._logits(whole.take(images), ids).log_softmax(-1).gather(-1, ids[..., None]).sum()
     assert float(captioner.log_prob(images, ["apple"]).total) == pytest.approx(float(both - first), abs=1e-4)
 
 
@@ -603,7 +597,7 @@ def test_weights_and_running_estimates():
         images = drawn(4, 3, 4, 4, seed=seed).requires_grad_(True)
         parts = rewards.parts(images, ["x"] * 4)
         assert parts["one"].requires_grad and not parts["seen"].requires_grad
-        rewards.see(parts)
+        rewards.take(parts)
         seen.append(parts["one"].detach().double())
         total = rewards.combine(parts)
     numbers = torch.cat(seen)
@@ -631,13 +625,15 @@ def test_the_running_estimate_is_saved_and_restored_exactly(tmp_path):
     whole, first, second = Running(), Running(), Running()
     batches = [drawn(5, seed=seed, dtype=torch.float64) * 10**seed for seed in range(4)]
     for numbers in batches:
-        whole.see(numbers)
+        whole.take(numbers)
     for numbers in batches[:2]:
-        first.see(numbers)
-    torch.save(dict(first.named_buffers()), tmp_path / "state.pt")  # as Fit's checkpoints hold buffers
+        first.take(numbers)
+    torch.save(
+        dict(first.named_buffers()), tmp_path / "state.pt"
+    )  # as TrainingLoop's checkpoints hold buffers
     second.state.copy_(torch.load(tmp_path / "state.pt", weights_only=True)["state"])
     for numbers in batches[2:]:
-        second.see(numbers)
+        second.take(numbers)
     assert torch.equal(second.state, whole.state)
     assert not whole.state_dict(), "no part of the weights that come out"
     assert Running().std == 1.0
@@ -645,9 +641,9 @@ def test_the_running_estimate_is_saved_and_restored_exactly(tmp_path):
 
 def test_a_few_scores_that_hardly_differ_are_not_blown_up():
     running = Running()
-    running.see(torch.tensor([0.5, 0.500001], dtype=torch.float64))
+    running.take(torch.tensor([0.5, 0.500001], dtype=torch.float64))
     assert running.std == 1.0
-    running.see(drawn(ENOUGH - 2, dtype=torch.float64))
+    running.take(drawn(LEAST - 2, dtype=torch.float64))
     assert 0.1 < running.std < 1
 
 
@@ -679,13 +675,13 @@ def test_diversity_and_drift():
 
 def test_best_and_when_to_stop():
     best = Best(patience=2, least=0.1)
-    assert best.see(0, 1.0)
-    assert not best.see(10, 1.05) and not best.stale
-    assert best.see(20, 1.2) and best.waited == 0
-    assert not best.see(30, math.nan)
+    assert best.take(0, 1.0)
+    assert not best.take(10, 1.05) and not best.stale
+    assert best.take(20, 1.2) and best.waited == 0
+    assert not best.take(30, math.nan)
     again = Best(patience=2, least=0.1)
     again.load(best.state())
-    assert not again.see(40, 1.0) and again.stale and (again.step, again.score) == (20, 1.2)
+    assert not again.take(40, 1.0) and again.stale and (again.step, again.score) == (20, 1.2)
     assert not Best().stale
     with pytest.raises(ValueError, match="0 or more"):
         Best(patience=-1)

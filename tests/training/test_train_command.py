@@ -15,9 +15,9 @@ from trueline.commands.train import gathered, parser
 from trueline.models.alignment import load_net
 from trueline.models.backbone import Backbone
 from trueline.training import run as running
-from trueline.training.recipes.hcma import Objective, Settings, text_projection
+from trueline.training.recipes.hcma import HcmaObjectiveSettings, HcmaSettings, text_projection
 from trueline.training.run import Run
-from trueline.training.settings import Training, make, read_yaml
+from trueline.training.settings import Training, read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NET = ["objective.patch=2", "objective.width=16", "objective.depth=1", "objective.heads=2"]
@@ -216,7 +216,7 @@ def test_flags_go_before_the_stage_and_the_stage_before_the_file(tmp_path):
     found = read("--stage", "align", "--set", "objective.width=8", "--data", "here", "--set", "seed=.5e1")
     wanted = {"steps": 7, "lr": "1e-3", "precision": "fp32", "stage": "align", "data": {"source": "here"}}
     assert found == wanted | {"objective": {"depth": 2, "width": 8}, "seed": 5.0}
-    assert make(Settings, found).lr == 1e-3, "YAML reads 1e-3 as text"
+    assert HcmaSettings(**found).lr == 1e-3, "YAML reads 1e-3 as text"
     assert read("--stage", "joint")["steps"] == 9
     with pytest.raises(ValueError, match=r"--stage: .* has settings for align, joint; name one of them"):
         read()
@@ -232,26 +232,26 @@ def test_the_configurations_that_ship_are_whole(name, stage, capsys):
 
 @pytest.mark.parametrize("name", ["hcma_world", "hcma_sd14"])
 def test_joint_and_control_differ_in_the_move_alone(name):
-    def settings(stage: str) -> Settings:
+    def settings(stage: str) -> HcmaSettings:
         where = ["--config", str(CONFIGS / f"{name}.yaml"), "--stage", stage, "--out", "x"]
-        return make(Settings, gathered(parser().parse_args(["hcma", *where])))
+        return HcmaSettings(**(gathered(parser().parse_args(["hcma", *where]))))
 
-    joint, default = settings("joint"), Objective().sampling_steps
+    joint, default = settings("joint"), HcmaObjectiveSettings().sampling_steps
     own = joint.objective.model_copy(update={"sampling_steps": default})  # of the move
     assert joint.model_copy(update={"stage": "control", "objective": own}) == settings("control")
 
 
 def test_the_worlds_clip_gives_the_text_space(gated):
     world = Backbone.from_pretrained("world")
-    projection = text_projection(Settings(), world)
+    projection = text_projection(HcmaSettings(), world)
     width = world.text_encoder.config.hidden_size
     assert projection.shape == (width, 128)
-    assert text_projection(Settings(model="elsewhere"), gated) is None
+    assert text_projection(HcmaSettings(model="elsewhere"), gated) is None
     from importlib.resources import files
 
     clip = str(files("trueline") / "world" / "weights" / "clip")
     with pytest.raises(ValueError, match=r"objective\.clip: the text encoder of .* is not that of the model"):
-        text_projection(make(Settings, {"model": "elsewhere", "objective": {"clip": clip}}), gated)
+        text_projection(HcmaSettings(**{"model": "elsewhere", "objective": {"clip": clip}}), gated)
 
 
 def test_settings_are_frozen():

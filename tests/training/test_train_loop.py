@@ -5,20 +5,22 @@ import math
 
 import pytest
 import torch
-from training_builders import CPU, After, Guessing, fit, stream, twin
+from training_builders import CPU, After, Guessing, fit, loop_of, stream, twin
 
 from trueline.models.grounding import fusers
+from trueline.training.accelerator import make_accelerator
 from trueline.training.checkpoints import Checkpoints
-from trueline.training.loop import Fit, Nets, TrainingError, make_accelerator, rate
+from trueline.training.loop import TrainingError, TrainingLoop
 from trueline.training.losses.denoising import DenoisingObjective
+from trueline.training.objective import Nets
 from trueline.training.parts import Average, open_part
-from trueline.training.settings import Plan, Training, identity, make
-from trueline.training.validation import Looks
+from trueline.training.settings import Optimisation, Training, Validation, identity
+from trueline.training.validation import Validator
 
 QUICK = {"batch": 2, "warmup": 2, "lr": 0.01, "log_every": 2, "save_every": 3, "precision": "fp32"}
 
 
-def run(made: Fit) -> list[dict]:
+def run(made: TrainingLoop) -> list[dict]:
     return list(made)
 
 
@@ -39,7 +41,7 @@ def same(one: dict, other: dict) -> bool:
 
 @pytest.mark.parametrize(("accumulate", "questions"), [(1, 4), (2, 8), (2, 9)], ids=["1", "2", "2-inside"])
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, plain, accumulate, questions):
-    plan = Plan(**QUICK, steps=7, accumulate=accumulate, ema=0.9, schedule="cosine", weight_decay=0.1)
+    plan = Optimisation(**QUICK, steps=7, accumulate=accumulate, ema=0.9, schedule="cosine", weight_decay=0.1)
     whole, net = fit(tmp_path / "whole", plain, plan)
     run(whole)
     first, _ = fit(tmp_path / "parts", plain, plan, stop=After(questions))
@@ -58,7 +60,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, plain, accumulate, question
 
 def test_resume_needs_all_of_the_state(tmp_path, plain):
     """The check above can fail: another seed, or a run that forgets its optimiser, ends elsewhere."""
-    plan = Plan(**QUICK, steps=6)
+    plan = Optimisation(**QUICK, steps=6)
     whole, net = fit(tmp_path / "whole", plain, plan)
     run(whole)
     other, net2 = fit(tmp_path / "other", plain, plan.model_copy(update={"seed": 1}))
@@ -75,7 +77,7 @@ def test_resume_needs_all_of_the_state(tmp_path, plain):
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_and_its_log_has_no_line_twice(tmp_path, plain):
-    plan = Plan(**QUICK | {"log_every": 1}, steps=6)
+    plan = Optimisation(**QUICK | {"log_every": 1}, steps=6)
     whole, net = fit(tmp_path / "whole", plain, plan)
     run(whole)
     killed, _ = fit(tmp_path / "killed", plain, plan)
@@ -92,7 +94,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_its_log_has_no_line_t
 
 
 def test_the_last_checkpoints_stay_and_a_spoilt_one_is_passed_over(tmp_path, plain):
-    plan = Plan(**QUICK | {"save_every": 1, "keep": 2}, steps=5)
+    plan = Optimisation(**QUICK | {"save_every": 1, "keep": 2}, steps=5)
     made, _ = fit(tmp_path, plain, plan)
     run(made)
     folder = tmp_path / "checkpoints"
@@ -127,7 +129,7 @@ def test_going_on_with_other_settings_names_the_key(tmp_path, plain, change, key
     settings = Training(**QUICK, steps=3)
     made, _ = fit(tmp_path, plain, settings, identity=identity(settings))
     run(made)
-    other = make(Training, QUICK | {"steps": 3, "log_every": 5, "tensorboard": True} | change)
+    other = Training(**(QUICK | {"steps": 3, "log_every": 5, "tensorboard": True} | change))
     if key is None:  # at a constant rate a run may be made longer
         assert fit(tmp_path, plain, other, identity=identity(other))[0].step == 3
         return
@@ -145,15 +147,15 @@ def test_a_cosine_cannot_be_made_longer():
 
 def gradients(tmp_path, backbone, **changes) -> dict[str, torch.Tensor]:
     """Of the first step, with clipping far away."""
-    plan = Plan(**QUICK | {"clip": 1e6} | changes, steps=1)
+    plan = Optimisation(**QUICK | {"clip": 1e6} | changes, steps=1)
     made = denoising(tmp_path, twin(backbone), plan, "fusers", stream(0))
     run(made)
     return {name: weight.grad for name, weight in made.trained.items() if weight.grad is not None}
 
 
-def denoising(folder, backbone, plan, part, of, **options) -> Fit:
+def denoising(folder, backbone, plan, part, of, **options) -> TrainingLoop:
     trained = {f"unet.{n}": w for n, w in open_part(backbone.unet, part, **options).items()}
-    return Fit(folder, DenoisingObjective(), Nets(backbone), trained, of, plan, make_accelerator(plan, CPU))
+    return loop_of(folder, DenoisingObjective(), Nets(backbone), trained, of, plan)
 
 
 def test_two_batches_of_two_are_one_of_four(tmp_path, gated):
@@ -174,7 +176,7 @@ def moved(before: dict, after: dict) -> set[str]:
 def test_only_the_part_that_is_trained_moves(tmp_path, gated, part):
     backbone = twin(gated)
     before = {name: value.clone() for name, value in backbone.unet.state_dict().items()}
-    run(denoising(tmp_path, backbone, Plan(**QUICK, steps=2), part, stream(0)))
+    run(denoising(tmp_path, backbone, Optimisation(**QUICK, steps=2), part, stream(0)))
     changed = moved(before, backbone.unet.state_dict())
     fuser = {name for name in before if ".fuser." in name}
     position = {name for name in before if name.startswith("position_net.")}
@@ -198,7 +200,9 @@ def test_a_lora_moves_in_the_stead_of_the_weights(tmp_path, gated):
             return of.predict(z, 500, of.encode([text]))
 
     before, untouched = predict(backbone), {n: v.clone() for n, v in backbone.unet.state_dict().items()}
-    made = denoising(tmp_path, backbone, Plan(**QUICK, steps=2), "attention", stream(0), lora=2, seed=1)
+    made = denoising(
+        tmp_path, backbone, Optimisation(**QUICK, steps=2), "attention", stream(0), lora=2, seed=1
+    )
     assert torch.equal(predict(backbone), before), "it begins as no change"
     run(made)
     assert all(".lora_" in name and ".fuser." not in name for name in made.trained)
@@ -222,12 +226,12 @@ def test_a_plain_u_net_has_no_fusers_to_train(plain, part):
 
 def test_nothing_to_train_is_an_error(tmp_path, plain):
     with pytest.raises(ValueError, match="part: nothing is left to train"):
-        denoising(tmp_path, plain, Plan(**QUICK), "none", stream(0))
+        denoising(tmp_path, plain, Optimisation(**QUICK), "none", stream(0))
 
 
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, plain, how):
-    plan = Plan(**QUICK | {"log_every": 1}, steps=3, ema=0.5)
+    plan = Optimisation(**QUICK | {"log_every": 1}, steps=3, ema=0.5)
     made, _ = fit(tmp_path, plain, plan, Guessing({1: how}))
     seen = []
     for line in made:
@@ -239,7 +243,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, plain, how):
 
 
 def test_too_many_of_them_in_a_row_end_the_run(tmp_path, plain):
-    plan = Plan(**QUICK, steps=9, give_up=3)
+    plan = Optimisation(**QUICK, steps=9, give_up=3)
     made, _ = fit(
         tmp_path, plain, plan, Guessing({0: "loss", 1: "loss", 3: "loss", 4: "loss", 5: "gradient"})
     )
@@ -259,12 +263,12 @@ def test_too_many_of_them_in_a_row_end_the_run(tmp_path, plain):
 def test_the_cure_for_giving_up_works(tmp_path, plain):
     """In the same folder only give_up may be raised; another rate belongs into another folder."""
     begin = QUICK | {"save_every": 1, "steps": 4}
-    settings = make(Training, begin | {"give_up": 2})
+    settings = Training(**(begin | {"give_up": 2}))
     broken = {1: "loss", 2: "loss"}
     made, _ = fit(tmp_path, plain, settings, Guessing(broken), identity=identity(settings))
     with pytest.raises(TrainingError, match="raise give_up to go on in this folder, or begin in another"):
         run(made)
-    more = make(Training, begin | {"give_up": 3})
+    more = Training(**(begin | {"give_up": 3}))
     again, _ = fit(tmp_path, plain, more, Guessing(broken), identity=identity(more))
     run(again)
     assert again.step == 4 and again.skipped == 2
@@ -275,24 +279,24 @@ def test_a_loss_that_no_gradient_leads_to_is_refused(tmp_path, plain):
         def __call__(self, batch, nets):
             return {"total": super().__call__(batch, nets)["error"]}
 
-    made, _ = fit(tmp_path, plain, Plan(**QUICK), Deaf())
+    made, _ = fit(tmp_path, plain, Optimisation(**QUICK), Deaf())
     with pytest.raises(TrainingError, match='no gradient leads from its "total"'):
         run(made)
 
 
 def test_the_gradient_is_clipped(tmp_path, plain):
-    made, _ = fit(tmp_path, plain, Plan(**QUICK | {"clip": 1e-3, "log_every": 1}, steps=1))
+    made, _ = fit(tmp_path, plain, Optimisation(**QUICK | {"clip": 1e-3, "log_every": 1}, steps=1))
     (line,) = run(made)
     norm = torch.stack([w.grad.norm() for w in made.trained.values()]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3) and line["grad_norm"] > 0.01, "logged before clipping"
 
 
 def test_rates_by_hand():
-    plan = Plan(steps=10, warmup=2, lr=1.0, schedule="cosine")
-    assert [rate(plan, step) for step in (0, 1, 2, 6)] == pytest.approx([0.5, 1, 1, 0.5])
-    assert rate(plan, 9) == pytest.approx(0.5 + 0.5 * math.cos(math.pi * 7 / 8))
-    assert [rate(plan.model_copy(update={"schedule": "constant"}), step) for step in (0, 5, 9)] == [0.5, 1, 1]
-    assert rate(Plan(warmup=0, lr=2.0), 0) == 2.0
+    plan = Optimisation(steps=10, warmup=2, lr=1.0, schedule="cosine")
+    assert [plan.rate(step) for step in (0, 1, 2, 6)] == pytest.approx([0.5, 1, 1, 0.5])
+    assert plan.rate(9) == pytest.approx(0.5 + 0.5 * math.cos(math.pi * 7 / 8))
+    assert [plan.model_copy(update={"schedule": "constant"}).rate(step) for step in (0, 5, 9)] == [0.5, 1, 1]
+    assert Optimisation(warmup=0, lr=2.0).rate(0) == 2.0
 
 
 def test_the_average_by_hand():
@@ -315,7 +319,7 @@ def test_the_average_by_hand():
 
 def test_every_term_is_logged_in_both_places(tmp_path, gated):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    backbone, plan = twin(gated), Plan(**QUICK, steps=4)
+    backbone, plan = twin(gated), Optimisation(**QUICK, steps=4)
     made = denoising(tmp_path, backbone, plan, "fusers", stream(0))
     made.log._tensorboard = True
     made.observe = lambda: {"gate": float(fusers(backbone.unet)[0].alpha_attn.detach())}
@@ -332,22 +336,22 @@ def test_every_term_is_logged_in_both_places(tmp_path, gated):
 
 def test_the_loss_of_a_tiny_u_net_falls(tmp_path, gated):
     backbone = twin(gated)
-    plan = Plan(**QUICK | {"lr": 2e-3, "log_every": 5}, steps=20)
+    plan = Optimisation(**QUICK | {"lr": 2e-3, "log_every": 5}, steps=20)
     found = run(denoising(tmp_path, backbone, plan, "all", stream(0, count=1, times=(600, 1000))))
     assert found[-1]["noise"] < 0.75 * found[0]["noise"]
 
 
 def test_pictures_are_asked_for_with_the_averaged_weights(tmp_path, plain):
     seen = {}
-    looks = Looks(every=2)
-    made, net = fit(tmp_path, plain, Plan(**QUICK, steps=5, ema=0.9), looks=looks)
+    validator = Validator(Validation(every=2), lambda step, events: None)
+    made, net = fit(tmp_path, plain, Optimisation(**QUICK, steps=5, ema=0.9), validator=validator)
 
     def show(step, events):
         seen[step] = {name: weight.detach().clone() for name, weight in made.trained.items()}, net.training
         assert same(seen[step][0], made.average.values) and events is None
 
-    looks.take = show
-    whole, twin_net = fit(tmp_path / "silent", plain, Plan(**QUICK, steps=5, ema=0.9))
+    validator.draw = show
+    whole, twin_net = fit(tmp_path / "silent", plain, Optimisation(**QUICK, steps=5, ema=0.9))
     run(made), run(whole)
     assert list(seen) == [2, 4] and not seen[2][1], "no dropout while drawing"
     assert net.training and same(dict(net.state_dict()), dict(twin_net.state_dict())), (
@@ -358,7 +362,7 @@ def test_pictures_are_asked_for_with_the_averaged_weights(tmp_path, plain):
 
 def test_fp16_needs_a_gpu():
     with pytest.raises(ValueError, match="precision: fp16 needs a GPU"):
-        make_accelerator(Plan(precision="fp16"), CPU)
+        make_accelerator(Optimisation(precision="fp16"), CPU)
 
 
 def test_fp16_scales_its_loss_and_goes_on_with_the_same_scale(tmp_path, plain, monkeypatch):
@@ -371,7 +375,7 @@ def test_fp16_scales_its_loss_and_goes_on_with_the_same_scale(tmp_path, plain, m
         return accelerator
 
     monkeypatch.setattr("training_builders.make_accelerator", scaled)
-    plan = Plan(**QUICK | {"log_every": 1}, steps=18)
+    plan = Optimisation(**QUICK | {"log_every": 1}, steps=18)
     whole, net = fit(tmp_path / "whole", plain, plan)
     found = run(whole)
     skipped = found[-1]["skipped"]
@@ -387,7 +391,9 @@ def test_fp16_scales_its_loss_and_goes_on_with_the_same_scale(tmp_path, plain, m
 
 def test_bf16_runs_the_forward_pass_in_it_and_keeps_the_weights(tmp_path, gated):
     backbone, seen = twin(gated), []
-    made = denoising(tmp_path, backbone, Plan(**QUICK | {"precision": "bf16"}, steps=1), "fusers", stream(0))
+    made = denoising(
+        tmp_path, backbone, Optimisation(**QUICK | {"precision": "bf16"}, steps=1), "fusers", stream(0)
+    )
     fuser = fusers(backbone.unet)[0]
     fuser.linear.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
     run(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 
 from trueline.layout import Layout, Region
 from trueline.models.backbone import Backbone
+from trueline.training.accelerator import make_accelerator
 from trueline.training.data.examples import LeftOut
 from trueline.training.data.stream import Shuffled
-from trueline.training.loop import Batch, Fit, Losses, Nets, make_accelerator
-from trueline.training.settings import Plan
+from trueline.training.loop import TrainingLoop
+from trueline.training.objective import Batch, Losses, Nets
+from trueline.training.settings import Optimisation
 
 CPU = torch.device("cpu")
 CAPTIONS = ("a red apple", "a blue car", "the green chair", "a cat and a clock", "a cat")
@@ -103,22 +106,22 @@ class Guessing:
         return terms
 
 
+def loop_of(folder, objective, nets: Nets, trained, source, plan, **more) -> TrainingLoop:
+    """The loop as a run makes it: on the CPU, the nets bound to the objective."""
+    bound = partial(objective, nets=nets)
+    return TrainingLoop(
+        folder, bound, nets.modules, trained, source, plan, make_accelerator(plan, CPU), **more
+    )
+
+
 def fit(
-    folder: Path, backbone: Backbone, plan: Plan, objective: Guessing | None = None, **more: object
-) -> tuple[Fit, Guess]:
+    folder: Path, backbone: Backbone, plan: Optimisation, objective: Guessing | None = None, **more: object
+) -> tuple[TrainingLoop, Guess]:
     """A run of ``Guessing``, its net made anew."""
     net = Guess()
     trained = {f"guess.{name}": weight for name, weight in net.named_parameters()}
-    made = Fit(
-        folder,
-        objective or Guessing(),
-        Nets(backbone, {"guess": net}),
-        trained,
-        stream(plan.seed),
-        plan,
-        make_accelerator(plan, CPU),
-        **more,  # type: ignore[arg-type]
-    )
+    nets = Nets(backbone, {"guess": net})
+    made = loop_of(folder, objective or Guessing(), nets, trained, stream(plan.seed), plan, **more)
     return made, net
 
 

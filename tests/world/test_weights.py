@@ -14,7 +14,8 @@ from trueline.evaluation.judgements import RATIO
 from trueline.evaluation.world_judge import WorldJudge
 from trueline.layout import Layout, Region
 from trueline.methods.hcma import HCMA
-from trueline.models.alignment import load_net, targets
+from trueline.models.alignment import load_net
+from trueline.models.alignment_loss import targets
 from trueline.perception import load
 from trueline.sampling.pipeline import Pipeline
 from trueline.training.data.latents import encode_pictures

@@ -1,7 +1,9 @@
 """``trueline train``: train a recipe; a run that was stopped goes on with the same command."""
 
 import argparse
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from trueline.commands._methods import read_value
@@ -67,9 +69,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"there is no recipe {options.recipe!r}; there are {', '.join(RECIPES)}")
     given = gathered(options)
     from trueline.training.recipes.recipe import recipe
-    from trueline.training.settings import make
 
-    settings = make(recipe(options.recipe).Settings, given)
+    settings = recipe(options.recipe).settings(**given)
     if options.show:
         import yaml
 
@@ -79,12 +80,26 @@ def main(arguments: Sequence[str]) -> int:
 
     from trueline.commands._model import find_device, silence_libraries, warnings_as_lines
     from trueline.sampling.records import commit
-    from trueline.training.run import Run
+    from trueline.training.run import TrainingRun
 
     silence_libraries()
     device = find_device(options.device)
-    with warnings_as_lines():
-        return Run(options.recipe, settings, Path(options.out), device, commit(), options.quiet)()
+    with warnings_as_lines(), _progress_on_stderr(options.quiet):
+        return TrainingRun(options.recipe, settings, Path(options.out), device, commit())()
+
+
+@contextmanager
+def _progress_on_stderr(quiet: bool) -> Iterator[None]:
+    """What training logs, as plain lines."""
+    logger, handler = logging.getLogger("trueline.training"), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def gathered(options: argparse.Namespace) -> dict[str, Any]:

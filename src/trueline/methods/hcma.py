@@ -1,10 +1,9 @@
 """HCMA (Wang et al. 2025, arXiv 2505.06512): each step's latents are aligned with caption and boxes by a small net.
 
-Net, losses and gradients are those of ``objectives/hcma.py``; here is when and how far. Written from the paper's
-description (its code cannot be had).
+Net, losses and gradients are those of ``models.alignment`` and ``models.alignment_loss``; here is when and how far.
+Written from the paper's description (its code cannot be had).
 """
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,27 +13,26 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from trueline.layout import Layout
-from trueline.models.alignment import (  # fmt: skip
-    AlignmentNet,
+from trueline.models.alignment import AlignmentNet, load_net, misfit
+from trueline.models.alignment_loss import (
+    AlignmentTargets,
     Rule,
-    Targets,
     Weighting,
     alignment_gradient,
     ideal_displacement,
-    load_net,
-    misfit,
     step_of,
     targets,
 )
 from trueline.models.backbone import Backbone
 from trueline.models.checkpoint import CheckpointError
 from trueline.models.schedulers import Stepper
+from trueline.models.shipped import shipped
 from trueline.sampling.guidance import Look, move
 from trueline.sampling.method import Context, Method
 
 # What is kept between hooks, each as long as the object that it belongs to: nothing outlives a backbone or a run.
 _NETS: WeakKeyDictionary[Backbone, dict[Path, tuple[Any, AlignmentNet]]] = WeakKeyDictionary()
-_RUNS: WeakKeyDictionary[Stepper, dict[Path, tuple[AlignmentNet, Targets]]] = WeakKeyDictionary()
+_RUNS: WeakKeyDictionary[Stepper, dict[Path, tuple[AlignmentNet, AlignmentTargets]]] = WeakKeyDictionary()
 
 
 class HCMA(Method):
@@ -136,7 +134,7 @@ class HCMA(Method):
     def folder(self) -> Path:
         """Where the net is."""
         if self.weights == "world":
-            return Path(str(files("trueline"))) / "world" / "weights" / "hcma"
+            return shipped("hcma")
         return Path(self.weights)
 
     def _due(self, net: AlignmentNet, ctx: Context) -> list[int]:
@@ -176,7 +174,7 @@ class HCMA(Method):
                 raise CheckpointError(f"hcma.weights: {error}") from error
         return known[folder][1]
 
-    def _run(self, ctx: Context) -> tuple[AlignmentNet, Targets]:
+    def _run(self, ctx: Context) -> tuple[AlignmentNet, AlignmentTargets]:
         """The net of this run, and its targets: text features do not change from step to step."""
         known = _RUNS.setdefault(ctx.stepper, {})
         if self.folder not in known:

@@ -9,7 +9,7 @@ Source: Wang et al., "HCMA: Hierarchical Cross-model Alignment for Grounded Text
     losses    L_G = 1 - cos(f^G, f^T(c)),  L_L = 1/M sum_i [1 - cos(f^L_i, f^T(y_i))]                     (7), (11)
     step      z^a = z_t - eta_t grad(lambda_1 L_G + lambda_2 L_L)                                         (12)
 
-Gradients are with respect to z_t alone; no U-Net takes part. Everything is per picture: its own boxes, t and norms.
+Here is the net, (4)-(6) and (8)-(10); ``models.alignment_loss`` has losses and step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import inspect
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,19 +31,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from trueline.errors import first_line
-from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.checkpoint import CheckpointError
 
 Fusion = Literal["concat", "add", "multiply"]
 Pooling = Literal["box", "grid"]
-Weighting = Literal["fixed", "gradient", "complexity"]
-Rule = Literal["constant", "norm"]
 Latents = Float[Tensor, "batch c h w"]
 Times = Float[Tensor, " batch"] | Int[Tensor, " batch"]
 Boxes = Float[Tensor, "batch regions 4"]  # xyxy in 0..1
 Slots = Bool[Tensor, "batch regions"] | Float[Tensor, "batch regions"]  # which hold a region
-PerPicture = Float[Tensor, " batch"]
 CELLS = 16
 """Tokens on the shorter side of the grid: the paper's H/32 x W/32 for pictures of 512 pixels."""
 
@@ -137,7 +132,7 @@ class AlignmentNet(ModelMixin, ConfigMixin):
         pooling: "box", the mean over the box's cells weighted by the shares that it covers, so that a box below one
             patch is the cell it lies in; "grid", the mean over all cells.
         timed: add an embedding of t to all tokens. The paper shows none (False is its letter), but says that t is an
-            argument; a net that shall read noisy latents has to know how noisy they are.
+            argument; a net that reads noisy latents has to know how noisy they are.
         timesteps: (first, past the last) of the scheduler's training steps that it is trained for, and guides in.
 
     Raises:
@@ -345,134 +340,3 @@ def misfit(net: AlignmentNet, backbone: Backbone, latent: tuple[int, int, int]) 
     if net.config.text_width != width:
         return f"is for text features of width {net.config.text_width}, not {width}"
     return None
-
-
-# The losses
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What a batch of layouts wants: text features of captions and labels, boxes, and which slots hold a region."""
-
-    caption: Float[Tensor, "batch d_t"]
-    labels: Float[Tensor, "batch regions d_t"]
-    boxes: Boxes
-    present: Bool[Tensor, "batch regions"]
-
-
-def targets(net: AlignmentNet, backbone: Backbone, layouts: Sequence[Layout]) -> Targets:
-    """Of the prompts, and of the regions' phrases (the paper's category labels), on the net's device.
-
-    Float32. As many slots as the layout with most regions has, none if none has any.
-    """
-    phrases = [region.phrase for layout in layouts for region in layout.regions]
-    features = net.text_targets(backbone, [layout.prompt for layout in layouts] + phrases)
-    batch, most = len(layouts), max(len(layout.regions) for layout in layouts)
-    # On the CPU, and moved once: on a GPU each box by itself would be a copy of its own.
-    boxes = torch.zeros(batch, most, 4, dtype=features.dtype)
-    present = torch.zeros(batch, most, dtype=torch.bool)
-    for row, layout in enumerate(layouts):
-        for slot, region in enumerate(layout.regions):
-            boxes[row, slot] = torch.tensor(region.box.xyxy)
-        present[row, : len(layout.regions)] = True
-    present = present.to(features.device)
-    labels = features.new_zeros(batch, most, features.shape[1])
-    labels[present] = features[batch:]  # row by row, as the phrases are
-    return Targets(features[:batch], labels, boxes.to(features.device), present)
-
-
-def alignment_losses(
-    aligned: Aligned,
-    caption: Float[Tensor, "batch d_t"],
-    labels: Float[Tensor, "batch regions d_t"],
-    present: Slots,
-) -> tuple[PerPicture, PerPicture]:
-    """L_G and L_L, 0..2 each: (7) and (11). L_L is 0 for a picture without regions (the paper's 1/M has no value)."""
-    globe, local = (features.to(torch.promote_types(features.dtype, torch.float32)) for features in aligned)
-    held = present.to(local.dtype)
-    of_boxes = (1 - F.cosine_similarity(local, labels.to(local), dim=-1)) * held
-    return (
-        1 - F.cosine_similarity(globe, caption.to(globe), dim=-1),
-        of_boxes.sum(1) / held.sum(1).clamp(min=1),
-    )
-
-
-def complexity_weights(count: Int[Tensor, " batch"]) -> tuple[PerPicture, PerPicture]:
-    """Factors of lambda_1 and lambda_2 by the number of boxes M: 2 / (1 + M) and 2 M / (1 + M).
-
-    As if the caption and each label had one share of a sum of 2: M = 1 is the fixed weighting, and so is M = 0, where
-    the local loss is 0.
-    """
-    boxes = count.clamp(min=1).float()
-    return 2 / (1 + boxes), 2 * boxes / (1 + boxes)
-
-
-def balance_weights(globe: Latents, local: Latents) -> tuple[PerPicture, PerPicture]:
-    """Factors that give both gradients of a picture the mean of their norms; 1 and 1 where one of them is 0."""
-    one, other = (gradient.flatten(1).norm(dim=1) for gradient in (globe, local))
-    mean = (one + other) / 2
-    both = (one > 0) & (other > 0)
-    first, second = (torch.where(both, mean / norm, 1.0) for norm in (one, other))
-    return first, second
-
-
-def alignment_gradient(
-    net: AlignmentNet,
-    z: Latents,
-    t: Times,
-    wanted: Targets,
-    weights: tuple[float, float] = (1.0, 1.0),
-    weighting: Weighting = "fixed",
-) -> tuple[PerPicture, Latents]:
-    """lambda_1 L_G + lambda_2 L_L of each picture and its gradient with respect to its unit-variance latents.
-
-    In the net's own dtype, without autocast. ``weights``: (lambda_1, lambda_2). ``weighting`` (the paper fixes the
-    two, and names adaptive ones as future work): "fixed"; "gradient", which makes the two gradients equally long
-    before lambda (``balance_weights``, constants to the gradient); "complexity" (``complexity_weights``). Where one
-    lambda is 0, there is nothing to weigh: it is "fixed".
-    """
-    weighting = weighting if all(weights) else "fixed"
-    with torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
-        moved = z.detach().to(net.text_projection.dtype).requires_grad_(True)
-        aligned = net(moved, t, wanted.boxes.to(moved), wanted.present)
-        globe, local = alignment_losses(aligned, wanted.caption, wanted.labels, wanted.present)
-        first, second = torch.full_like(globe, weights[0]), torch.full_like(local, weights[1])
-        if weighting == "complexity":
-            factors = complexity_weights(wanted.present.sum(1))
-            first, second = first * factors[0], second * factors[1]
-        if weighting != "gradient":
-            loss = first * globe + second * local
-            # Rows do not touch each other in this net: the gradient of the sum is each row's own.
-            return loss.detach(), torch.autograd.grad(loss.sum(), moved)[0]
-        of_globe = torch.autograd.grad(globe.sum(), moved, retain_graph=True)[0]
-        of_local = torch.autograd.grad(local.sum(), moved)[0]
-    factors = balance_weights(of_globe, of_local)
-    first, second = first * factors[0], second * factors[1]
-    gradient = first.view(-1, 1, 1, 1) * of_globe + second.view(-1, 1, 1, 1) * of_local
-    return (first * globe + second * local).detach(), gradient
-
-
-# The step
-
-
-def ideal_displacement(alpha: Any, sigma: Any, next_alpha: Any, next_sigma: Any) -> Any:
-    """RMS per element of a DDIM step whose predictions are right, from one noise level to the next.
-
-    z = alpha x0 + sigma noise with x0 and noise of unit variance moves by (d alpha) x0 + (d sigma) noise. Numbers or
-    tensors. For Stable Diffusion's schedule and 50 steps .009 at the start, .038 near the end.
-    """
-    return ((next_alpha - alpha) ** 2 + (next_sigma - sigma) ** 2) ** 0.5
-
-
-def step_of(gradient: Latents, rule: Rule, displacement: PerPicture | float) -> Latents:
-    """What is taken from the latents, but for eta (or beta).
-
-    "constant": the gradient itself, the letter of (12). "norm": along the gradient, as long as the picture's
-    reference displacement (RMS ``displacement`` in all elements); the form of sketch-guided diffusion, norms per
-    picture. A gradient of 0 gives no step.
-    """
-    if rule == "constant":
-        return gradient
-    length = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
-    reference = displacement * math.sqrt(gradient[0].numel())
-    return gradient * (reference / length).view(-1, 1, 1, 1)

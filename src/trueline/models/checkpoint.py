@@ -6,7 +6,6 @@ or run.
 
 import json
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from trueline.errors import first_line
 from trueline.models.schedulers import SCHEDULER_CLASSES
+from trueline.models.shipped import shipped
 
 ALIASES = {
     # The first repository that answers is taken; several of the originals have been deleted from the Hub.
@@ -75,7 +75,7 @@ def locate(
 
 
 def _world() -> Path:
-    folder = Path(str(files("trueline"))) / "world" / "weights" / "pipeline"
+    folder = shipped("pipeline")
     if not (folder / "model_index.json").is_file():
         raise CheckpointError(
             "the embedded world has no weights here; run `trueline world build` to make them"

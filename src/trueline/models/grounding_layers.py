@@ -9,6 +9,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from trueline.models.backbone import Backbone
+from trueline.models.grounding import fusers
+
 
 def is_grounding(name: str) -> bool:
     """Whether a parameter of the U-Net belongs to the grounding layers."""
@@ -73,3 +76,19 @@ def prepare_grounding(unet: UNet2DConditionModel, phrases: Tensor) -> None:
             nn.init.normal_(module.linear.weight, std=module.linear.in_features**-0.5)
             module.alpha_attn.fill_(1.0)
             module.alpha_dense.fill_(1.0)
+
+
+def gates(backbone: Backbone) -> dict[str, float]:
+    """Mean |tanh| of the gates of attention and feed-forward; {} for a U-Net without grounding layers.
+
+    The loss does not show whether grounding is learned (IGLIGEN's issue 5), and gates that stay small are what users
+    report when boxes are ignored (GLIGEN's issue 97).
+    """
+    layers = fusers(backbone.unet)
+    if not layers:
+        return {}
+    raw = {
+        "gate_attn": [layer.alpha_attn for layer in layers],
+        "gate_ff": [layer.alpha_dense for layer in layers],
+    }
+    return {name: float(torch.stack(list(g)).detach().tanh().abs().mean()) for name, g in raw.items()}

@@ -11,7 +11,6 @@ import re
 import shutil
 import warnings
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from torch import nn
 
 from trueline.errors import first_line
 from trueline.models.checkpoint import CheckpointError
+from trueline.models.shipped import WORLD, shipped
 
-WORLD = "world"  #: the model whose LoRAs have names
-SHIPPED = Path(str(files("trueline"))) / "world" / "weights" / "lora"
+SHIPPED = shipped("lora")
 ABOUT = "lora.json"  #: beside the weights: their base
 KEY = "trueline"  #: in the header of the weights: the same
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Pictures = Float[Tensor, "pictures 3 height width"]  # in 0..1
+Images = Float[Tensor, "batch 3 height width"]  # in 0..1
 FILTERS = {2: "bilinear", 3: "bicubic"}  #: PIL's numbers
 
 
@@ -38,18 +38,16 @@ class Fitting(nn.Module):
             figures = torch.tensor(getattr(processor, f"image_{name}"), dtype=torch.float32)
             self.register_buffer(name, figures.view(3, 1, 1), persistent=False)
 
-    def resized(self, pictures: Pictures) -> Float[Tensor, "pictures 3 side side"]:
-        """Still in 0..1 (but for what a bicubic filter overshoots)."""
+    def resized(self, pictures: Images) -> Float[Tensor, "batch 3 side side"]:
+        """Still in 0..1, except for what a bicubic filter overshoots."""
         if tuple(pictures.shape[-2:]) == self.side:
             return pictures
         return F.interpolate(pictures, size=self.side, mode=self.filter, antialias=True)
 
-    def normalised(
-        self, resized: Float[Tensor, "pictures 3 side side"]
-    ) -> Float[Tensor, "pictures 3 side side"]:
+    def normalised(self, resized: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch 3 side side"]:
         return (resized - self.mean) / self.std
 
-    def forward(self, pictures: Pictures) -> Float[Tensor, "pictures 3 side side"]:
+    def forward(self, pictures: Images) -> Float[Tensor, "batch 3 side side"]:
         return self.normalised(self.resized(pictures))
 
 

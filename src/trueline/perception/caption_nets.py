@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,34 @@ from transformers import (
     BlipForConditionalGeneration,
 )
 
-from trueline.models.pixels import Fitting
+from trueline.models.devices import at_least_float32
+from trueline.models.pixels import Fitting, Images
 from trueline.models.pretrained import Checkpoint, precision
-from trueline.training.rewards.caption import Captions, Likelihood
-from trueline.training.rewards.scores import Generators, Images, wide
 
 LONGEST = 20  #: words of a drawn caption; BLIP's and BLIP-2's own default
 PROMPT = 64  #: tokens of a given text that are read
+Generators = Sequence[torch.Generator]  #: one for each picture, on the CPU
+
+
+class Captions(NamedTuple):
+    """k captions of each picture; ``texts[j][i]`` is the j-th of picture i.
+
+    ``log_prob``: log-probability (nats) of the whole caption with its end, with a gradient to the picture.
+    ``logits``: of each token given those before it; ``mask``: which tokens are there, the end among them.
+    """
+
+    ids: Int[Tensor, "k batch tokens"]
+    texts: list[list[str]]
+    log_prob: Float[Tensor, "k batch"]
+    logits: Float[Tensor, "k batch tokens words"]
+    mask: Bool[Tensor, "k batch tokens"]
+
+
+class Likelihood(NamedTuple):
+    """Log-probabilities (nats) of given texts, with a gradient to the pictures, and their lengths in tokens."""
+
+    total: Float[Tensor, " batch"]
+    tokens: Int[Tensor, " batch"]
 
 
 class Autoregressive(nn.Module):
@@ -114,7 +135,7 @@ class Autoregressive(nn.Module):
 
     def _said(self, logits: Tensor) -> Tensor:
         """At least float32, without ids that mean nothing."""
-        return wide(logits)[..., : self.words]
+        return at_least_float32(logits)[..., : self.words]
 
     def _begun(self, like: Tensor) -> Int[Tensor, "rows prefix"]:
         return torch.tensor(self.prefix, dtype=torch.long, device=like.device).expand(len(like), -1)
@@ -249,7 +270,7 @@ class Blip2TextEncoder(nn.Module):
             list(texts), padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
         ).to(self.model.device)
         out = self.model(input_ids=read.input_ids, attention_mask=read.attention_mask)
-        return wide(out.text_embeds[:, 0])
+        return at_least_float32(out.text_embeds[:, 0])
 
     def soft(
         self, weights: Float[Tensor, "rows tokens words"], mask: Bool[Tensor, "rows tokens"]
@@ -266,7 +287,7 @@ class Blip2TextEncoder(nn.Module):
         states = words + model.embeddings.position_embeddings(places)
         out = model.qformer(query_embeds=states, query_length=0, attention_mask=mask.long())
         vector = model.text_projection(out.last_hidden_state[:, 0].to(model.text_projection.weight.dtype))
-        return wide(F.normalize(vector, dim=-1))
+        return at_least_float32(F.normalize(vector, dim=-1))
 
 
 # From checkpoints

@@ -1,4 +1,4 @@
-"""Against reward hacking: what to look at beside the reward, and when to stop.
+"""Guards against reward hacking: what to measure besides the reward, and when to stop.
 
 A reward that is optimised ceases to be a measure: users of reward training report grids, saturated colours and
 pictures that are all alike (flow_grpo's issues 92, 186 and 204, SRPO's 22, ImageReward's 95). So: a score that is not
@@ -19,7 +19,7 @@ from torch import Tensor
 def diversity(features: Float[Tensor, "pictures d"], prompts: Sequence[str]) -> float:
     """Mean pairwise distance 1 - cos, 0..2, of pictures of the same prompt, the mean over prompts.
 
-    ``features``: one row a picture, such as CLIP's. NaN where no prompt has two pictures.
+    ``features``: one row for each picture, such as CLIP's. NaN where no prompt has two pictures.
 
     Raises:
         ValueError: not one prompt for each picture.
@@ -50,7 +50,7 @@ class Best:
     """Which step had the best held-out score, and whether to stop.
 
     Args:
-        patience: looks without a new best after which ``stale``; 0 = never.
+        patience: validations without a new best after which ``stale``; 0 = never.
         least: by how much a score must exceed the best to be a new one.
     """
 
@@ -58,15 +58,15 @@ class Best:
     least: float = 0.0
     step: int | None = None  #: of the best score
     score: float = -math.inf
-    waited: int = 0  #: looks since then
+    waited: int = 0  #: validations since then
 
     def __post_init__(self) -> None:
         if self.patience < 0 or self.least < 0:
             raise ValueError(f"patience and least: must be 0 or more (got {self.patience} and {self.least})")
 
-    def see(self, step: int, score: float) -> bool:
+    def take(self, step: int, score: float) -> bool:
         """Take in the score at ``step``; True where it is a new best. One that is not finite is not, and counts as a
-        look."""
+        validation."""
         better = math.isfinite(score) and (self.step is None or score > self.score + self.least)
         if better:
             self.step, self.score, self.waited = step, score, 0

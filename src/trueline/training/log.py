@@ -10,7 +10,7 @@ from typing import Any
 from trueline.files import Folder
 
 LOG, EVENTS = "log.jsonl", "tensorboard"
-LOOK = "look/"  #: before the names of scores of pictures that were drawn on the way
+SCORES = "look/"  #: before the names of validation scores
 Sums = dict[str, list[float]]  #: name -> [sum, count]
 
 
@@ -29,9 +29,9 @@ class Log:
             total = self.sums.setdefault(name, [0.0, 0])
             total[0], total[1] = total[0] + value, total[1] + 1
 
-    def open(self, step: int, without_looks: bool = False) -> None:
-        """Begin to write after ``step``: lines and events of later steps, which will be done again, go; and with
-        ``without_looks`` all scores of looks.
+    def open(self, step: int, without_scores: bool = False) -> None:
+        """Begin to write after ``step``: lines and events of later steps, which will be done again, are removed; and
+        with ``without_scores`` all scores of validation.
 
         Raises:
             ValueError: TensorBoard is wanted and not installed.
@@ -40,8 +40,8 @@ class Log:
         if self.writes and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            if without_looks:
-                kept = [line for line in kept if not _of_a_look(line)]
+            if without_scores:
+                kept = [line for line in kept if not _has_scores(line)]
             self.folder.write(LOG, lambda file: file.write("".join(f"{line}\n" for line in kept).encode()))
         if self._tensorboard:
             try:
@@ -67,9 +67,9 @@ class Log:
         self._write(line)
         return line
 
-    def scores(self, step: int, found: Mapping[str, float]) -> None:
-        """A line of its own for the scores of a look. Those that are not finite are left out."""
-        if line := {name: _short(value) for name, value in found.items() if math.isfinite(value)}:
+    def scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """A line of its own for the scores of a validation. Those that are not finite are left out."""
+        if line := {name: _short(value) for name, value in scores.items() if math.isfinite(value)}:
             self._write({"step": step} | line)
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -89,8 +89,8 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def _of_a_look(line: str) -> bool:
-    return any(name.startswith(LOOK) for name in json.loads(line))
+def _has_scores(line: str) -> bool:
+    return any(name.startswith(SCORES) for name in json.loads(line))
 
 
 def _short(value: float) -> float:

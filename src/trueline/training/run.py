@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import signal
-import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,22 +19,25 @@ import torch
 from accelerate import Accelerator
 
 from trueline.files import Folder
-from trueline.layout import Layout, read_layouts
 from trueline.models.backbone import Backbone
-from trueline.models.grounding import fusers
+from trueline.models.grounding_layers import gates
 from trueline.sampling.records import versions
-from trueline.training.data.examples import Examples, digest, open_examples
+from trueline.training.accelerator import make_accelerator
+from trueline.training.data.examples import Examples, open_examples
 from trueline.training.data.latents import Latents, Unseen, encoded, fingerprint
 from trueline.training.data.stream import Shuffled
 from trueline.training.log import LOG
-from trueline.training.loop import NOTHING, Fit, Nets, make_accelerator
+from trueline.training.loop import NOTHING, TrainingLoop
+from trueline.training.objective import Batch, Nets
 from trueline.training.parts import Parameters, open_part
 from trueline.training.recipes.recipe import Task, checksum, recipe
 from trueline.training.settings import Training, check_same, identity
-from trueline.training.validation import BEST, Looks, Pictures, put
+from trueline.training.validation import BEST, Validator, replace_folder
+from trueline.training.validation_pictures import ValidationPictures, validation_layouts
 
+logger = logging.getLogger(__name__)
 RECORD, RESULT = "train.json", "final"
-BOUND_TO = "bound_to"  #: in the record, what the run is bound to beside its settings
+BOUND_TO = "bound_to"  #: in the record, what the run is bound to besides its settings
 
 
 class Interrupt:
@@ -63,7 +67,7 @@ class Interrupt:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """``trueline train NAME`` with these settings, in ``out``. ``commit``: of Trueline, for the record."""
 
     name: str
@@ -71,7 +75,6 @@ class Run:
     out: Path
     device: torch.device
     commit: str = ""
-    quiet: bool = False
 
     home: Folder = field(init=False)
     accelerator: Accelerator = field(init=False)
@@ -85,19 +88,13 @@ class Run:
         Raises:
             ValueError: settings, data, checkpoint or folder that cannot be used, in one sentence.
         """
+        self.accelerator = make_accelerator(self.settings, self.device)
         if (steps := self._done()) is not None:
             self._say(f"{self.home.path / RESULT} is there already, of {steps} steps; nothing to do")
             return 0
-        self.accelerator = make_accelerator(self.settings, self.device)
-        backbone = Backbone.from_pretrained(
-            self.settings.model, self.settings.revision, device=self.accelerator.device
-        )
+        backbone = self._backbone()
         # As they were read: recipes add layers to them.
         nets = {"unet": checksum(backbone.unet), "text_encoder": checksum(backbone.text_encoder)}
-        backbone.enable_gradient_checkpointing(self.settings.checkpointing)
-        timesteps = backbone.scheduler.config.num_train_timesteps
-        if self.settings.t_high > timesteps:
-            raise ValueError(f"t_high: this model has {timesteps} timesteps (got {self.settings.t_high})")
         # All that can be wrong is said before pictures are encoded, which may take hours.
         examples = open_examples(self.settings.data, backbone.picture_size(None, None), backbone.max_regions)
         task = recipe(self.name).prepare(self.settings, backbone, self.home.path)
@@ -106,51 +103,73 @@ class Run:
                 f"data.source: {self.settings.data.source} holds prompts, and this recipe trains on pictures; give "
                 'layouts with "image"'
             )
-        bound = self._bound(backbone, examples, nets, task)
+        bound = self._bound(examples, nets, task)
         self._check_bound(bound)
-        looks = self._looks(task, backbone, examples)
-        trained = self._trained(task, backbone)
-        latents: Latents | Unseen
-        if task.pictures:
-            latents, mark = self._encoded(backbone, examples)
-        else:
-            latents, mark = Unseen(len(examples), backbone.latent_size()), examples.fingerprint
-            self._tell_left_out(examples, len(latents))
+        validator = self._validator(task, examples)
+        trained = self._trained(task)
+        latents, mark = self._latents(task, examples)
         bound |= {"order": latents.order}
-        facts = self._facts(backbone, examples, latents, mark) | {BOUND_TO: bound} | dict(task.facts)
+        facts = self._facts(task, examples, latents, mark) | {BOUND_TO: bound} | dict(task.facts)
         with Interrupt() as interrupt:
-            fit = Fit(
-                self.home.path,
-                task.objective,
-                Nets(backbone, task.further),
-                trained,
-                self._stream(examples, latents),
-                self.settings,
-                self.accelerator,
-                identity={"recipe": self.name} | bound | identity(self.settings),
-                observe=lambda: gates(backbone) if task.part != "none" and not self.settings.lora else {},
-                looks=looks,
-                tensorboard=self.settings.tensorboard,
-                stop=interrupt.wanted,
-            )
-            self._record(facts, fit, "running")
-            try:
-                for line in fit:
-                    self._progress(line)
-            except BaseException:
-                self._record(facts, fit, "failed")
-                raise
-        if not fit.finished:
-            self._record(facts, fit, "stopped")
-            self._say(
-                f"stopped after step {fit.step} of {self.settings.steps}; the checkpoint is in {self.home.path}, and "
-                "the same command goes on"
-            )
-            return 128 + (interrupt.received or signal.SIGINT)
-        self._finish(task, fit, facts)
-        return 0
+            stream = self._stream(examples, latents)
+            loop = self._loop(task, trained, stream, bound, validator, interrupt.wanted)
+            self._train(loop, facts)
+        if loop.finished:
+            self._finish(task, loop, facts)
+            return 0
+        self._record(facts, loop, "stopped")
+        self._say(
+            f"stopped after step {loop.step} of {self.settings.steps}; the checkpoint is in {self.home.path}, and "
+            "the same command goes on"
+        )
+        return 128 + (interrupt.received or signal.SIGINT)
+
+    def _loop(
+        self,
+        task: Task,
+        trained: Parameters,
+        stream: Shuffled,
+        bound: Mapping[str, Any],
+        validator: Validator | None,
+        stop: Callable[[], bool],
+    ) -> TrainingLoop[Batch]:
+        settings, nets = self.settings, Nets(task.backbone, task.further)
+        gated = task.part != "none" and not settings.lora
+        return TrainingLoop(
+            self.home.path,
+            partial(task.objective, nets=nets),
+            nets.modules,
+            trained,
+            stream,
+            settings,
+            self.accelerator,
+            task.statistics,
+            identity={"recipe": self.name} | bound | identity(settings),
+            observe=partial(gates, task.backbone) if gated else dict,
+            validator=validator,
+            tensorboard=settings.tensorboard,
+            stop=stop,
+        )
+
+    def _train(self, loop: TrainingLoop[Batch], facts: Mapping[str, Any]) -> None:
+        self._record(facts, loop, "running")
+        try:
+            for line in loop:
+                self._progress(line)
+        except BaseException:
+            self._record(facts, loop, "failed")
+            raise
 
     # Before
+
+    def _backbone(self) -> Backbone:
+        settings = self.settings
+        backbone = Backbone.from_pretrained(settings.model, settings.revision, device=self.accelerator.device)
+        backbone.enable_gradient_checkpointing(settings.checkpointing)
+        timesteps = backbone.scheduler.config.num_train_timesteps
+        if settings.t_high > timesteps:
+            raise ValueError(f"t_high: this model has {timesteps} timesteps (got {settings.t_high})")
+        return backbone
 
     def _recorded(self) -> dict[str, Any] | None:
         """The record of the run that is in the folder, done or not; None where there is none.
@@ -162,8 +181,9 @@ class Run:
         if not path.exists():
             return None
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(record["identity"], dict) and record["status"] and isinstance(record["steps"], int):
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            kinds = {"identity": dict, BOUND_TO: dict, "status": str, "steps": int}
+            if all(isinstance(record[key], kind) for key, kind in kinds.items()):
                 return record
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -186,10 +206,9 @@ class Run:
         whole = record["status"] == "complete" and (steps >= self.settings.steps or stale)
         return steps if whole and (self.home.path / RESULT).is_dir() else None
 
-    def _bound(
-        self, backbone: Backbone, examples: Examples, nets: Mapping[str, str], task: Task
-    ) -> dict[str, Any]:
-        """What the run is bound to beside its settings, as far as it is known before the pictures are encoded."""
+    def _bound(self, examples: Examples, nets: Mapping[str, str], task: Task) -> dict[str, Any]:
+        """What the run is bound to besides its settings, as far as it is known before the pictures are encoded."""
+        backbone = task.backbone
         frozen = {
             name: checksum(net)
             for name, net in task.further.items()
@@ -208,32 +227,32 @@ class Run:
         Raises:
             ValueError: the folder's run began with another of these.
         """
-        began = (self._recorded() or {}).get(BOUND_TO, {})
-        check_same({key: began[key] for key in began if key != "order"}, bound, self.home.path)
+        if (record := self._recorded()) is not None:
+            before = {key: value for key, value in record[BOUND_TO].items() if key != "order"}
+            check_same(before, bound, self.home.path)
 
-    def _encoded(self, backbone: Backbone, examples: Examples) -> tuple[Latents, str]:
-        data = self.settings.data
-        begun = time.monotonic()
-
-        def report(done: int, of: int) -> None:
-            if time.monotonic() - begun > 5:
-                self._say(f"encoded {done} of {of} pictures")
-
-        latents, mark = encoded(
-            backbone,
-            examples,
-            Path(data.cache) if data.cache else self.home.path / "cache",
-            backbone.picture_size(None, None),
-            data.max_broken,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-            self.accelerator.wait_for_everyone,
-            report,
-        )
-        self._tell_left_out(examples, len(latents))
+    def _latents(self, task: Task, examples: Examples) -> tuple[Latents | Unseen, str]:
+        """Of the examples, and what they depend on."""
+        backbone, data = task.backbone, self.settings.data
+        latents: Latents | Unseen
+        if task.pictures:
+            latents, mark = encoded(
+                backbone,
+                examples,
+                Path(data.cache) if data.cache else self.home.path / "cache",
+                backbone.picture_size(None, None),
+                data.max_broken,
+                self.accelerator.process_index,
+                self.accelerator.num_processes,
+                self.accelerator.wait_for_everyone,
+                self._encoding_progress(),
+            )
+        else:
+            latents, mark = Unseen(len(examples), backbone.latent_size()), examples.fingerprint
+        self._write_left_out(examples, len(latents))
         return latents, mark
 
-    def _tell_left_out(self, examples: Examples, used: int) -> None:
+    def _write_left_out(self, examples: Examples, used: int) -> None:
         if not self.accelerator.is_main_process:
             return
         left_out = examples.left_out
@@ -242,16 +261,16 @@ class Run:
         if left_out.counts:
             named = f"; all of them are in {self.home.path / 'left_out.jsonl'}" if left_out.items else ""
             self._say(
-                f"left out: {left_out}{named}{', but for the boxes' if named and left_out.boxes else ''}"
+                f"left out: {left_out}{named}{', except the boxes' if named and left_out.boxes else ''}"
             )
         if not (self.home.path / LOG).exists():
             first = {"step": 0, "examples": used, "left_out": left_out.counts}
             self.home.write(LOG, lambda file: file.write((json.dumps(first) + "\n").encode()))
 
-    def _trained(self, task: Task, backbone: Backbone) -> Parameters:
+    def _trained(self, task: Task) -> Parameters:
         """What learns, by name; the part of the U-Net is opened here."""
         settings = self.settings
-        unet = open_part(backbone.unet, task.part, settings.position_net, settings.lora, settings.seed)
+        unet = open_part(task.backbone.unet, task.part, settings.position_net, settings.lora, settings.seed)
         trained: Parameters = {f"unet.{name}": weight for name, weight in unet.items()}
         for owner, net in task.further.items():
             trained |= {
@@ -266,75 +285,52 @@ class Run:
         times = settings.t_low, settings.t_high
         return Shuffled(examples, latents, settings.seed, data.drop_captions, data.drop_boxes, times)
 
-    def _looks(self, task: Task, backbone: Backbone, examples: Examples) -> Looks | None:
-        wish = self.settings.validation
-        if wish.patience and task.best is None:
+    def _validator(self, task: Task, examples: Examples) -> Validator | None:
+        settings = self.settings.validation
+        if settings.patience and task.best is None:
             raise ValueError(
                 f"validation.patience: this run of {self.name} has no held-out score to wait for; set it to 0"
             )
-        if not wish.every:
+        if not settings.every:
             return None
-        layouts = self._shown(examples)
-        pictures = Pictures(task, backbone, layouts, wish, self.home)
+        layouts = validation_layouts(settings, examples)
+        pictures = ValidationPictures(task, task.backbone, layouts, settings, self.home)
         if self.accelerator.is_main_process:  # who draws them
             pictures.check()
-        of = wish.model_dump(mode="json", exclude={"every", "patience", "least", "layouts"})
-        of["layouts"] = [layout.to_record() for layout in layouts]
-        return Looks(
-            pictures,
-            wish.every,
-            task.look is not None,
-            task.best,
-            wish.patience,
-            wish.least,
-            task.save,
-            self.home.path,
-            digest(json.dumps(of, sort_keys=True)),
-            self._say,
+        return Validator(
+            settings, pictures, task.scored, task.best, task.save, self.home.path, pictures.fingerprint
         )
-
-    def _shown(self, examples: Examples) -> list[Layout]:
-        """The layouts that pictures are drawn of on the way."""
-        wish = self.settings.validation
-        try:
-            layouts = read_layouts(wish.layouts) if wish.layouts else examples.samples(wish.n)
-        except OSError as error:
-            raise ValueError(
-                f"validation.layouts: cannot read {wish.layouts} ({error.strerror}); give a .jsonl of layouts"
-            ) from None
-        except ValueError as error:
-            raise ValueError(f"validation.layouts: {error}") from None
-        if not layouts:
-            raise ValueError(f"validation.layouts: {wish.layouts or 'the data'} holds no layout to draw")
-        return layouts[: wish.n]
 
     # After
 
-    def _finish(self, task: Task, fit: Fit, facts: dict[str, Any]) -> None:
+    def _finish(self, task: Task, loop: TrainingLoop[Batch], facts: dict[str, Any]) -> None:
         """The result appears whole or not at all."""
         if self.accelerator.is_main_process:
-            target, beside = self.home.path / RESULT, self.home.path / f".{RESULT}.tmp"
-            shutil.rmtree(beside, ignore_errors=True)
-            with fit.averaged():
-                task.save(beside)
-            record = self._about(facts, fit, "complete")
-            Folder(beside).write_json(RECORD, record)
-            put(beside, target)
+            target, temporary = self.home.path / RESULT, self.home.path / f".{RESULT}.tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            with loop.averaged():
+                task.save(temporary)
+            record = self._about(facts, loop, "complete")
+            Folder(temporary).write_json(RECORD, record)
+            replace_folder(temporary, target)
             self.home.write_json(RECORD, record)
         self.accelerator.wait_for_everyone()
-        if fit.looks and fit.looks.score and fit.looks.best.step is not None:
-            best = fit.looks.best
-            why = f"stopped early, {best.waited} looks without a better one; " if fit.stopped_early else ""
+        if loop.validator and loop.validator.score and loop.validator.best.step is not None:
+            best = loop.validator.best
+            why = (
+                f"stopped early, {best.waited} validations without a better one; "
+                if loop.stopped_early
+                else ""
+            )
             self._say(
-                f"{why}the best {fit.looks.score}, {best.score:.4g}, was at step {best.step}: {self.home.path / BEST}"
+                f"{why}the best {loop.validator.score}, {best.score:.4g}, was at step {best.step}: "
+                f"{self.home.path / BEST}"
             )
         self._say(
-            f"{fit.step} steps in {fit.seconds:.0f} s ({fit.skipped} skipped): {self.home.path / RESULT}"
+            f"{loop.step} steps in {loop.seconds:.0f} s ({loop.skipped} skipped): {self.home.path / RESULT}"
         )
 
-    def _facts(
-        self, backbone: Backbone, examples: Examples, latents: Latents | Unseen, mark: str
-    ) -> dict[str, Any]:
+    def _facts(self, task: Task, examples: Examples, latents: Latents | Unseen, mark: str) -> dict[str, Any]:
         return {
             "recipe": self.name,
             "settings": self.settings.model_dump(mode="json"),
@@ -344,7 +340,7 @@ class Run:
             "device": str(self.accelerator.device),
             "processes": self.accelerator.num_processes,
             "precision": self.accelerator.mixed_precision,
-            "model": {"source": backbone.source, "revision": backbone.revision},
+            "model": {"source": task.backbone.source, "revision": task.backbone.revision},
             "data": {
                 "fingerprint": mark,
                 "examples": len(latents),
@@ -352,50 +348,46 @@ class Run:
             },
         }
 
-    def _about(self, facts: Mapping[str, Any], fit: Fit, status: str) -> dict[str, Any]:
+    def _about(self, facts: Mapping[str, Any], loop: TrainingLoop[Batch], status: str) -> dict[str, Any]:
         done: dict[str, Any] = {
-            "steps": fit.step,
-            "skipped": fit.skipped,
-            "seconds": round(fit.seconds, 1),
+            "steps": loop.step,
+            "skipped": loop.skipped,
+            "seconds": round(loop.seconds, 1),
         }
-        if fit.looks and fit.looks.score:
-            done["best"] = fit.looks.about()
-        return {"status": status} | done | {"trained": _count(fit.trained)} | dict(facts)
+        if loop.validator and loop.validator.score:
+            done["best"] = loop.validator.about()
+        return {"status": status} | done | {"trained": _count(loop.trained)} | dict(facts)
 
-    def _record(self, facts: Mapping[str, Any], fit: Fit, status: str) -> None:
+    def _record(self, facts: Mapping[str, Any], loop: TrainingLoop[Batch], status: str) -> None:
         if self.accelerator.is_main_process:
-            self.home.write_json(RECORD, self._about(facts, fit, status))
+            self.home.write_json(RECORD, self._about(facts, loop, status))
 
-    # Saying
+    # Progress
 
     def _progress(self, line: Mapping[str, Any]) -> None:
         per_step = line["seconds"] / line["step"]
         left = per_step * (self.settings.steps - line["step"]) / 60
-        said = (
-            name for name in line if name not in ("step", "seconds") and "/" not in name
-        )  # "/": in the log
-        terms = " ".join(f"{name} {line[name]:.4g}" for name in said)
+        # Those with a "/" are in the log only.
+        names = (name for name in line if name not in ("step", "seconds") and "/" not in name)
+        terms = " ".join(f"{name} {line[name]:.4g}" for name in names)
         self._say(
             f"step {line['step']} of {self.settings.steps}: {terms} ({per_step:.2f} s a step, {left:.0f} min left)"
         )
 
+    def _encoding_progress(self) -> Callable[[int, int], None]:
+        """Tells of encoded pictures, if they take more than five seconds."""
+        begun = time.monotonic()
+
+        def report(done: int, of: int) -> None:
+            if time.monotonic() - begun > 5:
+                self._say(f"encoded {done} of {of} pictures")
+
+        return report
+
     def _say(self, sentence: str) -> None:
-        first = getattr(self, "accelerator", None)
-        if not self.quiet and (first is None or first.is_main_process):
-            print(sentence, file=sys.stderr, flush=True)
-
-
-def gates(backbone: Backbone) -> dict[str, float]:
-    """Mean |tanh| of the fusers' gates: the loss does not show whether grounding is learned (IGLIGEN's issue 5), and
-    gates that stay small are what users report when boxes are ignored (GLIGEN's issue 97)."""
-    layers = fusers(backbone.unet)
-    if not layers:
-        return {}
-    found = {
-        "gate_attn": [layer.alpha_attn for layer in layers],
-        "gate_ff": [layer.alpha_dense for layer in layers],
-    }
-    return {name: float(torch.stack(list(g)).detach().tanh().abs().mean()) for name, g in found.items()}
+        """Once, however many processes there are."""
+        if self.accelerator.is_main_process:
+            logger.info(sentence)
 
 
 def _count(trained: Parameters) -> int:

@@ -5,25 +5,22 @@ Numbers without a source are judgement.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
+
+from trueline.errors import FieldError, Frozen
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Part = Literal["none", "fusers", "attention", "fusers+attention", "all"]
 
 
-class Frozen(BaseModel):
-    """Settings: they cannot change, and a key that is not there is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Plan(Frozen):
+class Optimisation(Frozen):
     """How long, how fast and how exactly the loop trains. A step is one update of the weights: ``accumulate``
     batches in each process.
 
@@ -55,6 +52,17 @@ class Plan(Frozen):
     save_every: Count = 500
     keep: Count = 2
     give_up: Count = 20
+
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)  #: AdamW's, as in GLIGEN and diffusers' examples
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step ``step``, from 0 on."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.lr
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
 class Data(Frozen):
@@ -100,8 +108,8 @@ class Validation(Frozen):
     Args:
         layouts: JSON Lines; None = the first ``n`` of the data (the world: of its split "tune").
         each: pictures of each layout. A diversity of the pictures of one prompt needs two or more.
-        patience: looks after which the run stops, where the recipe has a held-out score and it has not risen; 0 =
-            never. The best step's weights are kept in any case.
+        patience: validations after which the run stops, where the recipe has a held-out score and it has not risen;
+            0 = never. The best step's weights are kept in any case.
         least: by how much the score must rise to be a new best.
     """
 
@@ -116,15 +124,13 @@ class Validation(Frozen):
     least: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
-    def _looks(self) -> Validation:
+    def _validates(self) -> Validation:
         if self.patience and not self.every:
-            raise ValueError(
-                "validation.patience: nothing is looked at; set validation.every, or patience to 0"
-            )
+            raise FieldError("patience", "nothing is validated; set validation.every, or patience to 0")
         return self
 
 
-class Training(Plan):
+class Training(Optimisation):
     """What every recipe has beside its own ``objective``.
 
     Args:
@@ -152,7 +158,7 @@ class Training(Plan):
     @model_validator(mode="after")
     def _some_timesteps(self) -> Training:
         if self.t_low >= self.t_high:
-            raise ValueError(f"t_low: must be below t_high (got {self.t_low} and {self.t_high})")
+            raise FieldError("t_low", f"must be below t_high (got {self.t_low} and {self.t_high})")
         return self
 
 
@@ -167,10 +173,6 @@ FREE = (
     "checkpointing",
     "data.cache",
 )
-#: What a run is bound to beside its settings. A run of before they were written down lacks them, and goes on.
-BOUND = ("pictures", "order", "nets", "processes", "mixed_precision")
-FORMER = {"data"}  #: what stood for "pictures" then, made by another rule
-_Settings = TypeVar("_Settings", bound=Frozen)
 
 
 def config_file(name: str | Path) -> Path:
@@ -195,17 +197,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         wrong = _no_text(content)
     except OSError as error:
-        raise ValueError(f"--config: cannot read {path} ({error.strerror})") from None
+        raise ValueError(f"config: cannot read {path} ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
-        raise ValueError(f"--config: {path} is not YAML ({problem})") from None
+        raise ValueError(f"config: {path} is not YAML ({problem})") from None
     except RecursionError:
-        raise ValueError(f"--config: {path} is nested too deeply, or holds itself; write it flat") from None
+        raise ValueError(f"config: {path} is nested too deeply, or holds itself; write it flat") from None
     if not isinstance(content, dict):
-        raise ValueError(f"--config: {path} must hold settings as `key: value` lines")
+        raise ValueError(f"config: {path} must hold settings as `key: value` lines")
     if wrong:
         raise ValueError(
-            f"--config: {path} has a key that YAML does not read as text (got {wrong[0]!r}); put it in quotes"
+            f"config: {path} has a key that YAML does not read as text (got {wrong[0]!r}); put it in quotes"
         )
     return content
 
@@ -234,27 +236,6 @@ def put(settings: dict[str, Any], key: str, value: Any) -> None:
     settings[last] = value
 
 
-def make(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
-    """Settings of that kind.
-
-    Raises:
-        ValueError: an unknown key or a value out of its range, in one sentence that names the key.
-    """
-    try:
-        return kind(**given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        group: Any = kind
-        for name in first["loc"][:-1]:
-            group = group.model_fields[name].annotation
-        raise ValueError(f"{key}: there is no such setting; there are {', '.join(group.model_fields)}")
-    if first["type"] == "value_error":  # one of ours, which names its key
-        raise ValueError(first["msg"].removeprefix("Value error, "))
-    raise ValueError(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]} (got {first['input']!r})")
-
-
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings with dotted keys."""
     found: dict[str, Any] = {}
@@ -276,8 +257,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: Path | 
     Raises:
         ValueError: naming the first key that differs.
     """
-    unknown = {key for key in now if _within(key, BOUND)} - before.keys()
-    for key in sorted((before.keys() | now.keys()) - unknown - (FORMER - now.keys())):
+    for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             was, wanted = (f"{values[key]!r}" if key in values else "nothing" for values in (before, now))
             raise ValueError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from PIL import Image
 
 from trueline.boxes import Corners, iou
 from trueline.models.pretrained import precision, same_length
+from trueline.models.shipped import shipped, whole_net
 from trueline.perception import Detection
 from trueline.perception.blip2 import Blip, Head
 from trueline.perception.captioner import GreedyCaptioner, blip
@@ -30,10 +30,9 @@ from trueline.world.scenes import SIZE
 from trueline.world.vae import to_tensor
 from trueline.world.vocabulary import NOUNS
 
-_WEIGHTS = Path(str(files("trueline"))) / "world" / "weights"
 #: Where ``trueline world build`` packs the world's CLIP, its captioner, its matcher and its seer.
 CLIP_FOLDER, CAPTIONER_FOLDER, MATCHER_FOLDER, SEER_FOLDER = (
-    _WEIGHTS / name for name in ("clip", "captioner", "matcher", "seer")
+    shipped(name) for name in ("clip", "captioner", "matcher", "seer")
 )
 
 
@@ -82,23 +81,12 @@ def _resized(detection: Detection, size: tuple[int, int]) -> Detection:
     return replace(detection, mask=scaled)
 
 
-def net_of_the_world(folder: str | Path, name: str) -> Path:
-    """The folder, which holds that net as ``save_pretrained`` writes it.
-
-    Raises:
-        ValueError: it does not, as in a build that has not come so far.
-    """
-    if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"{folder} holds no {name} of the world; run `trueline world build` to make it")
-    return Path(folder)
-
-
 def world_clip(checkpoint: str | Path = CLIP_FOLDER, *settings: Any, **more: Any) -> Clip:
     """The world's CLIP as packed, or that of another build's folder.
 
     Its preprocessor_config.json says how it was trained to see: 128 x 128, bicubic, values in -1..1.
     """
-    return Clip(str(net_of_the_world(checkpoint, "CLIP")), *settings, name="world", **more)
+    return Clip(str(whole_net(checkpoint, "CLIP")), *settings, name="world", **more)
 
 
 def world_captioner(
@@ -109,7 +97,7 @@ def world_captioner(
     As a reward with a gradient, ``perception.caption_nets.load_captioner`` reads the same folder; give it
     ``longest=LENGTH`` too, since captions of four things are longer than BLIP's default.
     """
-    captioner = blip(str(net_of_the_world(checkpoint, "captioner")), *settings, **{"longest": LENGTH, **more})
+    captioner = blip(str(whole_net(checkpoint, "captioner")), *settings, **{"longest": LENGTH, **more})
     captioner.name = "world-captioner"
     return captioner
 
@@ -125,7 +113,7 @@ def world_itc(checkpoint: str | Path = MATCHER_FOLDER, *settings: Any, **more: A
 
 
 def _matcher(checkpoint: str | Path, head: Head, *settings: Any, **more: Any) -> Blip:
-    matcher = Blip(str(net_of_the_world(checkpoint, "matcher")), *settings, head=head, **more)
+    matcher = Blip(str(whole_net(checkpoint, "matcher")), *settings, head=head, **more)
     matcher.name = f"world-{head}"
     return matcher
 

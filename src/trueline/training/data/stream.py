@@ -15,7 +15,7 @@ from trueline.layout import Layout
 from trueline.seeds import generator_of
 from trueline.training.data.examples import Examples
 from trueline.training.data.latents import Latents, Unseen
-from trueline.training.loop import Batch
+from trueline.training.objective import Batch
 
 
 @dataclass

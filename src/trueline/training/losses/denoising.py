@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -19,9 +18,7 @@ from trueline.layout import Layout
 from trueline.models.attention import recomputed
 from trueline.models.backbone import Backbone
 from trueline.models.grounding import Grounding, pack
-
-if TYPE_CHECKING:
-    from trueline.training.loop import Batch, Losses, Nets
+from trueline.training.objective import Batch, Losses, Nets
 
 Latents = Float[Tensor, "batch c h w"]
 Signal = Float[Tensor, "batch 1 1 1"]  # abar: the share of the clean latents in the variance

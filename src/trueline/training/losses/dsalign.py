@@ -12,22 +12,19 @@ leaves open is in the settings of ``DSAlign``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
+from torch import Tensor
 
 from trueline.layout import Layout, Region
-from trueline.models.pixels import Fitting, Pictures
+from trueline.models.pixels import Images
 from trueline.sampling.masks import region_masks
+from trueline.training.clip import FrozenCLIP
 
 Background = Literal["black", "grey", "mean", "crop"]
 PerPicture = Float[Tensor, " batch"]
@@ -48,81 +45,6 @@ def spherical_distance(
     """
     sine = ((one - other).square().sum(-1) + FLOOR).sqrt() / 2
     return sine.clamp(max=CEILING).arcsin().square()
-
-
-# CLIP
-
-
-class FrozenCLIP(nn.Module):
-    """transformers' ``CLIPModel`` as a measure: its weights stay, gradients go through its pictures.
-
-    Pictures are resized and normalised as its image processor says (``Fitting``): squeezed, not cropped, for a region
-    must not be cut off.
-
-    Raises:
-        ValueError: processor or tokenizer of another CLIP.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, processor: Any):
-        super().__init__()
-        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
-        self.fitting = Fitting(processor)
-        own = model.config.vision_config.image_size
-        if self.fitting.side != (own, own):
-            height, width = self.fitting.side
-            raise ValueError(
-                f"its processor makes pictures of {width} x {height} pixels, its model reads {own}"
-            )
-        if len(tokenizer) > model.config.text_config.vocab_size:
-            words = model.config.text_config.vocab_size
-            raise ValueError(f"its tokenizer has {len(tokenizer)} tokens, its model knows {words}")
-        self.length = model.config.text_config.max_position_embeddings
-
-    def fitted(self, pictures: Pictures) -> Float[Tensor, "pictures 3 side side"]:
-        """At the size that CLIP reads, still in 0..1."""
-        return self.fitting.resized(pictures)
-
-    def images(
-        self, fitted: Float[Tensor, "pictures 3 side side"], sparing: bool = False
-    ) -> Float[Tensor, "pictures d"]:
-        """Unit vectors of pictures that are ``fitted``. ``sparing``: only the inputs of the layers are kept, and the
-        layers run again for the gradient: less memory for each picture, the same numbers."""
-        pixels = self.fitting.normalised(fitted).to(self.model.dtype)
-        with _layers_recomputed(self.model.vision_model) if sparing else nullcontext():
-            return _unit(self.model.get_image_features(pixel_values=pixels))
-
-    @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
-        """Unit vectors, each distinct text read once; one that is too long keeps its end token."""
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        read = self.tokenizer(
-            list(places), padding=True, truncation=True, max_length=self.length, return_tensors="pt"
-        ).to(self.model.device)
-        out = self.model.get_text_features(input_ids=read.input_ids, attention_mask=read.attention_mask)
-        return _unit(out)[[places[text] for text in texts]]
-
-
-@contextmanager
-def _layers_recomputed(tower: nn.Module) -> Iterator[None]:
-    """transformers' own switch acts on nets in training only; so each layer is told that it is, and none of its parts
-    (whose dropout stays off)."""
-    layers: list[Any] = [layer for layer in tower.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    before = [(layer.gradient_checkpointing, layer.training) for layer in layers]
-    try:
-        for layer in layers:
-            layer.gradient_checkpointing = layer.training = True
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-        yield
-    finally:
-        for layer, (switch, training) in zip(layers, before, strict=True):
-            layer.gradient_checkpointing, layer.training = switch, training
-            del layer._gradient_checkpointing_func
-
-
-def _unit(features: Any) -> Tensor:
-    """transformers 5 wraps the projected vectors in an output object."""
-    vectors = getattr(features, "pooler_output", features)
-    return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
 
 
 # Regions
@@ -187,16 +109,16 @@ class DSAlign:
     def __call__(
         self,
         clip: FrozenCLIP,
-        decode: Callable[[Float[Tensor, "batch c h w"]], Pictures],
+        decode: Callable[[Float[Tensor, "batch c h w"]], Images],
         clean: Float[Tensor, "batch c h w"],
         layouts: Sequence[Layout],
         captioned: Rows,
         boxed: Rows,
-        sparing: bool = False,
+        checkpointing: bool = False,
         truth: Float[Tensor, "batch c h w"] | None = None,
     ) -> Distances:
         """``captioned``, ``boxed``: of which pictures the caption (the boxes) may count. Others are not decoded.
-        ``sparing``: as of ``FrozenCLIP.images``. ``truth``: the training pictures' latents, for ``floor``.
+        ``checkpointing``: as of ``FrozenCLIP.images``. ``truth``: the training pictures' latents, for ``floor``.
 
         A picture without regions has no D_local: the paper's 1/B has no value.
 
@@ -225,7 +147,7 @@ class DSAlign:
             shown += [
                 region_pictures(clip, pictures[row], layouts[row].regions, self.background) for row in parts
             ]
-            return clip.images(torch.cat(shown), sparing)
+            return clip.images(torch.cat(shown), checkpointing)
 
         texts = clip.texts(said).to(zeros.device)
         distances = spherical_distance(texts, seen_as(clean)).to(zeros)

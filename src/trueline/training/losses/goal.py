@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,9 +29,7 @@ from trueline.training.losses.denoising import ground, noised, signal_of, target
 from trueline.training.losses.dsalign import Distances, DSAlign
 from trueline.training.losses.maalign import Attention, MAAlign, why_not
 from trueline.training.losses.x0 import clean_latents, decoded
-
-if TYPE_CHECKING:
-    from trueline.training.loop import Batch, Losses, Nets
+from trueline.training.objective import Batch, Losses, Nets
 
 PerPicture = Float[Tensor, " batch"]
 Rows = Bool[Tensor, " batch"]
@@ -123,7 +121,7 @@ class GoalObjective:
             early = torch.ones_like(captioned)
             if self.dsalign.t_max is not None:
                 early = batch.t.to(clean.device) < self.dsalign.t_max
-            decode = partial(decoded, backbone.vae, sparing=backbone.checkpointing)
+            decode = partial(decoded, backbone.vae, checkpointing=backbone.checkpointing)
             distances = self.dsalign(
                 clip, decode, clean, batch.layouts, captioned & early, boxed & early, backbone.checkpointing,
                 batch.latents.to(clean),

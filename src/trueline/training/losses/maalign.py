@@ -24,6 +24,7 @@ from torch import Tensor
 from trueline.layout import Layout, Region
 from trueline.models.attention import Maps, Place, Site, sites
 from trueline.models.backbone import Backbone
+from trueline.models.devices import at_least_float32
 from trueline.models.text import Located, locate, own_tokens
 from trueline.sampling.guidance import map_grid
 from trueline.sampling.masks import region_mask
@@ -201,9 +202,7 @@ class MAAlign:
         were shown. A region whose phrase the caption lacks is left out, and so is one of which it holds but the last
         word, in other company, or the beginning; one without any is 0."""
         grid = map_grid(next(iter(maps)), latent)
-        together = torch.cat(
-            [probs.to(torch.promote_types(probs.dtype, torch.float32)) for probs in maps.values()], 1
-        )
+        together = torch.cat([at_least_float32(probs) for probs in maps.values()], 1)
         if self.heads == "mean":
             together = together.mean(1, keepdim=True)
         zero = together.new_zeros(())

@@ -21,7 +21,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -31,15 +31,15 @@ from trueline.models.attention import recomputed
 from trueline.models.backbone import Backbone
 from trueline.models.encoded import Encoded
 from trueline.models.grounding import Grounding, alpha_schedule
+from trueline.models.pixels import Images
 from trueline.models.schedulers import Stepper, make_scheduler
 from trueline.seeds import generator_of
 from trueline.training.early_stop import drift
 from trueline.training.losses.denoising import DenoisingObjective, ground, noised, signal_of
 from trueline.training.losses.x0 import decoded
-from trueline.training.rewards.scores import Images, Reward, Rewards, Scores
-
-if TYPE_CHECKING:
-    from trueline.training.loop import Batch, Losses, Nets
+from trueline.training.objective import Batch, Losses, Nets
+from trueline.training.rewards.reward import Reward, Scores
+from trueline.training.rewards.weighted import Rewards
 
 Latents = Float[Tensor, "batch c h w"]
 Preserve = Literal["prior", "pictures", "none"]
@@ -118,8 +118,8 @@ class _Calls:
         alpha = alpha_schedule(count, backbone.grounding_schedule)[index]
         scale = torch.zeros(len(z)) if self.boxed is None else alpha * self.boxed
         start, stop = backbone.guidance_interval
-        sparing = backbone.checkpointing and torch.is_grad_enabled()
-        with recomputed(backbone.unet) if sparing else nullcontext():
+        checkpointing = backbone.checkpointing and torch.is_grad_enabled()
+        with recomputed(backbone.unet) if checkpointing else nullcontext():
             if self.negative is None or not start <= index / count < stop:
                 return backbone.predict(net_input, t, self.text, self.grounding, scale)
             both = None
@@ -130,7 +130,7 @@ class _Calls:
         return uncond + self.guidance_scale * (cond - uncond)
 
 
-class Drawn(NamedTuple):
+class DrawnClean(NamedTuple):
     """What was drawn: x0 with gradient, and its pixels."""
 
     clean: Latents
@@ -220,7 +220,7 @@ class ReFL:
             drawn.images.device.type, enabled=False
         ):  # the rewards' nets have a dtype of their own
             parts = self.rewards.parts(drawn.images, prompts, captioning)
-        self.rewards.see(parts)
+        self.rewards.take(parts)
         scores = self.rewards.combine(parts)
         loss = phi(self.phi, scores, self.margin).mean()
         named = {f"reward/{name}": found.detach().mean() for name, found in parts.items()}
@@ -249,7 +249,7 @@ class ReFL:
 
     # Drawing
 
-    def draw(self, backbone: Backbone, batch: Batch, late: int) -> Drawn:
+    def draw(self, backbone: Backbone, batch: Batch, late: int) -> DrawnClean:
         """x0 of step ``late``, as its prediction means it, and the picture."""
         stepper = Stepper(make_scheduler(self.scheduler, backbone.scheduler), self.steps, backbone.device)
         if late >= len(stepper.timesteps):
@@ -276,7 +276,7 @@ class ReFL:
         clean = stepper.x0(prediction, z)
         if bound and clean.requires_grad:
             clean.register_hook(bound.see)
-        return Drawn(clean, decoded(backbone.vae, clean, backbone.checkpointing, through=True))
+        return DrawnClean(clean, decoded(backbone.vae, clean, backbone.checkpointing, through=True))
 
     # What is to stay
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trueline.models.attention import recomputed
+from trueline.models.devices import at_least_float32
 
 Latents = Float[Tensor, "batch c h w"]
 Signal = Float[Tensor, "batch 1 1 1"]  # abar: the share of the clean latents in the variance
@@ -39,21 +40,21 @@ def clean_latents(kind: str, z: Latents, prediction: Latents, signal: Signal) ->
 
 
 def decoded(
-    vae: Any, clean: Latents, sparing: bool = False, through: bool = False
+    vae: Any, clean: Latents, checkpointing: bool = False, through: bool = False
 ) -> Float[Tensor, "batch 3 height width"]:
     """Pictures in 0..1 of clean, scaled latents; gradients reach the latents.
 
     ``through``: clamped pixels keep their gradient, which is 0 otherwise: a bright picture, whose pixels lie above 1,
     could not be made darker.
 
-    ``sparing``: keep only the inputs of the decoder's blocks and run those again. Under autocast to float16 the VAE
-    computes in its own dtype all the same: Stable Diffusion's overflows there.
+    ``checkpointing``: keep only the inputs of the decoder's blocks and run those again. Under autocast to float16 the
+    VAE computes in its own dtype all the same: Stable Diffusion's overflows there.
     """
     device = clean.device.type
     half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
     guard: AbstractContextManager[Any] = torch.autocast(device, enabled=False) if half else nullcontext()
-    with guard, recomputed(vae) if sparing else nullcontext():
+    with guard, recomputed(vae) if checkpointing else nullcontext():
         pixels = vae.decode((clean / vae.config.scaling_factor).to(vae.dtype)).sample
-    pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32)) / 2 + 0.5
+    pixels = at_least_float32(pixels) / 2 + 0.5
     clamped = pixels.clamp(0, 1)
     return pixels + (clamped - pixels).detach() if through else clamped

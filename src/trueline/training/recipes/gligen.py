@@ -20,25 +20,25 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from trueline.errors import FieldError, Frozen
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
-from trueline.models.grounding_layers import prepare_grounding, with_grounding
+from trueline.models.grounding_layers import gates, prepare_grounding, with_grounding
 from trueline.seeds import generator_of
 from trueline.training.data.examples import BrokenPicture, Examples, open_examples
 from trueline.training.data.latents import encode_pictures
-from trueline.training.loop import Batch, Losses, Nets
 from trueline.training.losses.denoising import DenoisingObjective, ground, noised, signal_of, target
-from trueline.training.recipes.recipe import Task, save_backbone
-from trueline.training.run import gates
-from trueline.training.settings import Count, Fraction, Frozen, Training
+from trueline.training.objective import Batch, Losses, Nets
+from trueline.training.recipes.recipe import Recipe, Task
+from trueline.training.settings import Count, Fraction, Training
 
 NOISES = (0.95, 0.85, 0.7, 0.5, 0.25)  #: shares of the timesteps at which the gap is measured
 PHRASED = 2000  #: layouts whose phrases whiten the position net
-FOUND = "grounding.json"  #: beside the result: what boxes do in it
+MEASURED = "grounding.json"  #: beside the result: what boxes do in it
 
 
-class Objective(Frozen):
-    """What GLIGEN has to set beside the loop.
+class GligenObjectiveSettings(Frozen):
+    """What GLIGEN has to set besides the loop.
 
     Args:
         start: of the grounding layers. "gligen": as published, gates at 0 (100,000 steps and more on Stable
@@ -64,58 +64,66 @@ class Objective(Frozen):
     least_gap: Annotated[float, Field(ge=0)] = 0.5
 
 
-class Settings(Training):
+class GligenSettings(Training):
     """Of ``trueline train gligen``."""
 
     part: Literal["fusers"] = "fusers"
     lora: Annotated[int, Field(ge=0, le=0)] = 0
     steps: Count = 100_000
     warmup: Annotated[int, Field(ge=0)] = 10_000
-    objective: Objective = Objective()
+    objective: GligenObjectiveSettings = GligenObjectiveSettings()
 
     @model_validator(mode="after")
-    def _a_share_of_some_timesteps(self) -> Settings:
-        wish = self.objective
-        if wish.t_share and not self.t_low <= wish.t_from < self.t_high:
-            raise ValueError(
-                f"objective.t_from: must be from t_low to below t_high, {self.t_low} to {self.t_high} "
-                f"(got {wish.t_from})"
-            )
-        if wish.t_from and not wish.t_share:
-            raise ValueError("objective.t_from: has no effect while objective.t_share is 0; set both")
+    def _a_share_of_some_timesteps(self) -> GligenSettings:
+        low = self.objective.t_from
+        if self.objective.t_share and not self.t_low <= low < self.t_high:
+            span = f"{self.t_low} to {self.t_high}"
+            raise FieldError("objective.t_from", f"must be from t_low to below t_high, {span} (got {low})")
+        if low and not self.objective.t_share:
+            raise FieldError("objective.t_from", "has no effect while objective.t_share is 0; set both")
         if self.data.drop_boxes == 1 or not self.data.max_boxes:
             name = "drop_boxes" if self.data.drop_boxes == 1 else "max_boxes"
-            raise ValueError(f"data.{name}: leaves no box to learn from")
+            raise FieldError(f"data.{name}", "leaves no box to learn from")
         return self
 
 
-def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
+@dataclass
+class GligenTask(Task):
+    """With the result it writes what boxes do in it."""
+
+    objective: GroundingObjective
+
+    def save(self, target: Path) -> None:
+        super().save(target)
+        measured = self.objective.measure(self.backbone)
+        steps = self.settings.steps
+        if steps >= self.objective.settings.warn_after:
+            self.objective.warn(measured, f"the checkpoint of {steps} steps")
+        rounded = {name: round(value, 4) for name, value in measured.items()}
+        (target / MEASURED).write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+
+
+def prepare(settings: GligenSettings, backbone: Backbone, folder: Path) -> GligenTask:
     """The task; the backbone gets its grounding layers here. ``folder`` is not used.
 
     Raises:
         ValueError: a U-Net that cannot have such layers, or lacks those that are asked for; data without boxes.
     """
-    wish = settings.objective
+    own = settings.objective
     slots = min(settings.data.max_boxes, backbone.max_regions)
     examples = open_examples(settings.data, backbone.picture_size(None, None), slots)
     add_layers(settings, backbone, examples)
-    probe = Probe.of(backbone, examples, wish.gap_n, settings.batch, settings.seed)
-    objective = Grounding(
-        DenoisingObjective(snr_gamma=wish.snr_gamma), probe, wish, (settings.t_low, settings.t_high)
-    )
-
-    def save(target: Path) -> None:
-        save_backbone(settings, backbone, target)
-        found = objective.measure(backbone)
-        if settings.steps >= wish.warn_after:
-            objective.warn(found, f"the checkpoint of {settings.steps} steps")
-        rounded = {name: round(value, 4) for name, value in found.items()}
-        (target / FOUND).write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
-
-    return Task(objective, settings.part, save, facts={"slots": backbone.max_regions, "start": wish.start})
+    probe = Probe.of(backbone, examples, own.gap_n, settings.batch, settings.seed)
+    denoising = DenoisingObjective(snr_gamma=own.snr_gamma)
+    objective = GroundingObjective(denoising, probe, own, (settings.t_low, settings.t_high))
+    facts = {"slots": backbone.max_regions, "start": own.start}
+    return GligenTask(settings, backbone, objective, facts=facts)
 
 
-def add_layers(settings: Settings, backbone: Backbone, examples: Examples) -> None:
+RECIPE = Recipe(GligenSettings, prepare)
+
+
+def add_layers(settings: GligenSettings, backbone: Backbone, examples: Examples) -> None:
     """Give the backbone the grounding layers of ``objective.start``, as many slots as a picture has boxes at most."""
     start = settings.objective.start
     if start == "given":
@@ -191,12 +199,12 @@ class Probe:
         """By timestep ("gap/950"), how much smaller the loss is with boxes than with null boxes, in %; "gap": their
         mean."""
         timesteps = backbone.scheduler.config.num_train_timesteps
-        found = {}
+        gaps = {}
         for share in self.shares:
             t = int(share * timesteps)
             given, null = (self._error(backbone, t, boxed) for boxed in (True, False))
-            found[f"gap/{t}"] = 100 * (1 - given / null)
-        return {"gap": sum(found.values()) / len(found)} | found
+            gaps[f"gap/{t}"] = 100 * (1 - given / null)
+        return {"gap": sum(gaps.values()) / len(gaps)} | gaps
 
     def _error(self, backbone: Backbone, t: int, boxed: bool) -> float:
         total, kind = 0.0, backbone.scheduler.config.prediction_type
@@ -219,62 +227,62 @@ class Probe:
 
 
 @dataclass
-class Grounding:
-    """The noise loss at the timesteps of ``wish``; now and then the gap, logged with it, and warnings of layers that
-    stay shut. ``times``: from the first to below the second timestep is drawn."""
+class GroundingObjective:
+    """The noise loss at the timesteps of ``settings``; now and then the gap, logged with it, and warnings of layers
+    that stay shut. ``times``: from the first to below the second timestep is drawn."""
 
     denoising: DenoisingObjective
     probe: Probe
-    wish: Objective
+    settings: GligenObjectiveSettings
     times: tuple[int, int] = (0, 1000)
     _measured: int = field(default=-1, init=False)  # the step, so that accumulated batches measure once
     _warned: bool = field(default=False, init=False)
 
     def __call__(self, batch: Batch, nets: Nets) -> Losses:
-        wish, step = self.wish, batch.step
+        settings, step = self.settings, batch.step
         losses = self.denoising(self.timed(batch), nets)
-        if wish.gap_every and step % wish.gap_every == 0 and step != self._measured:
+        if settings.gap_every and step % settings.gap_every == 0 and step != self._measured:
             self._measured = step
-            found = self.measure(nets.backbone)
-            if step >= wish.warn_after and step and not self._warned:
-                self._warned = self.warn(found, f"after {step} steps")
-            losses |= {n: torch.tensor(value) for n, value in found.items() if n.startswith("gap")}
+            measured = self.measure(nets.backbone)
+            if step >= settings.warn_after and step and not self._warned:
+                self._warned = self.warn(measured, f"after {step} steps")
+            losses |= {n: torch.tensor(value) for n, value in measured.items() if n.startswith("gap")}
         return losses
 
     def timed(self, batch: Batch) -> Batch:
         """The batch with ``t_share`` of its timesteps drawn anew from ``t_from`` on."""
-        if not self.wish.t_share:
+        if not self.settings.t_share:
             return batch
         chosen, place = torch.rand(2, len(batch.t), generator=batch.generator)
-        low, high = self.wish.t_from, self.times[1]
+        low, high = self.settings.t_from, self.times[1]
         anew = low + (place * (high - low)).long()
-        return replace(batch, t=torch.where(chosen < self.wish.t_share, anew, batch.t))
+        return replace(batch, t=torch.where(chosen < self.settings.t_share, anew, batch.t))
 
     def measure(self, backbone: Backbone) -> dict[str, float]:
         """The gaps, and the gates of attention and feed-forward as the log has them."""
         return self.probe.gaps(backbone) | gates(backbone)
 
-    def warn(self, found: dict[str, float], when: str) -> bool:
-        """Warn where gates or gap are near zero; whether something was said."""
-        gate = max(found["gate_attn"], found["gate_ff"])
-        said = []
-        if gate < self.wish.least_gate:
-            said.append(f"the gates are near zero (mean |tanh| {gate:.2g})")
-        if found["gap"] < self.wish.least_gap:
-            said.append(f"the loss is no smaller with boxes than without (gap {found['gap']:.2g} %)")
-        if said:
+    def warn(self, measured: dict[str, float], when: str) -> bool:
+        """Warn where gates or gap are near zero; whether there was anything to warn of."""
+        gate = max(measured["gate_attn"], measured["gate_ff"])
+        problems = []
+        if gate < self.settings.least_gate:
+            problems.append(f"the gates are near zero (mean |tanh| {gate:.2g})")
+        if measured["gap"] < self.settings.least_gap:
+            problems.append(f"the loss is no smaller with boxes than without (gap {measured['gap']:.2g} %)")
+        if problems:
             warnings.warn(
-                f"objective.warn_after: {when}: {' and '.join(said)}, so boxes have next to no effect; on Stable "
+                f"objective.warn_after: {when}: {' and '.join(problems)}, so boxes have next to no effect; on Stable "
                 f"Diffusion they came after 50,000 to 150,000 steps; else try {' or '.join(self._cures())}",
                 stacklevel=2,
             )
-        return bool(said)
+        return bool(problems)
 
     def _cures(self) -> list[str]:
         """What is not tried yet."""
         cures = ["a larger lr or batch", "a larger data.drop_captions"]
-        if self.wish.start == "gligen":
+        if self.settings.start == "gligen":
             cures.append("objective.start=prepared")
-        if not self.wish.t_share:
+        if not self.settings.t_share:
             cures.append("objective.t_share=0.7 with objective.t_from=600")
         return cures

@@ -7,7 +7,8 @@ layers, self- and cross-attention learn. The controls of its tables are settings
 
 from __future__ import annotations
 
-from importlib.resources import files
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,31 +19,35 @@ from jaxtyping import Float
 from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
-from transformers import CLIPModel
 
+from trueline.errors import FieldError, Frozen
 from trueline.layout import Layout
 from trueline.models.attention import tapped
 from trueline.models.backbone import Backbone
-from trueline.models.pretrained import Checkpoint
+from trueline.models.shipped import WORLD, shipped
 from trueline.models.text import locate
 from trueline.sampling.guidance import mean_map
 from trueline.seeds import generator_of
+from trueline.training.clip import FrozenCLIP, load_clip
 from trueline.training.data.latents import encode_pictures
-from trueline.training.loop import Batch
 from trueline.training.losses.denoising import ground, noised, signal_of
-from trueline.training.losses.dsalign import DSAlign, FrozenCLIP
+from trueline.training.losses.dsalign import DSAlign
 from trueline.training.losses.goal import GoalObjective
 from trueline.training.losses.maalign import MAAlign, counted
-from trueline.training.recipes.recipe import Task, save_backbone
-from trueline.training.settings import Count, Fraction, Frozen, Part, Training
+from trueline.training.objective import Batch
+from trueline.training.recipes.recipe import Recipe, Task
+from trueline.training.settings import Count, Fraction, Part, Training
 
 Weight = Annotated[float, Field(ge=0)]
-WORLD = "world"
 SHOWN_AT = 0.5  #: at which share of the timesteps the maps of the validation sheet are taken
 
 
-class Objective(Frozen):
-    """What GOAL has to set beside the loop; ``GoalObjective``, ``DSAlign`` and ``MAAlign`` say more of each.
+#: Settings of ``MAAlign`` under their own names.
+MAALIGN = {"place", "cells", "fraction", "heads", "tokens", "softmax", "rounding", "union", "top"}
+
+
+class GoalObjectiveSettings(Frozen):
+    """What GOAL has to set besides the loop; ``GoalObjective``, ``DSAlign`` and ``MAAlign`` say more of each.
 
     Args:
         dsa, maa: alpha and beta, weights of the two losses; 0 = without it.
@@ -82,19 +87,17 @@ class Objective(Frozen):
     bins: Annotated[int, Field(ge=0, le=100)] = 4
 
     @model_validator(mode="after")
-    def _each_has_an_effect(self) -> Objective:
+    def _each_has_an_effect(self) -> GoalObjectiveSettings:
         if self.dsa and not (self.dsa_local or self.dsa_global):
-            raise ValueError(
-                "objective.dsa: with dsa_local and dsa_global off nothing is left of it; set it to 0"
-            )
+            raise FieldError("dsa", "with dsa_local and dsa_global off nothing is left of it; set it to 0")
         if self.maa and not (self.maa_in or self.maa_out):
-            raise ValueError("objective.maa: with maa_in and maa_out off nothing is left of it; set it to 0")
+            raise FieldError("maa", "with maa_in and maa_out off nothing is left of it; set it to 0")
         if self.cells is not None and self.fraction is not None:
-            raise ValueError("objective.fraction: give it or cells, not both")
+            raise FieldError("fraction", "give it or cells, not both")
         return self
 
 
-class Settings(Training):
+class GoalSettings(Training):
     """Of ``trueline train goal``."""
 
     steps: Count = 14_000
@@ -102,58 +105,71 @@ class Settings(Training):
     warmup: Annotated[int, Field(ge=0)] = 0
     part: Part = "fusers+attention"
     position_net: bool = False
-    objective: Objective = Objective()
+    objective: GoalObjectiveSettings = GoalObjectiveSettings()
 
 
-def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
+@dataclass
+class GoalTask(Task):
+    """Its further sheet shows where the regions' phrases look."""
+
+    objective: GoalObjective
+
+    def check(self, layout: Layout) -> None:
+        """The sheet's maps are those of the loss, which not every size has."""
+        if self.objective.maa:
+            self.maps(layout.width, layout.height)
+
+    def maps(self, width: int | None = None, height: int | None = None) -> list[str]:
+        """Names of the layers whose maps count, for pictures of that size."""
+        _channels, *latent = self.backbone.latent_size(width, height)
+        return [
+            site.name for site in self.objective.maalign.sites(self.backbone.unet, (latent[0], latent[1]))
+        ]
+
+    def sheets(
+        self, images: Sequence[Image.Image], layouts: Sequence[Layout]
+    ) -> dict[str, list[Image.Image]]:
+        if not self.objective.maa:
+            return {}
+        pairs, maalign = zip(images, layouts, strict=True), self.objective.maalign
+        return {"attention": [attention_view(self.backbone, maalign, *pair) for pair in pairs]}
+
+
+def prepare(settings: GoalSettings, backbone: Backbone, folder: Path) -> GoalTask:
     """The task; ``folder`` is not used.
 
     Raises:
         ValueError: no CLIP or one that cannot be used, or maps that the U-Net does not have.
     """
-    wish = settings.objective
-    objective = GoalObjective(
-        wish.dsa,
-        wish.maa,
-        DSAlign(
-            wish.dsa_local, wish.dsa_global, wish.background, wish.dsa_t_max, wish.dsa_snr_gamma, wish.dsa_floor
-        ),
-        MAAlign(
-            wish.maa_in, wish.maa_out, wish.place, wish.cells, wish.fraction, wish.heads, wish.tokens,
-            wish.softmax, wish.rounding, wish.union, wish.top,
-        ),
-        wish.bins,
-    )  # fmt: skip
-    further, facts = {}, {}
-
-    def fits(layout: Layout) -> None:
-        if wish.maa:  # the view's maps are those of the loss, which not every size has
-            _channels, *latent = backbone.latent_size(layout.width, layout.height)
-            objective.maalign.sites(backbone.unet, (latent[0], latent[1]))
-
-    if wish.dsa:
-        further["clip"] = load_clip(settings)
-    if wish.maa:
-        _channels, *latent = backbone.latent_size()
+    given = settings.objective
+    dsalign = DSAlign(
+        local=given.dsa_local,
+        globe=given.dsa_global,
+        background=given.background,
+        t_max=given.dsa_t_max,
+        snr_gamma=given.dsa_snr_gamma,
+        floor=given.dsa_floor,
+    )
+    maalign = MAAlign(
+        inside=given.maa_in,
+        outside=given.maa_out,
+        **given.model_dump(include=MAALIGN),
+    )
+    objective = GoalObjective(given.dsa, given.maa, dsalign, maalign, given.bins)
+    further = {"clip": goal_clip(settings)} if given.dsa else {}
+    task = GoalTask(settings, backbone, objective, further)
+    if given.maa:
         try:
-            chosen = objective.maalign.sites(backbone.unet, (latent[0], latent[1]))
+            task.facts = {"maps": task.maps()}
         except ValueError as error:
             raise ValueError(f"objective.{error}") from None
-        facts["maps"] = [site.name for site in chosen]
-    return Task(
-        objective,
-        settings.part,
-        lambda target: save_backbone(settings, backbone, target),
-        further,
-        facts=facts,
-        view=(lambda image, layout: attention_view(backbone, objective.maalign, image, layout))
-        if wish.maa
-        else None,
-        fits=fits,
-    )
+    return task
 
 
-def load_clip(settings: Settings) -> FrozenCLIP:
+RECIPE = Recipe(GoalSettings, prepare)
+
+
+def goal_clip(settings: GoalSettings) -> FrozenCLIP:
     """The CLIP of ``objective.clip``, float32, on the CPU.
 
     Raises:
@@ -162,15 +178,13 @@ def load_clip(settings: Settings) -> FrozenCLIP:
     name: str | Path | None = settings.objective.clip
     if name is None and settings.model != WORLD:
         raise ValueError(
-            "objective.clip: give the CLIP that shall look, such as openai/clip-vit-large-patch14 (the paper's), "
-            "or set objective.dsa=0"
+            "objective.clip: give the CLIP of DSAlign, such as openai/clip-vit-large-patch14 (the paper's), or set "
+            "objective.dsa=0"
         )
     if name in (None, WORLD):
-        name = Path(str(files("trueline"))) / "world" / "weights" / "clip"
-    source = Checkpoint(str(name))
+        name = shipped("clip")
     try:
-        model = source.model(CLIPModel, "cpu", "float32")
-        return FrozenCLIP(model, source.tokenizer(), source.image_processor("CLIPImageProcessor"))
+        return load_clip(str(name))
     except ValueError as error:
         raise ValueError(f"objective.clip: {error}") from None
 

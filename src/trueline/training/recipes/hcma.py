@@ -1,6 +1,6 @@
 """The recipe of HCMA, in stages.
 
-align: the alignment net alone, on noisy latents of real pictures, over the timesteps in which it shall guide.
+align: the alignment net alone, on noisy latents of real pictures, over the timesteps in which it guides.
 joint: the paper's step: z_t is moved by the net of stage align, and the U-Net learns to denoise what comes out.
 control: the same without the move: GLIGEN fine-tuned on the same data for the same steps, which the paper lacks.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,25 +17,20 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from trueline.errors import FieldError, Frozen
 from trueline.layout import Layout
 from trueline.methods import make
 from trueline.methods.hcma import HCMA
-from trueline.models.alignment import (
-    AlignmentNet,
-    alignment_gradient,
-    ideal_displacement,
-    load_net,
-    misfit,
-    step_of,
-    targets,
-)
+from trueline.models.alignment import AlignmentNet, load_net, misfit
+from trueline.models.alignment_loss import alignment_gradient, ideal_displacement, step_of, targets
 from trueline.models.backbone import Backbone
 from trueline.models.pretrained import Checkpoint
+from trueline.models.shipped import shipped
 from trueline.training.data.examples import bytes_of, digest
-from trueline.training.losses.alignment import Alignment
 from trueline.training.losses.denoising import DenoisingObjective, signal_of
-from trueline.training.recipes.recipe import Task, checksum, save_backbone
-from trueline.training.settings import Count, Frozen, Training
+from trueline.training.losses.hcma import AlignmentObjective
+from trueline.training.recipes.recipe import Recipe, Task, checksum
+from trueline.training.settings import Count, Training
 
 #: Settings of the net that are its own defaults unless they are given here.
 NET = (
@@ -54,8 +48,8 @@ NET = (
 )
 
 
-class Objective(Frozen):
-    """What HCMA has to set beside the loop. A setting that the stage has no use for is refused (``STAGES_OF``).
+class HcmaObjectiveSettings(Frozen):
+    """What HCMA has to set besides the loop. A setting that the stage has no use for is refused (``STAGES_OF``).
 
     Args:
         patch ... timed: of the alignment net, as ``AlignmentNet`` explains them; None = its default. Stage align.
@@ -103,31 +97,31 @@ STAGES_OF = {
 }
 
 
-class Settings(Training):
+class HcmaSettings(Training):
     """Of ``trueline train hcma``."""
 
     stage: Literal["align", "joint", "control"] = "align"
-    objective: Objective = Objective()
+    objective: HcmaObjectiveSettings = HcmaObjectiveSettings()
 
     @model_validator(mode="after")
-    def _of_this_stage(self) -> Settings:
+    def _of_this_stage(self) -> HcmaSettings:
         for key, stages in STAGES_OF.items():
             group, name = (self.objective, key.partition(".")[2]) if "." in key else (self, key)
             default = type(group).model_fields[name].get_default(call_default_factory=True)
             if self.stage not in stages and getattr(group, name) != default:
-                raise ValueError(
-                    f"{key}: has no effect in stage {self.stage}; leave it out, or choose stage "
-                    f"{' or '.join(stages)}"
+                others = " or ".join(stages)
+                raise FieldError(
+                    key, f"has no effect in stage {self.stage}; leave it out, or choose stage {others}"
                 )
         if not (self.objective.global_weight or self.objective.local_weight):
-            raise ValueError(
-                "objective.global_weight: it and local_weight are 0, so the net learns nothing; set one of them "
-                "above 0"
+            raise FieldError(
+                "objective.global_weight",
+                "it and local_weight are 0, so the net learns nothing; set one of them above 0",
             )
         return self
 
 
-def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
+def prepare(settings: HcmaSettings, backbone: Backbone, folder: Path) -> Task:
     """The task of ``settings.stage``. ``folder``: the run's, for what pictures on the way need.
 
     Raises:
@@ -138,47 +132,74 @@ def prepare(settings: Settings, backbone: Backbone, folder: Path) -> Task:
         return _align(settings, backbone, folder)
     if settings.stage == "control":
         objective = DenoisingObjective(snr_gamma=settings.objective.snr_gamma)
-        return Task(objective, settings.part, lambda target: save_backbone(settings, backbone, target))
+        return Task(settings, backbone, objective)
     return _joint(settings, backbone)
 
 
-def _align(settings: Settings, backbone: Backbone, folder: Path) -> Task:
+RECIPE = Recipe(HcmaSettings, prepare)
+
+
+@dataclass(kw_only=True)
+class AlignTask(Task):
+    """Trains and writes the alignment net. Pictures on the way are drawn with it as it is, by way of ``folder``."""
+
+    settings: HcmaSettings
+    net: AlignmentNet
+    folder: Path
+
+    def save(self, target: Path) -> None:
+        self.net.save_pretrained(target)
+
+    def methods(self) -> Sequence[HCMA]:
+        self.net.save_pretrained(self.folder)
+        return [_method(self.settings, self.folder)]
+
+
+def _align(settings: HcmaSettings, backbone: Backbone, folder: Path) -> AlignTask:
     net = make_net(settings, backbone)
     _method(settings, folder)  # what is wrong with objective.guidance is said now
+    return AlignTask(
+        settings=settings,
+        backbone=backbone,
+        objective=AlignmentObjective(settings.objective.global_weight, settings.objective.local_weight),
+        further={"alignment": net},
+        part="none",
+        identity={"text_projection": digest(bytes_of(net.text_projection))},  # of objective.clip
+        net=net,
+        folder=folder / "shown",
+    )
 
-    def methods() -> Sequence[HCMA]:
-        net.save_pretrained(folder / "shown")
-        return [_method(settings, folder / "shown")]
 
-    objective = Alignment(settings.objective.global_weight, settings.objective.local_weight)
-    identity = {"text_projection": digest(bytes_of(net.text_projection))}  # of objective.clip
-    return Task(objective, "none", net.save_pretrained, {"alignment": net}, methods, identity=identity)
+@dataclass(kw_only=True)
+class JointTask(Task):
+    """The U-Net is trained behind the alignment net: they belong together, and are written together."""
+
+    aligner: Aligner
+
+    def save(self, target: Path) -> None:
+        super().save(target)
+        self.aligner.net.save_pretrained(target / "alignment")
+
+    def methods(self) -> Sequence[HCMA]:
+        return [self.aligner.method]
 
 
-def _joint(settings: Settings, backbone: Backbone) -> Task:
-    given = settings.objective.alignment
-    if given is None:
+def _joint(settings: HcmaSettings, backbone: Backbone) -> JointTask:
+    folder = settings.objective.alignment
+    if folder is None:
         raise ValueError("objective.alignment: give the folder of the net that stage align made")
-    net = load_net(given).to(backbone.device)
+    net = load_net(folder).to(backbone.device)
     if problem := misfit(net, backbone, backbone.latent_size()):
-        raise ValueError(f"objective.alignment: the net in {given} {problem}")
-    method = _method(settings, Path(given))
+        raise ValueError(f"objective.alignment: the net in {folder} {problem}")
+    method = _method(settings, Path(folder))
     aligner = Aligner(net, backbone, method, settings.objective.sampling_steps)
     if problem := _unmoved(settings, aligner):
         raise ValueError(f"{problem}; or train stage control, which moves nothing")
     objective = DenoisingObjective(aligner, settings.objective.corrected, settings.objective.snr_gamma)
-
-    def save(target: Path) -> None:
-        save_backbone(settings, backbone, target)
-        net.save_pretrained(
-            target / "alignment"
-        )  # the U-Net was trained behind this net: they belong together
-
-    identity = {"alignment": checksum(net)}
-    return Task(objective, settings.part, save, methods=lambda: [method], identity=identity)
+    return JointTask(settings, backbone, objective, identity={"alignment": checksum(net)}, aligner=aligner)
 
 
-def _method(settings: Settings, folder: Path) -> HCMA:
+def _method(settings: HcmaSettings, folder: Path) -> HCMA:
     if "weights" in settings.objective.guidance:
         raise ValueError("objective.guidance.weights: give the net as objective.alignment")
     try:
@@ -187,7 +208,7 @@ def _method(settings: Settings, folder: Path) -> HCMA:
         raise ValueError(f"objective.guidance: {str(error).removeprefix('hcma.')}") from None
 
 
-def _unmoved(settings: Settings, aligner: Aligner) -> str | None:
+def _unmoved(settings: HcmaSettings, aligner: Aligner) -> str | None:
     """Why no latents would ever be moved; None: some are."""
     method, (first, past) = aligner.method, aligner.net.config.timesteps
     if not method.size:
@@ -209,14 +230,13 @@ def _unmoved(settings: Settings, aligner: Aligner) -> str | None:
     return None
 
 
-def make_net(settings: Settings, backbone: Backbone) -> AlignmentNet:
+def make_net(settings: HcmaSettings, backbone: Backbone) -> AlignmentNet:
     """An untrained alignment net, the same for the same seed.
 
     Raises:
         ValueError: sizes that do not fit each other, or a CLIP whose text encoder is another.
     """
-    given = {name: getattr(settings.objective, name) for name in NET}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = settings.objective.model_dump(include=set(NET), exclude_none=True)
     given["timesteps"] = (settings.t_low, settings.t_high)
     projection = text_projection(settings, backbone)
     with torch.random.fork_rng(devices=[]):
@@ -227,7 +247,7 @@ def make_net(settings: Settings, backbone: Backbone) -> AlignmentNet:
             raise ValueError(f"objective.{error}") from None
 
 
-def text_projection(settings: Settings, backbone: Backbone) -> Float[Tensor, "text_width d_t"] | None:
+def text_projection(settings: HcmaSettings, backbone: Backbone) -> Float[Tensor, "text_width d_t"] | None:
     """The projection of ``objective.clip``, or of the world's CLIP for the world.
 
     Raises:
@@ -237,7 +257,7 @@ def text_projection(settings: Settings, backbone: Backbone) -> Float[Tensor, "te
 
     name: str | Path | None = settings.objective.clip
     if name is None and settings.model == "world":
-        name = Path(str(files("trueline"))) / "world" / "weights" / "clip"
+        name = shipped("clip")
     if name is None:
         return None
     clip = Checkpoint(name).model(CLIPTextModelWithProjection, "cpu", "float32")

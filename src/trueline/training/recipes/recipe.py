@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,54 +17,87 @@ from trueline.models import lora
 from trueline.models.backbone import Backbone
 from trueline.sampling.method import Method
 from trueline.training.data.examples import bytes_of, digest
-from trueline.training.loop import Objective
+from trueline.training.objective import Objective
 from trueline.training.parts import ADAPTER
 from trueline.training.recipes import RECIPES
 from trueline.training.settings import Part, Training
 
 
-@dataclass(frozen=True)
+@dataclass
 class Task:
-    """One training task.
+    """One training task: what is trained, what is written, and what is drawn and scored on the way.
 
     Args:
-        part: of the U-Net that learns. ``further``: nets beside it, by name; of them learns what requires a gradient.
-        save: write the result into a folder.
-        methods: with which pictures are drawn on the way; they are asked for each time.
-        facts: what else ``train.json`` should say.
+        part: of the U-Net that learns; None = that of the settings.
+        further: nets besides the backbone, by name; of them learns what requires a gradient.
+        statistics: a module whose buffers belong to the run, besides those of nets that learn.
+        facts: what else ``train.json`` says.
         identity: checksums, by name, of nets and tensors that the result depends on and that are neither of the
             backbone nor in ``further`` (whose frozen ones are summed by themselves). A run goes on with the same.
-        view: (a picture drawn on the way, its layout) -> another for a second sheet, such as where attention is.
-        look: (the pictures drawn on the way, their layouts) -> scores by name, for the log; the nets stay as they
-            were.
-        fits: refuses, with a ValueError, a layout whose picture ``view`` or ``look`` cannot take.
         pictures: whether it trains on the data's pictures; if not, they are neither read nor encoded.
         best: the score, larger is better, whose best step is kept and that ends the run when it no longer rises.
     """
 
+    settings: Training
+    backbone: Backbone
     objective: Objective
-    part: Part
-    save: Callable[[Path], None]
     further: Mapping[str, nn.Module] = field(default_factory=dict)
-    methods: Callable[[], Sequence[Method]] = tuple
+    part: Part | None = None
+    statistics: nn.Module | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     identity: Mapping[str, str] = field(default_factory=dict)
-    view: Callable[[Image, Layout], Image] | None = None
-    look: Callable[[Sequence[Image], Sequence[Layout]], Mapping[str, float]] | None = None
-    fits: Callable[[Layout], None] = lambda layout: None
-    best: str | None = None
     pictures: bool = True
+    best: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.part is None:
+            self.part = self.settings.part
+
+    def save(self, target: Path) -> None:
+        """Write the result into a folder."""
+        save_backbone(self.settings, self.backbone, target)
+
+    def methods(self) -> Sequence[Method]:
+        """With which pictures are drawn on the way; they are asked for each time."""
+        return ()
+
+    def check(self, layout: Layout) -> None:
+        """
+        Raises:
+            ValueError: a layout whose picture ``sheets`` or ``scores`` cannot take.
+        """
+
+    def sheets(self, images: Sequence[Image], layouts: Sequence[Layout]) -> Mapping[str, Sequence[Image]]:
+        """Further contact sheets of the pictures drawn on the way, by name, such as where attention is."""
+        return {}
+
+    @property
+    def scored(self) -> bool:
+        """Whether ``scores`` gives any."""
+        return False
+
+    def scores(self, images: Sequence[Image], layouts: Sequence[Layout]) -> Mapping[str, float]:
+        """Of the pictures drawn on the way, by name, for the log. The nets stay as they were."""
+        return {}
 
 
-def recipe(name: str) -> ModuleType:
-    """The module of that recipe: ``Settings`` (a kind of ``Training``) and ``prepare(settings, backbone, folder)``.
+@dataclass(frozen=True)
+class Recipe:
+    """A kind of training. ``prepare(settings, backbone, folder)`` makes its task; ``folder`` is the run's."""
 
+    settings: type[Training]
+    prepare: Callable[[Any, Backbone, Path], Task]
+
+
+def recipe(name: str) -> Recipe:
+    """
     Raises:
-        ValueError: there is none.
+        ValueError: there is none of that name.
     """
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
-    return import_module(f"trueline.training.recipes.{name}")
+    found: Recipe = import_module(f"trueline.training.recipes.{name}").RECIPE
+    return found
 
 
 def checksum(net: nn.Module) -> str:

@@ -14,40 +14,27 @@ from log p on all is pathwise through captioner, VAE and U-Net.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from trueline.training.rewards.scores import Generators, Images, RewardError, Scores
+from trueline.models.pixels import Images
+from trueline.perception.caption_nets import (
+    Captions,
+    Generators,
+    Likelihood,
+    load_blip2_text,
+    load_captioner,
+)
+from trueline.training.rewards.reward import ModelPart, RewardError, RewardKind, Scores
 
 Gradient = Literal["score_function", "straight_through", "none"]
 Draws = Float[Tensor, "k batch"]
 
 
-class Captions(NamedTuple):
-    """k captions of each picture; ``texts[j][i]`` is the j-th of picture i.
-
-    ``log_prob``: log-probability (nats) of the whole caption with its end, with a gradient to the picture.
-    ``logits``: of each token given those before it; ``mask``: which tokens are there, the end among them.
-    """
-
-    ids: Int[Tensor, "k batch tokens"]
-    texts: list[list[str]]
-    log_prob: Draws
-    logits: Float[Tensor, "k batch tokens words"]
-    mask: Bool[Tensor, "k batch tokens"]
-
-
-class Likelihood(NamedTuple):
-    """Log-probabilities (nats) of given texts, with a gradient to the pictures, and their lengths in tokens."""
-
-    total: Scores
-    tokens: Int[Tensor, " batch"]
-
-
-class Captioner(Protocol):
+class SampledCaptioner(Protocol):
     """Says what pictures (in 0..1) show. ``vocabulary``: word piece -> id of its tokens. ``log_prob`` takes one
     picture for each text, or one for all of them."""
 
@@ -59,13 +46,13 @@ class Captioner(Protocol):
     def log_prob(self, images: Images, texts: Sequence[str]) -> Likelihood: ...
 
 
-class TextEncoder(Protocol):
+class UnitTextEncoder(Protocol):
     """f: texts as unit vectors, without gradient (``FrozenCLIP`` is one)."""
 
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]: ...
 
 
-class SoftTextEncoder(TextEncoder, Protocol):
+class SoftTextEncoder(UnitTextEncoder, Protocol):
     """One that also reads weights over its words, with gradient; ``soft`` puts its own start before them."""
 
     vocabulary: dict[str, int]
@@ -115,7 +102,7 @@ def straight_through(logits: Float[Tensor, "*rows words"], ids: Int[Tensor, "*ro
 class Cosine:
     """Eq. 4's measure: the cosine of f(caption) and f(prompt)."""
 
-    def __init__(self, encoder: TextEncoder):
+    def __init__(self, encoder: UnitTextEncoder):
         self.encoder = encoder
 
     def __call__(self, captions: Sequence[str], prompts: Sequence[str], *images: Images) -> Tensor:
@@ -146,7 +133,7 @@ class CaptionReward(nn.Module):
 
     def __init__(
         self,
-        captioner: Captioner,
+        captioner: SampledCaptioner,
         metric: TextMetric,
         gradient: Gradient = "score_function",
         captions: int = 4,
@@ -191,7 +178,7 @@ class CaptionReward(nn.Module):
         return (vectors.unflatten(0, said.ids.shape[:2]) * wanted).sum(-1)
 
 
-def _same_words(captioner: Captioner, metric: TextMetric) -> None:
+def _same_words(captioner: SampledCaptioner, metric: TextMetric) -> None:
     encoder = getattr(metric, "encoder", None)
     if not hasattr(encoder, "soft"):
         raise RewardError(
@@ -219,7 +206,7 @@ class PromptLikelihood(nn.Module):
 
     name = "prompt_likelihood"
 
-    def __init__(self, captioner: Captioner, per_token: bool = True, prior: bool = True):
+    def __init__(self, captioner: SampledCaptioner, per_token: bool = True, prior: bool = True):
         super().__init__()
         self.captioner, self.per_token, self.prior = captioner, per_token, prior
         self.nets = nn.ModuleList([captioner] if isinstance(captioner, nn.Module) else [])
@@ -232,3 +219,31 @@ class PromptLikelihood(nn.Module):
                 unseen = self.captioner.log_prob(torch.full_like(images[:1], 0.5), prompts).total
             score = score - unseen
         return score / found.tokens.clamp(min=1).to(score) if self.per_token else score
+
+
+# The table's entries
+
+
+def _captioner(name: str, device: str, settings: Any) -> SampledCaptioner:
+    own = settings.model_dump(include={"longest", "temperature", "prefix"})
+    return load_captioner(name, device, settings.dtype, **own)
+
+
+def _text_encoder(name: str, device: str, settings: Any) -> UnitTextEncoder:
+    return load_blip2_text(name, device, settings.dtype)
+
+
+CAPTIONER = ModelPart(
+    "captioner",
+    _captioner,
+    "Salesforce/blip2-opt-2.7b or Salesforce/blip-image-captioning-base",
+    shipped="captioner",
+)
+TEXT_ENCODER = ModelPart("text_encoder", _text_encoder, "Salesforce/blip2-itm-vit-g, or clip", may_be="clip")
+CAPTION = RewardKind(
+    (CAPTIONER, TEXT_ENCODER),
+    lambda settings, captioner, encoder: CaptionReward(
+        captioner, Cosine(encoder), settings.gradient, settings.captions
+    ),
+)
+PROMPT_LIKELIHOOD = RewardKind((CAPTIONER,), lambda settings, captioner: PromptLikelihood(captioner))

@@ -13,11 +13,10 @@ from training_builders import twin
 from trueline.cli import main
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
+from trueline.models.pixels import Images
 from trueline.training.early_stop import diversity
 from trueline.training.parts import open_part
-from trueline.training.recipes.realign import STATISTICS, Settings, prepare
-from trueline.training.rewards.scores import Images
-from trueline.training.settings import make
+from trueline.training.recipes.realign import RealignSettings, prepare
 
 LAYOUTS = [Layout("a red apple"), Layout("a red apple"), Layout("a blue car"), Layout("a blue car")]
 SHORT = {"sampling_steps": 2, "first": 0, "last": 1}
@@ -40,13 +39,13 @@ def fading(images: Images, prompts: list[str]) -> torch.Tensor:
     return -redness(images, prompts)
 
 
-def settings(clip: str | None, objective=None, **more) -> Settings:
+def settings(clip: str | None, objective=None, **more) -> RealignSettings:
     models = {"red": f"{__name__}:redness", "fade": f"{__name__}:fading"} | ({"clip": clip} if clip else {})
     given = {"rewards": {"red": 1.0}, "models": models, "held_out": "fade"} | SHORT | (objective or {})
     if given["held_out"] is None:
         del models["fade"]  # a model that nobody asks is refused
     looks = {"every": 2, "n": 2, "each": 2, "steps": 2}
-    return make(Settings, {"model": "x", "lora": 2, "validation": looks, "objective": given} | more)
+    return RealignSettings(**({"model": "x", "lora": 2, "validation": looks, "objective": given} | more))
 
 
 def drawn(seed: int) -> list[Image.Image]:
@@ -58,33 +57,33 @@ def test_scores_by_hand(plain, clip, tmp_path):
     backbone = twin(plain)
     task = prepare(settings(clip), backbone, tmp_path)
     names = open_part(backbone.unet, task.part, lora=2)
-    statistics = getattr(backbone.unet, STATISTICS)["red"].state.clone()
+    statistics = task.statistics["red"].state.clone()
     images = drawn(0)
-    found = task.look(images, LAYOUTS)
+    found = task.scores(images, LAYOUTS)
     pixels = torch.from_numpy(np.stack([np.asarray(i) for i in images])).permute(0, 3, 1, 2) / 255
     expected = float(redness(pixels, []).mean())
     assert found["reward/red"] == pytest.approx(expected, abs=1e-5)
     assert found["held_out"] == pytest.approx(-expected, abs=1e-5) and task.best == "held_out"
-    features = task.look.features.images(task.look.features.fitted(pixels))
+    features = task.measures.features.images(task.measures.features.fitted(pixels))
     wanted = diversity(features, [layout.prompt for layout in LAYOUTS])
     assert found["diversity"] == pytest.approx(wanted, abs=1e-6) and wanted > 0
     assert found["drift"] == 0, "a fresh LoRA changes nothing"
-    assert task.look(images, LAYOUTS) == found, "the same noise each time"
+    assert task.scores(images, LAYOUTS) == found, "the same noise each time"
     alike = [images[0], images[0], images[2], images[2]]
-    assert task.look(alike, LAYOUTS)["diversity"] == pytest.approx(0, abs=1e-6)
+    assert task.scores(alike, LAYOUTS)["diversity"] == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         for weight in names.values():
             weight.normal_(std=0.3)
-    moved = task.look(images, LAYOUTS)
+    moved = task.scores(images, LAYOUTS)
     assert moved["drift"] > 0.01 and all(weight.requires_grad for weight in names.values())
-    assert torch.equal(getattr(backbone.unet, STATISTICS)["red"].state, statistics), "no lesson"
+    assert torch.equal(task.statistics["red"].state, statistics), "no lesson"
 
 
 def test_pictures_of_several_sizes_and_more_than_fit_at_once(plain, clip, tmp_path):
     task = prepare(settings(clip), twin(plain), tmp_path)
-    open_part(task.look.nets.backbone.unet, task.part, lora=2)
+    open_part(task.measures.nets.backbone.unet, task.part, lora=2)
     images = [image.resize((64, 64) if place % 3 else (48, 64)) for place, image in enumerate(drawn(1) * 5)]
-    found = task.look(images, LAYOUTS * 5)
+    found = task.scores(images, LAYOUTS * 5)
     reds = [redness(torch.from_numpy(np.array(i)).permute(2, 0, 1)[None] / 255, []) for i in images]
     assert found["reward/red"] == pytest.approx(float(torch.cat(reds).mean()), abs=1e-5)
     assert found["diversity"] > 0 and np.isfinite(found["drift"])
@@ -94,9 +93,9 @@ def test_what_cannot_be_looked_at_is_in_the_record(plain, tmp_path):
     whole = settings(None, {"preserve": "none", "held_out": None}, lora=0)
     task = prepare(whole, twin(plain), tmp_path)
     assert set(task.facts["look"]["without"]) == {"diversity", "drift"} and task.best is None
-    assert set(task.look(drawn(2), LAYOUTS)) == {"reward/red"}
+    assert set(task.scores(drawn(2), LAYOUTS)) == {"reward/red"}
     blind = prepare(settings(None, validation={"every": 0}), twin(plain), tmp_path)
-    assert blind.look is None and "look" not in blind.facts
+    assert not blind.scored and "look" not in blind.facts
 
 
 def test_patience_needs_a_held_out_score(plain, tmp_path):
@@ -134,7 +133,7 @@ def test_from_the_command_line_it_stops_when_the_reward_is_hacked(plain_folder, 
     said = capsys.readouterr().err
     about = json.loads((tmp_path / "train.json").read_text())
     assert about["status"] == "complete" and about["steps"] < 12 and about["best"]["waited"] == 2
-    assert "stopped early, 2 looks without a better one; the best held_out" in said
+    assert "stopped early, 2 validations without a better one; the best held_out" in said
     best = json.loads((tmp_path / "best" / "best.json").read_text())
     assert best["step"] == about["best"]["step"] == about["steps"] - 4
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

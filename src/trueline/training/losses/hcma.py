@@ -1,19 +1,17 @@
-"""What the alignment net of HCMA learns: to read noisy latents of real pictures (``models.alignment``)."""
+"""How HCMA's alignment net is trained."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from trueline.models.alignment import alignment_losses, targets
+from trueline.models.alignment_loss import alignment_losses, targets
 from trueline.training.losses.denoising import noised, signal_of
-
-if TYPE_CHECKING:
-    from trueline.training.loop import Batch, Losses, Nets
+from trueline.training.objective import Batch, Losses, Nets
 
 
 @dataclass(frozen=True)
-class Alignment:
+class AlignmentObjective:
     """Stage A: teach the alignment net (``nets["alignment"]``) to read noisy latents of real pictures.
 
     total = lambda_1 L_G + lambda_2 L_L, the loss of (12) itself: how the net is trained the paper does not say. The

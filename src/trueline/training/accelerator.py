@@ -1,0 +1,54 @@
+"""accelerate for a run: precision, device, and what several processes agree on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+
+from trueline.models.devices import fast_bfloat16
+from trueline.training.settings import Optimisation
+
+
+def make_accelerator(settings: Optimisation, device: torch.device) -> Accelerator:
+    """accelerate for this precision and device.
+
+    Raises:
+        ValueError: fp16 where it cannot be trained in.
+    """
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if fast_bfloat16(device) else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("precision: fp16 needs a GPU; use bf16 or fp32")
+    # A batch whose boxes are all dropped, or a loss that is not there, leaves parameters without a gradient.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    kind: Any = "no" if precision == "fp32" else precision
+    if AcceleratorState._shared_state and PartialState().num_processes == 1:
+        # accelerate keeps the precision of an earlier run in this process and refuses another one.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision=kind, cpu=device.type == "cpu", kwargs_handlers=[unused])
+
+
+def in_any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether it is so in one of them: all must take the same turn."""
+    if accelerator.num_processes == 1:
+        return flag
+    count = torch.tensor(float(flag), device=accelerator.device)
+    return bool(accelerator.reduce(count, "sum") > 0)
+
+
+def gathered(accelerator: Accelerator, rows: list[Any]) -> list[Any]:
+    """The rows of all processes."""
+    return gather_object(rows) if accelerator.num_processes > 1 else rows
+
+
+def of_main_process(accelerator: Accelerator, value: Any) -> Any:
+    """What the main process has; the others' own value is not looked at."""
+    values = [value]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(values)
+    return values[0]
