@@ -182,13 +182,13 @@ def test_a_whole_net_is_trained_beside_its_base(plain, folders, tmp_path):
             "objective.rewards: there is no reward 'aesthetic'; there are caption",
         ),
         ({"rewards": {"caption": 0.0}}, "objective.rewards: give at least one reward a weight"),
-        ({"rewards": {"blip-itm": 1.0}}, "objective.models.blip-itm: give the model that shall look"),
-        ({"models": {}}, "objective.models.text_encoder: give the model"),
+        ({"rewards": {"blip-itm": 1.0}}, "objective.models.blip-itm: give the model to use"),
+        ({"models": {}}, "objective.models.captioner: give the model"),
         (
             {"models": {"text_encdoer": "x"}},
             "objective.models: there is no part 'text_encdoer'; there are captioner",
         ),
-        ({"models": {"text_encoder": "/nowhere"}}, "objective.models.text_encoder: the weights"),
+        ({"models": {"captioner": "/nowhere"}}, "objective.models.captioner: the config.json"),
         ({"rewards": {"clip": 1.0}}, "objective.held_out: clip is trained on"),
         ({"last": 3}, "objective.span: must be first <= last of the steps 0 to 2"),
         ({"draft": 4}, "objective.draft: must be at most the 3 sampling_steps (got 4)"),
@@ -207,7 +207,7 @@ def test_misuse_is_said_in_one_sentence(plain, folders, objective, problem):
 
 def test_a_held_out_score_that_looks_with_a_trained_net_is_said(plain, folders):
     shared = {"models": folders | {"text_encoder": "clip"}}
-    with pytest.warns(UserWarning, match="held_out: clip looks with .*clip.* no independent score"):
+    with pytest.warns(UserWarning, match="held_out: clip reads .*clip.* no independent score"):
         prepare(settings(folders, shared), twin(plain), Path())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
