@@ -76,7 +76,7 @@ def ideogram(box) -> dict:
         ("trueline", "{}", "prompt: is missing"),
         ("coco", {"images": [IMAGE | {"height": "8"}], "annotations": [], "categories": []}, "height: must be"),
         ("coco", {"images": [IMAGE, IMAGE], "annotations": [], "categories": []}, "id: 7 is there twice"),
-        ("coco", {"images": []}, "coco .* is an object with images, annotations, categories"),
+        ("coco", {"images": []}, "must be an object with lists of images, annotations, categories"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence(tmp_path, name, content, sentence):
@@ -164,7 +164,7 @@ def test_coco_in_fractions_is_refused(tmp_path):
 def test_training_reads_what_is_written_as_coco(tmp_path):
     made = [Layout("a cat", [Region("cat", (0.25, 0.25, 0.75, 0.75))], id="a", width=512, height=512)]
     write(made, tmp_path, "coco")
-    from trueline.evaluation.benchmarks.coco import BoxFilter
+    from trueline.formats.coco_files import BoxFilter
     from trueline.training.data.coco import open_examples
     from trueline.training.data.examples import Rules
     from trueline.training.settings import Data

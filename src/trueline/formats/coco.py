@@ -13,47 +13,48 @@ from typing import Any
 from trueline.formats import _masks
 from trueline.formats._build import PIXELS, make_layout, make_region, pixel_box, refuse_fractions
 from trueline.formats._conversion import PICTURE, Options, Tally
-from trueline.formats._input import describe, field_of, is_number, mismatch, read_json, side
+from trueline.formats._input import mismatch
 from trueline.formats._names import classes_of
 from trueline.formats._output import canvas, json_bytes, picture_of, rounded, save_folder
+from trueline.formats.coco_files import Annotation, CocoFile, CocoPicture, Problem, annotation_folder
 from trueline.layout import Layout, Region
 
 FORM = "a folder with instances_X.json and captions_X.json, or that instances file"
-PARTS = {"instances": ("images", "annotations", "categories"), "captions": ("images", "annotations")}
 SPLIT = "layouts"  #: what is written is instances_layouts.json and captions_layouts.json
 CROWDS = "crowd annotations, left out"
-BROKEN = "annotations of unknown pictures or classes, left out"
+#: Rows about what is not there, by ``Problem.row``.
+STRAY = {
+    "caption": "captions of unknown pictures, or empty, left out",
+    "box": "annotations of unknown pictures or classes, left out",
+}
 
 
 def read(path: Path, options: Options) -> list[Layout]:
+    tally = options.tally
+
+    def report(problem: Problem) -> None:
+        if not problem.stray:
+            raise ValueError(str(problem))
+        tally.lose(STRAY[problem.row], problem.where)
+
     instances_file, captions_file = _files(path, options)
-    instances = _content(instances_file, "instances", options)
-    pictures = _pictures(instances, instances_file)
-    captions = _captions(captions_file, pictures, options) if captions_file else {}
-    things = _things(instances, pictures, instances_file, options.tally)
-    layouts = []
-    for id, (where, row) in pictures.items():
-        said = captions.get(id, [])
-        about = {"file": row["file_name"], "id": id, "width": row["width"], "height": row["height"]}
-        if said[1:]:
-            about["captions"] = said[1:]
-        stem = PurePosixPath(row["file_name"].replace("\\", "/")).stem
-        layout = make_layout(
-            said[0] if said else None,
-            things.get(id, []),
-            where,
-            options.tally,
-            id=stem,
-            meta={PICTURE: about},
-        )
-        layouts += [layout] if layout is not None else []
-    return layouts
+    instances = CocoFile.of_instances(instances_file, options.cure, report)
+    pictures = instances.pictures()
+    instances.add_annotations(pictures)
+    if captions_file:
+        CocoFile.of_captions(captions_file, options.cure, report).add_captions(pictures)
+    boxes = [annotation.box.bbox for picture in pictures.values() for annotation in picture.annotations]
+    sizes = ((picture.width, picture.height) for picture in pictures.values())
+    smallest = min(sizes, key=math.prod, default=(1, 1))
+    refuse_fractions(boxes, smallest, PIXELS, f"{instances_file}, annotations, bbox")
+    layouts = (_layout(id, picture, tally) for id, picture in pictures.items())
+    return [layout for layout in layouts if layout is not None]
 
 
 def _files(path: Path, options: Options) -> tuple[Path, Path | None]:
-    """The instances, and the captions that are said or lie beside them."""
+    """The instances, and the captions that are named or lie beside them."""
     if path.is_dir():
-        folder = path / "annotations" if (path / "annotations").is_dir() else path
+        folder = annotation_folder(path)
         choice = sorted(folder.glob("instances_*.json"))
         if len(choice) != 1:
             what = f"{len(choice)} of them in {folder}" if choice else f"no instances_*.json in {folder}"
@@ -61,95 +62,46 @@ def _files(path: Path, options: Options) -> tuple[Path, Path | None]:
         path = choice[0]
     if options.captions is not None:
         return path, options.captions
-    beside = path.with_name(path.name.replace("instances", "captions", 1))
-    if beside == path or not beside.is_file():
+    captions = path.with_name(path.name.replace("instances", "captions", 1))
+    if captions == path or not captions.is_file():
         options.tally.note(f"no captions beside {path.name}; the argument captions names them")
         return path, None
-    return path, beside
+    return path, captions
 
 
-def _content(path: Path, part: str, options: Options) -> dict[str, Any]:
-    content = read_json(path, options)
-    for key in PARTS[part]:
-        rows = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            form = f"{options.format} ({part}) is an object with {', '.join(PARTS[part])}"
-            raise ValueError(f"{path}: {form}; found {describe(content)}; name the format that the file has")
-    return content
-
-
-def _pictures(content: dict[str, Any], path: Path) -> dict[int, tuple[str, dict[str, Any]]]:
-    """Where each image stands, and its row with checked fields, by id."""
-    pictures = {}
-    for place, row in enumerate(content["images"]):
-        where = f"{path}, images[{place}]"
-        id = field_of(row, "id", int, "a whole number", where)
-        if id in pictures:
-            raise ValueError(f"{where}, id: {id} is there twice; keep one of the images")
-        file = field_of(row, "file_name", str, "text", where)
-        sides = {"width": side(row, "width", where), "height": side(row, "height", where)}
-        pictures[id] = where, {"file_name": file} | sides
-    return pictures
-
-
-def _captions(path: Path, pictures: dict[int, Any], options: Options) -> dict[int, list[str]]:
-    captions: dict[int, list[str]] = {}
-    for place, row in enumerate(_content(path, "captions", options)["annotations"]):
-        where = f"{path}, annotations[{place}]"
-        text = field_of(row, "caption", str, "text", where)
-        if field_of(row, "image_id", int, "a whole number", where) not in pictures or not text.strip():
-            options.tally.lose("captions of unknown pictures, or empty, left out", where)
-            continue
-        captions.setdefault(row["image_id"], []).append(text)
-    return captions
-
-
-def _things(
-    content: dict[str, Any], pictures: dict[int, Any], path: Path, tally: Tally
-) -> dict[int, list[Region]]:
-    names = {row.get("id"): row.get("name") for row in content["categories"] if type(row.get("id")) is int}
-    rows = content["annotations"]
-    boxes = [row["bbox"] for row in rows if _is_box(row.get("bbox"))]
-    smallest = min(
-        ((row["width"], row["height"]) for _, row in pictures.values()), key=math.prod, default=(1, 1)
+def _layout(id: int, picture: CocoPicture, tally: Tally) -> Layout | None:
+    captions = []
+    for text, where in picture.captions:
+        if text.strip():
+            captions.append(text)
+        else:
+            tally.lose(STRAY["caption"], where)
+    regions = [_region(annotation, picture, tally) for annotation in picture.annotations]
+    about = {"file": picture.file, "id": id, "width": picture.width, "height": picture.height}
+    if captions[1:]:
+        about["captions"] = captions[1:]
+    return make_layout(
+        captions[0] if captions else None,
+        [region for region in regions if region is not None],
+        picture.where,
+        tally,
+        id=PurePosixPath(picture.file.replace("\\", "/")).stem,
+        meta={PICTURE: about},
     )
-    refuse_fractions(boxes, smallest, PIXELS, f"{path}, annotations, bbox")
-    things: dict[int, list[Region]] = {}
-    for place, row in enumerate(rows):
-        where = f"{path}, annotations[{place}]"
-        if row.get("iscrowd"):
-            tally.lose(CROWDS, where)
-            continue
-        image, name = row.get("image_id"), names.get(_whole(row.get("category_id")))
-        if _whole(image) not in pictures or not isinstance(name, str):
-            tally.lose(BROKEN, where)
-            continue
-        region = _region(row, name, pictures[image][1], where, tally)
-        if region is not None:
-            things.setdefault(image, []).append(region)
-    return things
 
 
-def _whole(value: Any) -> Any:
-    return value if type(value) is int else None
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
-
-
-def _region(
-    row: dict[str, Any], name: str, picture: dict[str, Any], where: str, tally: Tally
-) -> Region | None:
-    if not _is_box(row.get("bbox")):
-        raise ValueError(f"{where}, bbox: must be {PIXELS} (got {row.get('bbox')!r:.60})")
-    x, y, width, height = row["bbox"]
-    size = picture["width"], picture["height"]
+def _region(annotation: Annotation, picture: CocoPicture, tally: Tally) -> Region | None:
+    where = annotation.where
+    if annotation.box.crowd:
+        tally.lose(CROWDS, where)
+        return None
+    x, y, width, height = annotation.box.bbox
+    size = picture.width, picture.height
     box = pixel_box((x, y, x + width, y + height), size, where, tally)
     if box is None:
         return None
-    mask = _masks.of_segmentation(row.get("segmentation"), size, f"{where}, segmentation", tally)
-    return make_region(name, box, where, tally, mask)
+    mask = _masks.of_segmentation(annotation.segmentation, size, f"{where}, segmentation", tally)
+    return make_region(annotation.box.name, box, where, tally, mask)
 
 
 def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from trueline.formats.coco_files import PixelBox
 from trueline.layout import Layout
 from trueline.training.data.examples import LeftOut, Rules, digest, draw, fitted
 from trueline.training.settings import Data
@@ -50,16 +51,11 @@ class WorldScenes:
 
     def _layout(self, split: str, index: int, variant: int, bare: bool) -> Layout:
         scene, bare = make_scene(split, index), bare or self.labels == "name"
-        things = [
-            {
-                "name": thing.phrase,
-                "bbox": (thing.x, thing.y, thing.w, thing.h),
-                "iscrowd": False,
-                "label": thing.label if bare else None,
-            }
+        boxes = [
+            PixelBox(thing.phrase, (thing.x, thing.y, thing.w, thing.h), label=thing.label if bare else None)
             for thing in scene.things
         ]
-        return Layout(caption(scene, variant).text, self.rules.regions(things, SIZE, SIZE))
+        return Layout(caption(scene, variant).text, self.rules.regions(boxes, SIZE, SIZE))
 
 
 def open_examples(data: Data, rules: Rules) -> WorldScenes:

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from trueline.evaluation import benchmarks
-from trueline.evaluation.benchmarks.coco import BoxFilter, centre_square, draw, keep, split_of
+from trueline.formats.coco_files import (
+    BoxFilter,
+    PixelBox,
+    centre_crop,
+    kept_regions,
+    ranked_by_hash,
+    split_of,
+)
+from trueline.layout import Region
 
 IDS = (139, 285, 632, 724, 776, 785, 802, 872, 885, 1000)
 
@@ -125,14 +133,14 @@ def test_train_is_split_80_to_20(coco):
     train, validation = (split_of(ids, split, seed=0) for split in ("train", "validation"))
     assert (len(train), len(validation)) == (66_226, 16_557)
     assert set(train) | set(validation) == set(ids) and not set(train) & set(validation)
-    assert len(draw(range(40_504), 30_000, seed=0)) == 30_000
-    assert draw(reversed(range(100)), 10, seed=3) == draw(range(100), 10, seed=3), (
+    assert len(set(ranked_by_hash(range(40_504), "draw", seed=0)[:30_000])) == 30_000
+    assert ranked_by_hash(reversed(range(100)), "draw", 3) == ranked_by_hash(range(100), "draw", 3), (
         "whatever order the file has"
     )
 
 
 def test_a_draw_is_spread_evenly():
-    drawn = draw(range(40_504), 30_000, seed=0)
+    drawn = ranked_by_hash(range(40_504), "draw", seed=0)[:30_000]
     assert np.mean(drawn) == pytest.approx(40_503 / 2, abs=4 * 40_504 / np.sqrt(12 * 30_000))
     assert abs(np.corrcoef(drawn, range(30_000))[0, 1]) < 0.03, "and not in the order of the ids"
 
@@ -142,18 +150,22 @@ def test_a_draw_is_spread_evenly():
     [((640, 480), (80, 0, 560, 480)), ((481, 640), (0, 79, 481, 560)), ((7, 7), (0, 0, 7, 7))],
 )
 def test_centre_square(size, crop):
-    assert centre_square(*size) == crop
+    assert centre_crop(*size) == crop
 
 
 def test_boxes_move_with_the_crop_and_are_clamped_to_it():
-    thing = {"name": "cat", "bbox": [60, 120, 100, 480], "iscrowd": False}
-    (region,) = keep([thing], (80, 0, 560, 480), BoxFilter())
+    (region,) = kept_regions([PixelBox("cat", [60, 120, 100, 480])], (80, 0, 560, 480), BoxFilter())
     assert region.box.xyxy == pytest.approx((0, 0.25, 80 / 480, 1))
-    edge = {"name": "cat", "bbox": [0, 0, 48, 48], "iscrowd": False}
-    assert keep([edge], (0, 0, 480, 480), BoxFilter(min_area=0.01)), "exactly 1 % stays, as in GLIGEN"
-    assert not keep([edge | {"bbox": [0, 0, 48, 47]}], (0, 0, 480, 480), BoxFilter(min_area=0.01))
-    tiny = {"name": "cat", "bbox": [0, 0, 1, 1], "iscrowd": False}
-    assert not keep([tiny], (0, 0, 480, 480), BoxFilter(min_area=0)), "below what a layout holds"
+
+    def kept(side: int, min_area: float) -> list[Region]:
+        return kept_regions(
+            [PixelBox("cat", [0, 0, 48, side])], (0, 0, 480, 480), BoxFilter(min_area=min_area)
+        )
+
+    assert kept(48, 0.01), "exactly 1 % stays, as in GLIGEN"
+    assert not kept(47, 0.01)
+    tiny = PixelBox("cat", [0, 0, 1, 1])
+    assert not kept_regions([tiny], (0, 0, 480, 480), BoxFilter(min_area=0)), "below what a layout holds"
 
 
 def test_reference_pictures_are_cropped_like_the_boxes(coco):
@@ -183,36 +195,52 @@ def test_a_file_name_with_a_path_stays_in_the_folder_of_pictures(coco):
 
 
 BROKEN = [
-    ("captions", lambda c: c.pop("images"), r"captions_val2014.json: images must be a list of objects"),
-    ("captions", lambda c: c["images"][3].pop("width"), r"json, images\[3\]: 'width' is missing"),
+    (
+        "captions",
+        lambda c: c.pop("images"),
+        r"2014.json: must be an object with lists of images, annotations; take",
+    ),
+    (
+        "captions",
+        lambda c: c["images"][3].pop("width"),
+        r"images\[3\], width: must be a whole .* \(it is missing\)",
+    ),
     (
         "captions",
         lambda c: c["images"][3].update(height=0),
-        r"json, images\[3\]: height must be a positive whole",
+        r"json, images\[3\], height: must be a whole number of pixels \(got 0\)",
     ),
     (
         "captions",
         lambda c: c["annotations"][5].update(image_id=5),
-        r"json, annotations\[5\]: needs the image_id",
+        r"json, annotations\[5\], image_id: no image has the id 5",
     ),
     (
         "captions",
         lambda c: c["annotations"][5].update(caption=None),
-        r"json, annotations\[5\]: needs .* a caption",
+        r"json, annotations\[5\], caption: must be text",
     ),
     (
         "instances",
         lambda c: c["annotations"][2].update(bbox=[1, 2]),
-        r"json, annotations\[2\]: bbox must be x, y",
+        r"json, annotations\[2\], bbox: must be x, y",
     ),
-    ("instances", lambda c: c["annotations"][2].update(bbox=3), r"json, annotations\[2\]: "),
+    ("instances", lambda c: c["annotations"][2].update(bbox=3), r"json, annotations\[2\], bbox: must be"),
     (
         "instances",
         lambda c: c["annotations"][2].update(category_id=9),
-        r"json, annotations\[2\]: .* a category",
+        r"json, annotations\[2\], category_id: no category has the id 9",
     ),
-    ("instances", lambda c: c["annotations"][2].update(image_id=[]), r"json, annotations\[2\]: "),
-    ("instances", lambda c: c["categories"][0].pop("name"), r"json, categories: 'name' is missing"),
+    (
+        "instances",
+        lambda c: c["annotations"][2].update(image_id=[]),
+        r"annotations\[2\], image_id: no image has",
+    ),
+    (
+        "instances",
+        lambda c: c["categories"][0].pop("name"),
+        r"categories\[0\], name: must be text \(it is missing\)",
+    ),
 ]
 
 

@@ -21,13 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trueline.evaluation.benchmarks.coco import BoxFilter, Crop, keep
+from trueline.formats.coco_files import BoxFilter, Crop, PixelBox, centre_crop, kept_regions
 from trueline.layout import MAX_LINE, Layout, Region
+from trueline.pictures import BrokenPicture, open_picture
 from trueline.training.settings import Data
-
-
-class BrokenPicture(ValueError):
-    """A picture that cannot be trained on; one sentence that names it."""
 
 
 class Examples(Protocol):
@@ -97,11 +94,10 @@ class Rules:
         return centre_crop(width, height, self.size)
 
     def regions(
-        self, things: Sequence[dict], width: int, height: int, dropped: Counter[str] | None = None
+        self, boxes: Sequence[PixelBox], width: int, height: int, dropped: Counter[str] | None = None
     ) -> list[Region]:
-        """Of COCO's annotations (``name``, ``bbox`` xywh in pixels, ``iscrowd``), largest first; ``dropped`` counts
-        the others by reason."""
-        return keep(things, self.crop(width, height), self.boxes, dropped)
+        """Of a picture's boxes, largest first; ``dropped`` counts the others by reason."""
+        return kept_regions(boxes, self.crop(width, height), self.boxes, dropped)
 
     def read(self, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         """The picture of a file, cropped and resized; ``size``: what its annotations say that it is.
@@ -109,25 +105,11 @@ class Rules:
         Raises:
             BrokenPicture: it is missing, broken, or of another size.
         """
-        try:
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-        except FileNotFoundError:
-            raise BrokenPicture(f"{path}: no such file") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BrokenPicture(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        picture = open_picture(path)
         if size is not None and picture.size != size:
             said, found = (f"{w} x {h}" for w, h in (size, picture.size))
             raise BrokenPicture(f"{path}: is {found} pixels, its annotations say {said}")
         return fitted(picture, self.crop(*picture.size), self.size)
-
-
-def centre_crop(width: int, height: int, size: tuple[int, int]) -> Crop:
-    """xyxy of the largest part in the middle with the proportions of ``size`` (width, height), in whole pixels."""
-    scale = min(width / size[0], height / size[1])
-    across, down = min(width, round(scale * size[0])), min(height, round(scale * size[1]))
-    left, top = (width - across) // 2, (height - down) // 2
-    return left, top, left + across, top + down
 
 
 def fitted(picture: Image.Image, crop: Crop, size: tuple[int, int]) -> np.ndarray:
@@ -250,9 +232,11 @@ READERS = {
 def _refuse_idle(data: Data, reader: str) -> None:
     """A setting that would have no effect is an error."""
     idle = {
-        "world": ("share", "crowd", "min_boxes"), "records": ("share", "crowd", "split", "labels"),
-        "coco": ("labels",), "prompts": ("share", "crowd", "split", "labels", "min_area", "min_boxes"),
-    }  # fmt: skip
+        "world": ("share", "crowd", "min_boxes"),
+        "records": ("share", "crowd", "split", "labels"),
+        "coco": ("labels",),
+        "prompts": ("share", "crowd", "split", "labels", "min_area", "min_boxes"),
+    }
     for name in idle[reader]:
         if getattr(data, name) != Data.model_fields[name].default:
             raise ValueError(f"data.{name}: has no effect on {data.source}; leave it out")

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from trueline.files import Folder
 from trueline.models.backbone import Backbone
-from trueline.training.data.examples import BrokenPicture, Examples, bytes_of, digest
+from trueline.pictures import BrokenPicture
+from trueline.training.data.examples import Examples, bytes_of, digest
 
 PART = 512  #: examples of one file
 BATCH = 16  #: pictures that are encoded at once

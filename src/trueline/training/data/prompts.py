@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from trueline.layout import Layout
-from trueline.training.data.examples import BrokenPicture, LeftOut, Rules, digest, from_lines
+from trueline.pictures import BrokenPicture
+from trueline.training.data.examples import LeftOut, Rules, digest, from_lines
 from trueline.training.settings import Data
 
 

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from trueline.formats.coco_files import PixelBox
 from trueline.layout import Layout, Region
-from trueline.training.data.examples import BrokenPicture, LeftOut, Rules, digest, from_lines
+from trueline.pictures import BrokenPicture
+from trueline.training.data.examples import LeftOut, Rules, digest, from_lines
 from trueline.training.settings import Data
 
 ENDS = 4096  #: bytes at each end of a picture's file that tell it from others, with its length
@@ -77,19 +79,12 @@ class LayoutFile:
 def regions(record: Record, rules: Rules, dropped: Counter[str] | None = None) -> list[Region]:
     """The boxes of a picture that can be read, in its crop; ``dropped`` counts those that are not kept by reason."""
     width, height = record.size or (1, 1)
-    things = [
-        {
-            "name": region.phrase,
-            "label": region.label,
-            "bbox": (
-                *(region.box.x0 * width, region.box.y0 * height),
-                *(region.box.width * width, region.box.height * height),
-            ),
-            "iscrowd": False,
-        }
-        for region in record.layout.regions
-    ]
-    return rules.regions(things, width, height, dropped)
+    boxes = []
+    for region in record.layout.regions:
+        corner = region.box.x0 * width, region.box.y0 * height
+        sides = region.box.width * width, region.box.height * height
+        boxes.append(PixelBox(region.phrase, (*corner, *sides), label=region.label))
+    return rules.regions(boxes, width, height, dropped)
 
 
 def open_examples(data: Data, rules: Rules) -> LayoutFile:

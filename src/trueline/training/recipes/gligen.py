@@ -24,8 +24,9 @@ from trueline.errors import FieldError, Frozen
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.grounding_layers import gates, prepare_grounding, with_grounding
+from trueline.pictures import BrokenPicture
 from trueline.seeds import generator_of
-from trueline.training.data.examples import BrokenPicture, Examples, open_examples
+from trueline.training.data.examples import Examples, open_examples
 from trueline.training.data.latents import encode_pictures
 from trueline.training.losses.denoising import DenoisingObjective, ground, noised, signal_of, target
 from trueline.training.objective import Batch, Losses, Nets
