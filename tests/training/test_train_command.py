@@ -16,7 +16,7 @@ from trueline.models.alignment import load_net
 from trueline.models.backbone import Backbone
 from trueline.training import run as running
 from trueline.training.recipes.hcma import HcmaObjectiveSettings, HcmaSettings, text_projection
-from trueline.training.run import Run
+from trueline.training.run import TrainingRun
 from trueline.training.settings import Training, read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -35,7 +35,7 @@ QUICK = [
 
 @pytest.fixture
 def train(gated_folder, tmp_path, capsys):
-    """Run ``trueline train hcma`` on the tiny checkpoint; gives exit code and stderr."""
+    """TrainingRun ``trueline train hcma`` on the tiny checkpoint; gives exit code and stderr."""
 
     def call(*arguments: str, out: str = "out", settings: list[str] = QUICK + NET) -> tuple[int, str]:
         sets = [part for setting in settings for part in ("--set", setting)]
@@ -115,7 +115,7 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
     assert train("--stage", "align", out="whole")[0] == 0
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_progress", lambda self, line: line["step"] == 3 and os.kill(os.getpid(), number))
+        patch.setattr(TrainingRun, "_progress", lambda self, line: line["step"] == 3 and os.kill(os.getpid(), number))
         stopped, said = train("--stage", "align")
     assert stopped == code and "stopped after step 3 of 4; the checkpoint is in" in said
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
