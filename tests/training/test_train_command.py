@@ -35,7 +35,7 @@ QUICK = [
 
 @pytest.fixture
 def train(gated_folder, tmp_path, capsys):
-    """TrainingRun ``trueline train hcma`` on the tiny checkpoint; gives exit code and stderr."""
+    """Run ``trueline train hcma`` on the tiny checkpoint; gives exit code and stderr."""
 
     def call(*arguments: str, out: str = "out", settings: list[str] = QUICK + NET) -> tuple[int, str]:
         sets = [part for setting in settings for part in ("--set", setting)]
