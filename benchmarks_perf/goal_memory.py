@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from trueline.commands._parser import Parser
 from trueline.models.stable_diffusion import StableDiffusion
-from trueline.training.loop import Batch, Fit, Nets, make_accelerator
-from trueline.training.losses.dsalign import FrozenCLIP
+from trueline.training.accelerator import make_accelerator
+from trueline.training.clip import FrozenCLIP
+from trueline.training.loop import TrainingLoop
 from trueline.training.losses.goal import GoalObjective
+from trueline.training.objective import Batch, Nets
 from trueline.training.parts import open_part
-from trueline.training.recipes.goal import Settings
-from trueline.training.settings import make
+from trueline.training.recipes.goal import GoalSettings
 
 GOAL_GIB = 24.0  #: of bf16 with both checkpoints, at most
 VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32}
@@ -156,28 +158,26 @@ def measured(options: argparse.Namespace, trained: str, checkpointing: bool) -> 
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone, clip = nets(options)
-    settings = make(
-        Settings,
-        {
-            "precision": options.precision,
-            "steps": options.steps,
-            "lora": options.rank if trained == "lora" else 0,
-            "log_every": 1,
-            "save_every": 10**9,
-            "checkpointing": checkpointing,
-        },
+    settings = GoalSettings(
+        precision=options.precision,
+        steps=options.steps,
+        lora=options.rank if trained == "lora" else 0,
+        log_every=1,
+        save_every=10**9,
+        checkpointing=checkpointing,
     )
     backbone.enable_gradient_checkpointing(settings.checkpointing)
-    weights = open_part(backbone.unet, settings.part, settings.position_net, settings.lora, settings.seed)
+    weights = open_part(backbone, settings.part, settings.position_net, settings.lora, settings.seed)
     stream = Same(torch.randn(1, *backbone.latent_size(), generator=torch.Generator().manual_seed(1)))
     with tempfile.TemporaryDirectory() as folder:
-        fit = Fit(
+        nets_of = Nets(backbone, {"clip": clip})
+        fit = TrainingLoop(
             Path(folder),
-            GoalObjective(),
-            Nets(backbone, {"clip": clip}),
+            partial(GoalObjective(), nets=nets_of),
+            nets_of.modules,
             weights,
             stream,
-            settings,  # type: ignore[arg-type]
+            settings,
             make_accelerator(settings, device),
         )
         gc.collect()

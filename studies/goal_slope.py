@@ -28,9 +28,9 @@ from trueline.sampling.pipeline import Pipeline
 from trueline.sampling.records import commit
 from trueline.training.clip import FrozenCLIP
 from trueline.training.data.latents import encode_pictures
-from trueline.training.losses.denoising import ground, noised, signal_of
+from trueline.training.losses.denoising import ground, noised
 from trueline.training.losses.dsalign import DSAlign
-from trueline.training.losses.x0 import clean_latents, decoded
+from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch
 from trueline.training.recipes.goal import GoalSettings, goal_clip
 from trueline.world.captions import caption
@@ -62,17 +62,20 @@ def pulled(backbone: Backbone, clip: FrozenCLIP, scenes: Sequence[Scene], t: int
         layouts = tuple(layout_of(scene, caption(scene).text, boxes=True) for scene in some)
         latents, times = encode_pictures(backbone, renders).float(), torch.full((len(some),), t)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1000 * t + first))
-        signal, batch = signal_of(backbone, times), Batch(latents, layouts, noise, times)
-        z, every = noised(latents, noise, signal), torch.ones(len(some), dtype=torch.bool)
+        batch = Batch(latents, layouts, noise, times)
+        z, every = (
+            noised(latents, noise, backbone.noise_level(times)),
+            torch.ones(len(some), dtype=torch.bool),
+        )
         with torch.no_grad():
             said = backbone.predict(z, times, backbone.encode(batch.captions), ground(backbone, batch))
-            clean = clean_latents(backbone.scheduler.config.prediction_type, z, said, signal)
+            clean = backbone.x0(said, z, times)
         clean.requires_grad_()
-        loss = everything(clip, lambda x: decoded(backbone.vae, x), clean, layouts, every, every).local.sum()
+        loss = everything(clip, lambda x: decoded(backbone, x), clean, layouts, every, every).local.sum()
         (slope,) = torch.autograd.grad(loss, clean)
         step = STEP * slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         with torch.no_grad():
-            before, after = (decoded(backbone.vae, x) for x in (clean, clean - step))
+            before, after = (decoded(backbone, x) for x in (clean, clean - step))
         truth = torch.from_numpy(renders).permute(0, 3, 1, 2) / 255
         for true, old, new in zip(
             *(colours(pictures, some) for pictures in (truth, before, after)), strict=True

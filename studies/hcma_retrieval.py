@@ -31,7 +31,7 @@ from trueline.models.backbone import Backbone
 from trueline.sampling.pipeline import Pipeline
 from trueline.sampling.records import commit
 from trueline.training.data.latents import encode_pictures
-from trueline.training.losses.denoising import noised, signal_of
+from trueline.training.losses.denoising import noised
 from trueline.world.language import all_phrases
 
 GROUP = 64  #: captions to choose from
@@ -52,7 +52,7 @@ def retrieval(
     for start in range(0, len(layouts), GROUP):
         part = slice(start, start + GROUP)
         wanted = targets(net, backbone, layouts[part])
-        z = noised(latents[part], noise[part], signal_of(backbone, times[part]))
+        z = noised(latents[part], noise[part], backbone.noise_level(times[part]))
         with torch.no_grad():
             seen = net(z, times[part], wanted.boxes, wanted.present)
         of_captions = F.normalize(wanted.caption, dim=-1)

@@ -387,7 +387,7 @@ def test_masks_and_negatives_are_said_not_to_be_used(gated, net):
 
 
 def test_the_world_without_its_net(gated, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "files", lambda _package: tmp_path)
+    monkeypatch.setattr(module, "shipped_folder", lambda name: tmp_path / name)
     with pytest.raises(
         CheckpointError, match=r"hcma\.weights: the embedded world has no alignment net here; run `trueline"
     ):

@@ -30,7 +30,7 @@ from trueline.models.alignment_loss import (
     targets,
 )
 from trueline.models.backbone import CheckpointError
-from trueline.training.losses.denoising import noised, signal_of
+from trueline.training.losses.denoising import noised
 from trueline.training.losses.hcma import AlignmentObjective
 from trueline.training.objective import Batch, Nets
 
@@ -626,11 +626,11 @@ def test_the_first_stage_by_hand(gated):
 def test_noise_is_of_unit_variance_whatever_the_scheduler(gated):
     z, noise, t = draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=2), torch.tensor([900, 30])
     expected = gated.scheduler.add_noise(z, noise, t)
-    assert torch.allclose(noised(z, noise, signal_of(gated, t)), expected, atol=1e-6)
+    assert torch.allclose(noised(z, noise, gated.noise_level(t)), expected, atol=1e-6)
     other = SimpleNamespace(
         device="cpu", scheduler=EulerDiscreteScheduler.from_config(gated.scheduler.config)
     )
-    assert torch.allclose(noised(z, noise, signal_of(other, t)), expected, atol=1e-5)
+    assert torch.allclose(noised(z, noise, other.noise_level(t)), expected, atol=1e-5)
 
 
 def test_a_wrapped_net_trains_too(gated):
@@ -679,7 +679,7 @@ def test_it_learns_which_caption_and_which_label(gated):
         goal = targets(net, gated, layouts)
         with torch.no_grad():
             t = torch.full((4,), 200)
-            z = noised(clean, draw(4, 4, 8, 8, seed=99), signal_of(gated, t))
+            z = noised(clean, draw(4, 4, 8, 8, seed=99), gated.noise_level(t))
             seen = net(z, t, goal.boxes, goal.present)
         unit = torch.nn.functional.normalize
         caption = unit(seen.globe, dim=-1) @ unit(goal.caption, dim=-1).T

@@ -52,7 +52,7 @@ def train(folder: Path, tokenizer: Path, processes: int, checkpointing: bool) ->
     torch.set_num_threads(1)
     backbone = tiny_backbone(CLIPTokenizer.from_pretrained(tokenizer), gated=False)
     backbone.enable_gradient_checkpointing(checkpointing)
-    names = open_part(backbone.unet, "attention", lora=2)
+    names = open_part(backbone, "attention", lora=2)
     torch.manual_seed(8)
     with torch.no_grad():
         for weight in names.values():

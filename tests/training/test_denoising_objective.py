@@ -10,15 +10,13 @@ from trueline.methods.hcma import HCMA, displacement
 from trueline.models.alignment import AlignmentNet
 from trueline.models.alignment_loss import alignment_losses, targets
 from trueline.models.grounding import Grounding, pack
-from trueline.models.schedulers import Stepper, make_scheduler
+from trueline.models.schedulers import Stepper, make_scheduler, target_of
 from trueline.training.losses.denoising import (
     DenoisingObjective,
     corrected_noise,
     ground,
     noised,
-    signal_of,
     snr_weight,
-    target,
 )
 from trueline.training.objective import Batch, Nets
 from trueline.training.recipes.hcma import Aligner
@@ -38,25 +36,27 @@ def test_formulas_against_numpy():
     x0, noise, step = numbers(0), numbers(1), 0.1 * numbers(2)
     abar = np.array([0.9991, 0.5, 0.0047]).reshape(3, 1, 1, 1)
     clean, eps, move, signal = tensors(x0, noise, step, abar)
-    z = noised(clean, eps, signal)
+    level = signal.sqrt(), (1 - signal).sqrt()
+    z = noised(clean, eps, level)
     assert np.allclose(z, np.sqrt(abar) * x0 + np.sqrt(1 - abar) * noise)
     velocity = np.sqrt(abar) * noise - np.sqrt(1 - abar) * x0
-    assert np.allclose(target("v_prediction", clean, eps, signal), velocity)
-    assert np.allclose(target("epsilon", clean, eps, signal), noise)
-    assert np.allclose(target("sample", clean, eps, signal), x0)
-    with pytest.raises(ValueError, match="cannot train a model that predicts 'flow'"):
-        target("flow", clean, eps, signal)
-    after = corrected_noise(eps, z, z + move, signal)
-    assert np.allclose(noised(clean, after, signal), z + move), "it is the noise that the moved latents hold"
-    again = signal.sqrt() * (z + move) - (1 - signal).sqrt() * target("v_prediction", clean, after, signal)
+    assert np.allclose(target_of("v_prediction", clean, eps, level), velocity)
+    assert np.allclose(target_of("epsilon", clean, eps, level), noise)
+    assert np.allclose(target_of("sample", clean, eps, level), x0)
+    with pytest.raises(ValueError, match="nothing is known of a model that predicts 'flow'"):
+        target_of("flow", clean, eps, level)
+    after = corrected_noise(eps, z, z + move, level)
+    assert np.allclose(noised(clean, after, level), z + move), "it is the noise that the moved latents hold"
+    again = signal.sqrt() * (z + move) - (1 - signal).sqrt() * target_of("v_prediction", clean, after, level)
     assert np.allclose(again, x0), "and its velocity leads back to the clean latents"
 
 
 def test_min_snr_by_hand():
     signal = torch.tensor([0.9, 0.5, 0.1]).view(3, 1, 1, 1)  # SNR 9, 1, 1/9
-    assert snr_weight("epsilon", signal, 5.0).tolist() == pytest.approx([5 / 9, 1, 1])
-    assert snr_weight("v_prediction", signal, 5.0).tolist() == pytest.approx([5 / 10, 1 / 2, 1 / 10])
-    assert snr_weight("sample", signal, 5.0).tolist() == pytest.approx([5, 1, 1 / 9])
+    level = signal.sqrt(), (1 - signal).sqrt()
+    assert snr_weight("epsilon", level, 5.0).tolist() == pytest.approx([5 / 9, 1, 1])
+    assert snr_weight("v_prediction", level, 5.0).tolist() == pytest.approx([5 / 10, 1 / 2, 1 / 10])
+    assert snr_weight("sample", level, 5.0).tolist() == pytest.approx([5, 1, 1 / 9])
 
 
 @pytest.mark.parametrize("kind", ["gated", "gated_v"])
@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_diffusers_parts(request, kind):
     rows = (out - wanted).square().flatten(1).mean(1)
     assert float(losses["noise_high"]) == pytest.approx(float(rows[batch.t >= 500].mean()), rel=1e-5)
     weighted = DenoisingObjective(snr_gamma=1.0)(batch, Nets(backbone))
-    weights = snr_weight(scheduler.config.prediction_type, signal_of(backbone, batch.t), 1.0)
+    weights = snr_weight(scheduler.config.prediction_type, backbone.noise_level(batch.t), 1.0)
     assert float(weighted["total"].detach()) == pytest.approx(float((weights * rows).mean()), rel=1e-4)
     assert "" in batch.captions
 
@@ -97,7 +97,7 @@ def test_dropped_boxes_are_null_tokens(gated, plain):
     none = Batch(batch.latents, batch.layouts, batch.noise, batch.t, boxed=torch.zeros(3, dtype=torch.bool))
     with torch.no_grad():
         null = DenoisingObjective()(none, Nets(gated))["total"]
-        z = noised(batch.latents, batch.noise, signal_of(gated, batch.t))
+        z = noised(batch.latents, batch.noise, gated.noise_level(batch.t))
         bare = gated.predict(z, batch.t, gated.encode(none.captions))
     assert float(null) != pytest.approx(float((bare - batch.noise).square().mean()), rel=1e-4)
 
@@ -138,7 +138,7 @@ def test_the_net_sees_the_moved_latents_and_no_gradient_goes_through_the_move(ga
     assert float(losses["unmoved"]) == pytest.approx(1 / 3)
     assert float(losses["moved"]) == pytest.approx(0.5 * (2 / 3) ** 0.5)
     moved = z - 0.5 * torch.tensor([1.0, 0, 1]).view(3, 1, 1, 1)
-    signal = signal_of(gated, t)
+    level = gated.noise_level(t)
     with torch.no_grad():
         text, grounding = gated.encode(batch.captions), ground(gated, batch)
         out = gated.predict(moved, t, text, grounding)
@@ -146,13 +146,13 @@ def test_the_net_sees_the_moved_latents_and_no_gradient_goes_through_the_move(ga
     assert float(losses["total"].detach()) == pytest.approx(
         float((out - batch.noise).square().mean()), rel=1e-5
     )
-    aim = corrected_noise(batch.noise, z, moved, signal)
+    aim = corrected_noise(batch.noise, z, moved, level)
     assert float(corrected["total"]) == pytest.approx(float((out - aim).square().mean()), rel=1e-5)
 
 
 def test_a_timestep_that_the_model_does_not_have(gated):
-    with pytest.raises(ValueError, match="t_high: this model has 1000 timesteps"):
-        signal_of(gated, torch.tensor([1000]))
+    with pytest.raises(ValueError, match="t: this model has the timesteps 0 to 999"):
+        gated.noise_level(torch.tensor([1000]))
 
 
 # HCMA's move

@@ -239,7 +239,7 @@ def test_boxes_are_learned_where_nothing_else_tells(tmp_path, plain):
 
     watch = Probe(clean, scenes, noise, rows=2, shares=(t / 1000,))
     objective = GroundingObjective(DenoisingObjective(), watch, GligenObjectiveSettings(gap_every=40))
-    trained = {f"unet.{n}": w for n, w in open_part(backbone.unet, "fusers").items()}
+    trained = {f"unet.{n}": w for n, w in open_part(backbone, "fusers").items()}
     plan = Optimisation(steps=41, batch=2, warmup=0, lr=0.02, log_every=1, save_every=1000, precision="fp32")
     lines = list(loop_of(tmp_path, objective, Nets(backbone), trained, Same(), plan))
     gaps = [line["gap"] for line in lines if "gap" in line]
@@ -322,7 +322,7 @@ def test_data_that_cannot_teach_boxes_is_refused(train, tmp_path, data):
     shutil.copytree(data.parent, tmp_path / "data")
     bare = tmp_path / "data" / "bare.jsonl"
     bare.write_text(lines[-1] + "\n")
-    assert "data.source: no picture has a box" in train(source=bare)[1]
+    assert "--data: no picture has a box" in train(source=bare)[1]
     one = tmp_path / "data" / "one.jsonl"
     one.write_text(lines[1] + "\n")
     assert "objective.start: prepared needs at least two" in train("objective.start=prepared", source=one)[1]

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from trueline.layout import Layout, Region
 from trueline.models.attention import sites
 from trueline.models.backbone import Backbone
 from trueline.models.grounding import grounded, pack
+from trueline.models.schedulers import target_of, x0_of
 from trueline.models.text import locate_phrase
 from trueline.training.clip import FrozenCLIP
-from trueline.training.losses.denoising import DenoisingObjective, noised, signal_of, target
+from trueline.training.losses.denoising import DenoisingObjective, noised
 from trueline.training.losses.dsalign import DSAlign, region_pictures, spherical_distance
 from trueline.training.losses.goal import GoalObjective
 from trueline.training.losses.maalign import (
@@ -29,7 +31,7 @@ from trueline.training.losses.maalign import (
     counted,
     why_not,
 )
-from trueline.training.losses.x0 import clean_latents, decoded
+from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch, Nets
 
 TWO = Layout(
@@ -64,27 +66,28 @@ def test_one_step_gives_the_clean_latents_back():
     x0, noise, said = (rng.normal(size=(3, 4, 8, 8)) for _ in range(3))
     abar = np.array([0.9991, 0.5, 0.0047]).reshape(3, 1, 1, 1)
     z = np.sqrt(abar) * x0 + np.sqrt(1 - abar) * noise
-    parts = [torch.from_numpy(array) for array in (z, said, abar)]
+    prediction, latents, clean, drawn, signal = map(torch.from_numpy, (said, z, x0, noise, abar))
+    level = signal.sqrt(), (1 - signal).sqrt()
     by_hand = {
         "epsilon": (z - np.sqrt(1 - abar) * said) / np.sqrt(abar),
         "v_prediction": np.sqrt(abar) * z - np.sqrt(1 - abar) * said,
         "sample": said,
     }
     for kind, wanted in by_hand.items():
-        assert np.allclose(clean_latents(kind, *parts), wanted)
-        right = target(kind, *(torch.from_numpy(array) for array in (x0, noise, abar)))
-        assert np.allclose(clean_latents(kind, parts[0], right, parts[2]), x0), "a right prediction"
-    with pytest.raises(ValueError, match="cannot train a model that predicts 'flow'"):
-        clean_latents("flow", *parts)
+        assert np.allclose(x0_of(kind, prediction, latents, level), wanted)
+        right = target_of(kind, clean, drawn, level)
+        assert np.allclose(x0_of(kind, right, latents, level), x0), "a right prediction"
+    with pytest.raises(ValueError, match="nothing is known of a model that predicts 'flow'"):
+        x0_of("flow", prediction, latents, level)
 
 
 def test_decoded_pictures_are_those_of_the_backbone(gated):
     z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = gated.decode(z)
-        assert torch.equal(decoded(gated.vae, z), wanted) and wanted.min() >= 0 and wanted.max() <= 1
+        assert torch.equal(decoded(gated, z), wanted) and wanted.min() >= 0 and wanted.max() <= 1
         with torch.autocast("cpu", torch.float16):
-            assert torch.equal(decoded(gated.vae, z), wanted), "a VAE may overflow in float16"
+            assert torch.equal(decoded(gated, z), wanted), "a VAE may overflow in float16"
 
 
 # Eq. 7
@@ -268,8 +271,10 @@ def test_a_clip_whose_parts_do_not_fit(tokenizer):
 
 def test_weights_by_signal():
     signal = torch.tensor([0.9, 0.5, 0.1]).view(3, 1, 1, 1)  # SNR 9, 1, 1/9
-    assert DSAlign().weight(signal).tolist() == [1, 1, 1]
-    assert DSAlign(snr_gamma=2.0).weight(signal).tolist() == pytest.approx([1, 0.5, 1 / 18])
+    assert DSAlign().weight((signal.sqrt(), (1 - signal).sqrt())).tolist() == [1, 1, 1]
+    assert DSAlign(snr_gamma=2.0).weight((signal.sqrt(), (1 - signal).sqrt())).tolist() == pytest.approx(
+        [1, 0.5, 1 / 18]
+    )
 
 
 # Eq. 12, 13
@@ -439,6 +444,11 @@ def test_a_last_word_of_another_thing_and_a_cut_phrase_do_not_count(plain, made)
     assert cut.tokens and "cut in its middle" in cut.problem and not counted(cut)
 
 
+def nets_of(unet: UNet2DConditionModel) -> SimpleNamespace:
+    """As much of a backbone as knows its attention layers."""
+    return SimpleNamespace(sites=lambda: sites(unet))
+
+
 @pytest.fixture(scope="module")
 def like_sd() -> UNet2DConditionModel:
     """Stable Diffusion's blocks, narrow."""
@@ -468,7 +478,7 @@ def like_sd() -> UNet2DConditionModel:
 )
 def test_levels_of_stable_diffusion(like_sd, settings, block, count):
     """up_blocks.1 with its three layers is the decoder at 16 x 16; the middle block has 8 x 8."""
-    found = MAAlign(**settings).sites(like_sd, (64, 64))
+    found = MAAlign(**settings).sites(nets_of(like_sd), (64, 64))
     assert len(found) == count and all(s.name.startswith(block) and s.name.endswith("attn2") for s in found)
 
 
@@ -476,13 +486,13 @@ def test_levels_that_are_not_there(like_sd, gated):
     with pytest.raises(
         ValueError, match=r"^cells: the maps of this U-Net's up blocks have 16 or 32 or 64, not 8"
     ):
-        MAAlign(cells=8).sites(like_sd, (64, 64))
+        MAAlign(cells=8).sites(nets_of(like_sd), (64, 64))
     with pytest.raises(ValueError, match=r"^fraction: the maps .* mid blocks have 0.125, not 0.5"):
-        MAAlign(place="mid", fraction=0.5).sites(like_sd, (64, 64))
+        MAAlign(place="mid", fraction=0.5).sites(nets_of(like_sd), (64, 64))
     with pytest.raises(ValueError, match=r"^cells: .* have 24 or 48 or 96, not 16"):
-        MAAlign().sites(like_sd, (96, 128))
-    assert len(MAAlign(fraction=0.25).sites(like_sd, (96, 128))) == 3
-    assert [s.place for s in MAAlign().sites(gated.unet, (8, 8))] == ["up"] * 2, "its only level, of 8 cells"
+        MAAlign().sites(nets_of(like_sd), (96, 128))
+    assert len(MAAlign(fraction=0.25).sites(nets_of(like_sd), (96, 128))) == 3
+    assert [s.place for s in MAAlign().sites(gated, (8, 8))] == ["up"] * 2, "its only level, of 8 cells"
 
 
 # All of it
@@ -501,8 +511,8 @@ def test_finite_differences_through_clip_vae_and_u_net(request, clip, kind, loss
     """One call of the U-Net in float64; the slopes of its losses along random directions of its weights."""
     backbone, lens = doubled(request.getfixturevalue(kind)), copy.deepcopy(clip).double()
     batch = batch_of(backbone, LAYOUTS[:2], (300, 600))
-    signal, t = signal_of(backbone, batch.t).double(), batch.t
-    z = noised(batch.latents.double(), batch.noise.double(), signal)
+    level, t = tuple(part.double() for part in backbone.noise_level(batch.t)), batch.t
+    z = noised(batch.latents.double(), batch.noise.double(), level)
     text = backbone.encode(batch.captions)
     grounding = pack(batch.layouts, backbone.encode_phrases, 3, backbone.unet.config.cross_attention_dim)
     objective = GoalObjective(dsa=float(losses == "dsa"), maa=float(losses == "maa"))
@@ -516,7 +526,7 @@ def test_finite_differences_through_clip_vae_and_u_net(request, clip, kind, loss
             said = backbone.unet(
                 z, t, encoder_hidden_states=text.states, cross_attention_kwargs=kwargs
             ).sample
-        clean = clean_latents(backbone.scheduler.config.prediction_type, z, said, signal)
+        clean = x0_of(backbone.predicts, said, z, level)
         distances, attention = objective.alignment(batch, Nets(backbone, {"clip": lens}), clean, maps)
         parts = (
             (attention.inside, attention.outside) if distances is None else (distances.local, distances.globe)

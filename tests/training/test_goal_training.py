@@ -18,11 +18,11 @@ from trueline.layout import Layout, Region
 from trueline.models.backbone import Backbone
 from trueline.training.clip import FrozenCLIP
 from trueline.training.loop import TrainingLoop
-from trueline.training.losses.denoising import ground, noised, signal_of
+from trueline.training.losses.denoising import ground, noised
 from trueline.training.losses.dsalign import DSAlign, region_pictures
 from trueline.training.losses.goal import GoalObjective
 from trueline.training.losses.maalign import MAAlign
-from trueline.training.losses.x0 import clean_latents, decoded
+from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch, Nets
 from trueline.training.parts import open_part
 from trueline.training.recipes.goal import GoalSettings, attention_view, goal_clip, prepare
@@ -49,7 +49,7 @@ def clip_folder(tokenizer, tmp_path_factory) -> Path:
 def fit(
     folder, backbone, clip, plan, objective=None, source=None, part="fusers+attention", **more
 ) -> TrainingLoop:
-    names = open_part(backbone.unet, part, position_net=False)
+    names = open_part(backbone, part, position_net=False)
     return loop_of(
         folder,
         objective or GoalObjective(dsa=0.1, maa=0.1),
@@ -168,7 +168,7 @@ def test_four_scenes_are_over_fitted(tmp_path, gated, tokenizer):
     backbone, clip = twin(gated), tiny_clip(tokenizer)
     latents = scene_latents()
     with torch.no_grad():
-        pictures = decoded(backbone.vae, latents)
+        pictures = decoded(backbone, latents)
     teach(clip, pictures)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     batch = Batch(latents, SCENES, noise, torch.tensor([600, 700, 800, 900]))
@@ -185,10 +185,9 @@ def test_four_scenes_are_over_fitted(tmp_path, gated, tokenizer):
     for name, ceiling in ceilings.items():
         assert last[name] < ceiling and last[name] < 0.3 * first[name], (name, first[name], last[name])
     with torch.no_grad():
-        signal = signal_of(backbone, batch.t)
-        z = noised(latents, noise, signal)
+        z = noised(latents, noise, backbone.noise_level(batch.t))
         said = backbone.predict(z, batch.t, backbone.encode(batch.captions), ground(backbone, batch))
-        shown = decoded(backbone.vae, clean_latents("epsilon", z, said, signal))
+        shown = decoded(backbone, backbone.x0(said, z, batch.t))
         seen = clip.images(clip.fitted(shown)) @ clip.texts([layout.prompt for layout in SCENES]).T
     assert (shown - pictures).abs().mean() < 0.3 * pictures.std() and seen.argmax(1).tolist() == [0, 1, 2, 3]
 
@@ -308,8 +307,8 @@ def test_without_both_losses_it_needs_no_clip_and_is_the_control_of_hcma(
         ({"objective.fraction": 0.25}, "objective.fraction: the maps of this U-Net's up blocks have 1, not 0.25"),
         ({"objective.maa": -1}, "objective.maa: input should be greater than or equal to 0 (got -1)"),
         ({"objective.background": "pink"}, "objective.background: input should be 'black', 'grey', 'mean' or 'crop'"),
-        ({"objective.beta": 1}, "objective.beta: there is no such setting; there are dsa, maa, clip"),
-        ({"stage": "align"}, "stage: there is no such setting"),
+        ({"objective.beta": 1}, "objective.beta: unknown key; GoalObjectiveSettings has dsa, maa, clip"),
+        ({"stage": "align"}, "--stage: unknown key; GoalSettings has"),
     ],
 )  # fmt: skip
 def test_misuse_is_one_sentence(train, changes, message):
@@ -322,7 +321,7 @@ def test_a_clip_must_be_named_but_for_the_world(train, gated_folder):
     code, said = train(clip=False)
     assert (
         code == 2
-        and "objective.clip: give the CLIP that shall look, such as openai/clip-vit-large-patch14" in said
+        and "objective.clip: give the CLIP of DSAlign, such as openai/clip-vit-large-patch14" in said
     )
     assert goal_clip(GoalSettings()).fitting.side == (128, 128)
     assert goal_clip(GoalSettings(**{"model": "x", "objective": {"clip": "world"}})).length == 32

@@ -49,7 +49,7 @@ def settings(folders, objective=None, **more) -> RealignSettings:
 
 def fit(folder, backbone: Backbone, wish: RealignSettings, **more) -> TrainingLoop:
     task = prepare(wish, backbone, folder)
-    names = open_part(backbone.unet, task.part, lora=wish.lora)
+    names = open_part(backbone, task.part, lora=wish.lora)
     return loop_of(
         folder,
         task.objective,
@@ -225,7 +225,7 @@ def test_the_published_settings_are_valid(name, scale, draft):
 
 @pytest.mark.parametrize("part", ["captioner", "blip-itm"])
 def test_a_net_of_the_worlds_that_is_not_there_is_said_with_the_cure(tmp_path, monkeypatch, part):
-    monkeypatch.setattr("trueline.training.rewards.models.shipped", lambda name: tmp_path / "net")
+    monkeypatch.setattr("trueline.training.rewards.models.shipped_folder", lambda name: tmp_path / "net")
     settings = RewardSettings(rewards={"clip": 1}, models={part: "world"})
     with pytest.raises(
         ValueError,

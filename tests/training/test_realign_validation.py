@@ -56,7 +56,7 @@ def drawn(seed: int) -> list[Image.Image]:
 def test_scores_by_hand(plain, clip, tmp_path):
     backbone = twin(plain)
     task = prepare(settings(clip), backbone, tmp_path)
-    names = open_part(backbone.unet, task.part, lora=2)
+    names = open_part(backbone, task.part, lora=2)
     statistics = task.statistics["red"].state.clone()
     images = drawn(0)
     found = task.scores(images, LAYOUTS)
@@ -81,7 +81,7 @@ def test_scores_by_hand(plain, clip, tmp_path):
 
 def test_pictures_of_several_sizes_and_more_than_fit_at_once(plain, clip, tmp_path):
     task = prepare(settings(clip), twin(plain), tmp_path)
-    open_part(task.measures.nets.backbone.unet, task.part, lora=2)
+    open_part(task.measures.nets.backbone, task.part, lora=2)
     images = [image.resize((64, 64) if place % 3 else (48, 64)) for place, image in enumerate(drawn(1) * 5)]
     found = task.scores(images, LAYOUTS * 5)
     reds = [redness(torch.from_numpy(np.array(i)).permute(2, 0, 1)[None] / 255, []) for i in images]

@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import Blip2TextModelWithProjection, BlipForConditionalGeneration
 
 from trueline.layout import Layout, Region
+from trueline.models.lora import without_lora
 from trueline.models.schedulers import Stepper, make_scheduler
 from trueline.models.stable_diffusion import StableDiffusion
 from trueline.perception.caption_nets import Blip2TextEncoder, BlipCaptioner
-from trueline.training.losses.refl import ReFL, base_of, drawn_step, phi
+from trueline.training.losses.refl import ReFL, drawn_step, phi
 from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch, Nets
 from trueline.training.parts import open_part
@@ -55,7 +56,7 @@ def batch_of(rows=(0, 1), step: int = 3, dtype=torch.float32, **more) -> Batch:
 
 def with_lora(backbone: StableDiffusion, moved: bool = True) -> tuple[StableDiffusion, dict]:
     twin = copy.deepcopy(backbone)
-    names = open_part(twin.unet, "attention", lora=2)
+    names = open_part(twin, "attention", lora=2)
     if moved:
         torch.manual_seed(8)
         with torch.no_grad():
@@ -135,7 +136,7 @@ def test_one_call_has_a_gradient_and_the_steps_before_have_none(plain):
     stepper.index = steps - 1
     z = before.z
     prediction = backbone.predict(z, stepper.timesteps[-1], backbone.encode([x.prompt for x in LAYOUTS]))
-    pixels = decoded(backbone.vae, stepper.x0(prediction, z), through=True)
+    pixels = decoded(backbone, stepper.x0(prediction, z), through=True)
     loss = (2 - Taste()(pixels, [x.prompt for x in LAYOUTS])).mean()
     slopes = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
     assert float(loss.detach()) == pytest.approx(one[0], rel=1e-5)
@@ -287,7 +288,7 @@ def test_clamped_pixels_keep_their_gradient(plain):
     bright = torch.full((1, 4, 8, 8), 60.0, requires_grad=True)
     with torch.no_grad():
         raw = plain.vae.decode(bright / plain.vae.config.scaling_factor).sample / 2 + 0.5
-    shown = decoded(plain.vae, bright, through=True)
+    shown = decoded(plain, bright, through=True)
     assert (raw < 0).any() or (raw > 1).any()
     torch.testing.assert_close(shown.detach(), raw.clamp(0, 1), atol=1e-5, rtol=0)
     outside = (raw < 0) | (raw > 1)
@@ -327,7 +328,7 @@ def test_prior_preservation(plain):
 
 def test_a_whole_net_is_preserved_by_a_copy(plain):
     backbone = copy.deepcopy(plain)
-    names = open_part(backbone.unet, "attention")
+    names = open_part(backbone, "attention")
     made, batch = objective(preserve="prior"), batch_of()
     with pytest.raises(ValueError, match=r"preserve: this U-Net has no LoRA to switch off.*nets\['base'\]"):
         made(batch, Nets(backbone))
@@ -350,7 +351,7 @@ def test_the_lora_is_back_whatever_happens(plain):
             return backbone.predict(batch.latents, 500, text)
 
     before = predict()
-    with pytest.raises(KeyError), base_of(backbone.unet):
+    with pytest.raises(KeyError), without_lora(backbone.unet):
         torch.testing.assert_close(predict(), plain.predict(batch.latents, 500, text).detach())
         raise KeyError
     assert torch.equal(predict(), before)

@@ -147,7 +147,7 @@ def exact(captioner, value, picture) -> torch.Tensor:
     total, mass = 0.0, 0.0
     for caption in captions:
         ids = torch.tensor([caption])
-        logits = captioner._logits(captioner.take(picture[None]), ids)
+        logits = captioner._logits(captioner.see(picture[None]), ids)
         p = logits.log_softmax(-1).gather(-1, ids[..., None]).sum().exp()
         text = captioner.tokenizer.batch_decode(ids)[0]
         total, mass = total + p * value(text, picture), mass + float(p.detach())
@@ -397,7 +397,7 @@ def test_a_prefix_is_no_part_of_the_caption(captioners, words):
     whole = captioners["blip"]
     both = whole.log_prob(images, ["a red apple"]).total
     ids = torch.tensor([words("a red", add_special_tokens=False).input_ids])
-    first = whole._logits(whole.take(images), ids).log_softmax(-1).gather(-1, ids[..., None]).sum()
+    first = whole._logits(whole.see(images), ids).log_softmax(-1).gather(-1, ids[..., None]).sum()
     assert float(captioner.log_prob(images, ["apple"]).total) == pytest.approx(float(both - first), abs=1e-4)
 
 

@@ -115,7 +115,9 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
     assert train("--stage", "align", out="whole")[0] == 0
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_progress", lambda self, line: line["step"] == 3 and os.kill(os.getpid(), number))
+        patch.setattr(
+            TrainingRun, "_progress", lambda self, line: line["step"] == 3 and os.kill(os.getpid(), number)
+        )
         stopped, said = train("--stage", "align")
     assert stopped == code and "stopped after step 3 of 4; the checkpoint is in" in said
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -148,10 +150,10 @@ def test_a_finished_run_can_be_made_longer(train, tmp_path):
     [
         (
             ["--set", "objective.dept=6"],
-            "objective.dept: there is no such setting; there are patch, width, depth",
+            "objective.dept: unknown key; HcmaObjectiveSettings has patch, width, depth",
         ),
         (["--set", "steps=0"], "steps: input should be greater than or equal to 1 (got 0)"),
-        (["--set", "speed=1"], "speed: there is no such setting"),
+        (["--set", "speed=1"], "speed: unknown key; HcmaSettings has"),
         (["--set", "steps.more=1"], "steps.more: steps is a single setting"),
         (["--set", "steps"], "--set: write KEY=VALUE"),
         (["--set", "data.n=7"], "--set: data.n is there twice"),

@@ -154,7 +154,7 @@ def gradients(tmp_path, backbone, **changes) -> dict[str, torch.Tensor]:
 
 
 def denoising(folder, backbone, plan, part, of, **options) -> TrainingLoop:
-    trained = {f"unet.{n}": w for n, w in open_part(backbone.unet, part, **options).items()}
+    trained = {f"unet.{n}": w for n, w in open_part(backbone, part, **options).items()}
     return loop_of(folder, DenoisingObjective(), Nets(backbone), trained, of, plan)
 
 
@@ -187,7 +187,7 @@ def test_only_the_part_that_is_trained_moves(tmp_path, gated, part):
 
 
 def test_the_position_net_can_stay_as_it_is(gated):
-    names = open_part(twin(gated).unet, "fusers", position_net=False)
+    names = open_part(twin(gated), "fusers", position_net=False)
     assert names and all(".fuser." in name for name in names)
 
 
@@ -221,7 +221,7 @@ def test_a_lora_moves_in_the_stead_of_the_weights(tmp_path, gated):
 @pytest.mark.parametrize("part", ["fusers", "fusers+attention"])
 def test_a_plain_u_net_has_no_fusers_to_train(plain, part):
     with pytest.raises(ValueError, match="part: this U-Net has no grounding layers"):
-        open_part(plain.unet, part)
+        open_part(plain, part)
 
 
 def test_nothing_to_train_is_an_error(tmp_path, plain):

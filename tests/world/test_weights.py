@@ -19,7 +19,7 @@ from trueline.models.alignment_loss import targets
 from trueline.perception import load
 from trueline.sampling.pipeline import Pipeline
 from trueline.training.data.latents import encode_pictures
-from trueline.training.losses.denoising import noised, signal_of
+from trueline.training.losses.denoising import noised
 from trueline.world.captioner import caption_accuracy
 from trueline.world.captions import caption
 from trueline.world.matcher import wrong_caption
@@ -147,7 +147,7 @@ def test_the_alignment_net_reads_noisy_latents(world):
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     wanted = targets(net, backbone, layouts)
     with torch.no_grad():
-        seen = net(noised(latents, noise, signal_of(backbone, t)), t, wanted.boxes, wanted.present)
+        seen = net(noised(latents, noise, backbone.noise_level(t)), t, wanted.boxes, wanted.present)
     captions = torch.nn.functional.normalize(wanted.caption, dim=-1)
     found = (torch.nn.functional.normalize(seen.globe, dim=-1) @ captions.T).argmax(1)
     right = sum(layouts[int(f)].prompt == layout.prompt for f, layout in zip(found, layouts, strict=True))

@@ -33,7 +33,7 @@ from trueline.evaluation.benchmarks.world import World
 from trueline.evaluation.judgements import FEATURES, Judgement, SetDistance, detected, ratios, true_boxes
 from trueline.evaluation.metrics import detection
 from trueline.evaluation.metrics.detection import Truth
-from trueline.models.shipped import shipped
+from trueline.models.shipped import shipped_folder
 from trueline.perception import Detection
 from trueline.world.clip import crop_box, embed_pictures, embed_texts
 from trueline.world.judge import match, tally
@@ -41,7 +41,7 @@ from trueline.world.oracle import SURE, colour_error, detect
 from trueline.world.scenes import SIZE, Thing
 
 Ratios = dict[str, tuple[float, float]]  #: numerator and denominator of one picture
-WEIGHTS = shipped("clip")
+WEIGHTS = shipped_folder("clip")
 
 #: Ratio -> what ``tally`` calls it.
 RATIOS = {

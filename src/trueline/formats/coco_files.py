@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -194,9 +194,9 @@ class BoxFilter(Frozen):
     largest are kept; ``min_boxes``: pictures with fewer kept boxes are left out; ``crowd``: keep regions that COCO
     marks as crowds."""
 
-    min_area: float = Field(0.01, ge=0, lt=1)
-    max_boxes: int = Field(8, ge=0, le=MAX_REGIONS)
-    min_boxes: int = Field(0, ge=0)
+    min_area: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    max_boxes: Annotated[int, Field(ge=0, le=MAX_REGIONS)] = 8
+    min_boxes: Annotated[int, Field(ge=0)] = 0
     crowd: bool = False
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ from trueline.models.alignment_loss import (
 from trueline.models.backbone import Backbone
 from trueline.models.checkpoint import CheckpointError
 from trueline.models.schedulers import Stepper
-from trueline.models.shipped import shipped
+from trueline.models.shipped import shipped_folder
 from trueline.sampling.guidance import Look, move
 from trueline.sampling.method import Context, Method
 
@@ -134,7 +134,7 @@ class HCMA(Method):
     def folder(self) -> Path:
         """Where the net is."""
         if self.weights == "world":
-            return shipped("hcma")
+            return shipped_folder("hcma")
         return Path(self.weights)
 
     def _due(self, net: AlignmentNet, ctx: Context) -> list[int]:

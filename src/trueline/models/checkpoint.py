@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from trueline.errors import first_line
 from trueline.models.schedulers import SCHEDULER_CLASSES
-from trueline.models.shipped import shipped
+from trueline.models.shipped import shipped_folder
 
 ALIASES = {
     # The first repository that answers is taken; several of the originals have been deleted from the Hub.
@@ -75,7 +75,7 @@ def locate(
 
 
 def _world() -> Path:
-    folder = shipped("pipeline")
+    folder = shipped_folder("pipeline")
     if not (folder / "model_index.json").is_file():
         raise CheckpointError(
             "the embedded world has no weights here; run `trueline world build` to make them"

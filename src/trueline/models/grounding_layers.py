@@ -84,7 +84,7 @@ def gates(backbone: Backbone) -> dict[str, float]:
     The loss does not show whether grounding is learned (IGLIGEN's issue 5), and gates that stay small are what users
     report when boxes are ignored (GLIGEN's issue 97).
     """
-    layers = fusers(backbone.unet)
+    layers = fusers(backbone.denoiser)
     if not layers:
         return {}
     raw = {

@@ -10,6 +10,8 @@ import json
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,9 @@ from torch import nn
 
 from trueline.errors import first_line
 from trueline.models.checkpoint import CheckpointError
-from trueline.models.shipped import WORLD, shipped
+from trueline.models.shipped import WORLD, shipped_folder
 
-SHIPPED = shipped("lora")
+SHIPPED = shipped_folder("lora")
 ABOUT = "lora.json"  #: beside the weights: their base
 KEY = "trueline"  #: in the header of the weights: the same
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -221,3 +223,28 @@ def _whole(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     """Header and tensors of a safetensors file."""
     with safe_open(path, framework="pt") as file:
         return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def without_lora(net: nn.Module) -> Iterator[None]:
+    """The net without its LoRA; after it, also where something fails, with it and with what learns as before.
+
+    Raises:
+        ValueError: it has no LoRA.
+    """
+    layers: list[Any] = [layer for layer in net.modules() if hasattr(layer, "lora_A")]
+    if not layers:
+        raise ValueError(
+            "preserve: this U-Net has no LoRA to switch off; set lora, or give a frozen copy as nets['base']"
+        )
+    learns = {weight: weight.requires_grad for weight in net.parameters()}
+    before = [layer.disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer, off in zip(layers, before, strict=True):
+            layer.enable_adapters(not off)
+        for weight, did in learns.items():  # peft freezes what it switches off
+            weight.requires_grad_(did)

@@ -6,7 +6,7 @@ from pathlib import Path
 WORLD = "world"  #: what a model is called that is the world's own
 
 
-def shipped(name: str) -> Path:
+def shipped_folder(name: str) -> Path:
     """The folder of that net ("clip", "hcma", ...), whether or not it is there."""
     return Path(str(files("trueline"))) / "world" / "weights" / name
 

@@ -59,7 +59,7 @@ class Nets:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """Those that may learn, by name."""
-        return {"unet": self.backbone.unet, **self.further}
+        return {"unet": self.backbone.denoiser, **self.further}
 
 
 class Objective(Protocol):

@@ -4,71 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 
-from trueline.training.settings import Part
+from trueline.models.backbone import Backbone, Part
 
 Parameters = dict[str, nn.Parameter]
 ADAPTER = "default"  #: the LoRA's name in the U-Net; diffusers' and Backbone.load_lora's own default
 
 
-def belongs(name: str, part: Part, position_net: bool = True) -> bool:
-    """Whether a parameter (or layer) of that name is of the part.
-
-    "fusers": GLIGEN's gated layers and, with ``position_net``, the net that makes their tokens; "attention": the
-    U-Net's own self- and cross-attention layers.
-    """
-    if name.startswith("position_net."):
-        return position_net and part in ("fusers", "fusers+attention", "all")
-    if ".fuser." in name:
-        return part in ("fusers", "fusers+attention", "all")
-    if ".attn1." in name or ".attn2." in name:
-        return part in ("attention", "fusers+attention", "all")
-    return part == "all"
-
-
 def open_part(
-    unet: UNet2DConditionModel, part: Part, position_net: bool = True, lora: int = 0, seed: int = 0
+    backbone: Backbone, part: Part, position_net: bool = True, lora: int = 0, seed: int = 0
 ) -> Parameters:
-    """Let that part of the U-Net learn, and nothing else of it; its parameters by name, float32.
+    """Let that part of the denoiser learn, and nothing else of it; its parameters by name, float32.
 
-    ``lora``: rank of a LoRA on each linear layer of the part, which learns in its stead; its first factor is random
+    ``lora``: rank of a LoRA on each linear layer of the part, which learns instead of it; its first factor is random
     (``seed``), its second 0, so that it begins as no change.
 
     Raises:
-        ValueError: the U-Net has no such part.
+        ValueError: the denoiser has no such part.
     """
-    unet.requires_grad_(False)
-    if part == "none":
-        return {}
-    if "fusers" in part and unet.config.attention_type != "gated":
-        raise ValueError(
-            "part: this U-Net has no grounding layers (fusers); use a GLIGEN checkpoint, or part=attention or all"
-        )
-    if lora:
-        _add_lora(unet, part, position_net, lora, seed)
-        return {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
-    found = {n: weight for n, weight in unet.named_parameters() if belongs(n, part, position_net)}
-    for weight in found.values():
+    net = backbone.denoiser
+    net.requires_grad_(False)
+    chosen = backbone.trainable(part, position_net)
+    if lora and chosen:
+        _add_lora(net, chosen, lora, seed)
+        return {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
+    for weight in chosen.values():
         weight.data = weight.data.float()
         weight.requires_grad_(True)
-    return found
+    return chosen
 
 
-def _add_lora(unet: UNet2DConditionModel, part: Part, position_net: bool, rank: int, seed: int) -> None:
+def _add_lora(net: Any, chosen: Parameters, rank: int, seed: int) -> None:
     from peft import LoraConfig
 
     layers = [
         name
-        for name, layer in unet.named_modules()
-        if isinstance(layer, nn.Linear) and belongs(name, part, position_net)
+        for name, layer in net.named_modules()
+        if isinstance(layer, nn.Linear) and f"{name}.weight" in chosen
     ]
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(seed)
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=ADAPTER)
+        net.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=ADAPTER)
 
 
 class Average:

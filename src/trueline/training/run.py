@@ -94,7 +94,7 @@ class TrainingRun:
             return 0
         backbone = self._backbone()
         # As they were read: recipes add layers to them.
-        nets = {"unet": checksum(backbone.unet), "text_encoder": checksum(backbone.text_encoder)}
+        nets = {name: checksum(net) for name, net in backbone.nets().items() if name != "vae"}
         # All that can be wrong is said before pictures are encoded, which may take hours.
         examples = open_examples(self.settings.data, backbone.picture_size(None, None), backbone.max_regions)
         task = recipe(self.name).prepare(self.settings, backbone, self.home.path)
@@ -144,7 +144,7 @@ class TrainingRun:
             settings,
             self.accelerator,
             task.statistics,
-            identity={"recipe": self.name} | bound | identity(settings),
+            identity={"recipe": self.name, **bound, **identity(settings)},
             observe=partial(gates, task.backbone) if gated else dict,
             validator=validator,
             tensorboard=settings.tensorboard,
@@ -166,9 +166,8 @@ class TrainingRun:
         settings = self.settings
         backbone = Backbone.from_pretrained(settings.model, settings.revision, device=self.accelerator.device)
         backbone.enable_gradient_checkpointing(settings.checkpointing)
-        timesteps = backbone.scheduler.config.num_train_timesteps
-        if settings.t_high > timesteps:
-            raise ValueError(f"t_high: this model has {timesteps} timesteps (got {settings.t_high})")
+        if settings.t_high > backbone.timesteps:
+            raise ValueError(f"t_high: this model has {backbone.timesteps} timesteps (got {settings.t_high})")
         return backbone
 
     def _recorded(self) -> dict[str, Any] | None:
@@ -270,7 +269,9 @@ class TrainingRun:
     def _trained(self, task: Task) -> Parameters:
         """What learns, by name; the part of the U-Net is opened here."""
         settings = self.settings
-        unet = open_part(task.backbone.unet, task.part, settings.position_net, settings.lora, settings.seed)
+        unet = open_part(
+            task.backbone, task.part or settings.part, settings.position_net, settings.lora, settings.seed
+        )
         trained: Parameters = {f"unet.{name}": weight for name, weight in unet.items()}
         for owner, net in task.further.items():
             trained |= {

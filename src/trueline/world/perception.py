@@ -19,7 +19,7 @@ from PIL import Image
 
 from trueline.boxes import Corners, iou
 from trueline.models.pretrained import precision, same_length
-from trueline.models.shipped import shipped, whole_net
+from trueline.models.shipped import shipped_folder, whole_net
 from trueline.perception import Detection
 from trueline.perception.blip2 import Blip, Head
 from trueline.perception.captioner import GreedyCaptioner, blip
@@ -32,7 +32,7 @@ from trueline.world.vocabulary import NOUNS
 
 #: Where ``trueline world build`` packs the world's CLIP, its captioner, its matcher and its seer.
 CLIP_FOLDER, CAPTIONER_FOLDER, MATCHER_FOLDER, SEER_FOLDER = (
-    shipped(name) for name in ("clip", "captioner", "matcher", "seer")
+    shipped_folder(name) for name in ("clip", "captioner", "matcher", "seer")
 )
 
 

@@ -88,7 +88,10 @@ class Rules:
         most = min(data.max_boxes, max_regions)
         if data.min_boxes > most:
             raise ValueError(f"data.min_boxes: this model takes at most {most} boxes (got {data.min_boxes})")
-        return cls(size, BoxFilter(data.min_area, most, data.min_boxes, data.crowd))
+        return cls(
+            size,
+            BoxFilter(min_area=data.min_area, max_boxes=most, min_boxes=data.min_boxes, crowd=data.crowd),
+        )
 
     def crop(self, width: int, height: int) -> Crop:
         return centre_crop(width, height, self.size)

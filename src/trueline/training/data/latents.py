@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -80,9 +80,10 @@ class Unseen:
 
 def fingerprint(backbone: Backbone, examples: Examples, size: tuple[int, int]) -> str:
     """Of the VAE, the size and the examples."""
-    state = backbone.vae.state_dict()
+    vae: Any = backbone.nets()["vae"]
+    state = vae.state_dict()
     weights = [bytes_of(state[name]) for name in sorted(state)]
-    factor = str(backbone.vae.config.scaling_factor)
+    factor = str(vae.config.scaling_factor)
     return digest(FORMAT, str(size), factor, examples.fingerprint, digest(*weights))
 
 
@@ -211,6 +212,5 @@ def _batches(
 @torch.no_grad()
 def encode_pictures(backbone: Backbone, pictures: np.ndarray) -> Float[Tensor, "batch c h w"]:
     """Scaled means of the VAE's posterior, of uint8 RGB pictures (batch, height, width, 3)."""
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(backbone.device, backbone.vae.dtype)
-    latent = backbone.vae.encode(pixels / 127.5 - 1).latent_dist
-    return (latent.mean * backbone.vae.config.scaling_factor).float()
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(backbone.device)
+    return backbone.encode_images(pixels / 127.5 - 1)

@@ -1,13 +1,12 @@
 """The denoising loss of a grounded diffusion model, on latents that may have been moved before.
 
 Source: Ho et al. 2020 (arXiv 2006.11239) for the noise loss, Salimans & Ho 2022 (arXiv 2202.00512) for velocity, Hang
-et al. 2023 (arXiv 2303.09556) for the weight min-SNR; the moved latents are HCMA's joint step (``objectives.hcma``).
+et al. 2023 (arXiv 2303.09556) for the weight min-SNR; the moved latents are HCMA's joint step (``recipes.hcma``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,57 +14,35 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trueline.layout import Layout
-from trueline.models.attention import recomputed
 from trueline.models.backbone import Backbone
-from trueline.models.grounding import Grounding, pack
+from trueline.models.grounding import Grounding
+from trueline.models.schedulers import Level
 from trueline.training.objective import Batch, Losses, Nets
 
 Latents = Float[Tensor, "batch c h w"]
-Signal = Float[Tensor, "batch 1 1 1"]  # abar: the share of the clean latents in the variance
 Align = Callable[[Latents, Int[Tensor, " batch"], Sequence[Layout]], Latents]
 
 
-def signal_of(backbone: Backbone, t: Int[Tensor, " batch"]) -> Signal:
-    """abar of timesteps, float32, on the backbone's device.
-
-    Raises:
-        ValueError: a timestep that the scheduler does not have.
-    """
-    signal = backbone.scheduler.alphas_cumprod.float()
-    if int(t.max()) >= len(signal):
-        raise ValueError(f"t_high: this model has {len(signal)} timesteps (got t = {int(t.max())})")
-    return signal[t.cpu()].to(backbone.device).view(-1, 1, 1, 1)
+def noised(latents: Latents, noise: Latents, level: Level) -> Latents:
+    """z_t = alpha x0 + sigma noise, at ``Backbone.noise_level``."""
+    alpha, sigma = level
+    return alpha * latents + sigma * noise
 
 
-def noised(latents: Latents, noise: Latents, signal: Signal) -> Latents:
-    """z_t = sqrt(abar) x0 + sqrt(1 - abar) noise."""
-    return signal.sqrt() * latents + (1 - signal).sqrt() * noise
+def corrected_noise(noise: Latents, z: Latents, moved: Latents, level: Level) -> Latents:
+    """The noise that the moved latents hold, if the clean ones stay: noise + (z^a - z) / sigma."""
+    return noise + (moved - z) / level[1]
 
 
-def target(kind: str, latents: Latents, noise: Latents, signal: Signal) -> Latents:
-    """What the U-Net shall predict: the noise, the velocity sqrt(abar) noise - sqrt(1 - abar) x0, or x0.
-
-    Raises:
-        ValueError: a prediction type other than "epsilon", "v_prediction" and "sample".
-    """
-    if kind == "epsilon":
-        return noise
-    if kind == "v_prediction":
-        return signal.sqrt() * noise - (1 - signal).sqrt() * latents
-    if kind == "sample":
-        return latents
-    raise ValueError(f"objective: cannot train a model that predicts {kind!r}")
+def signal_to_noise(level: Level) -> Float[Tensor, " batch"]:
+    """SNR of each row: (alpha / sigma)^2."""
+    alpha, sigma = level
+    return (alpha / sigma).square().flatten()
 
 
-def corrected_noise(noise: Latents, z: Latents, moved: Latents, signal: Signal) -> Latents:
-    """The noise that the moved latents hold, if the clean ones stay: noise + (z^a - z) / sqrt(1 - abar)."""
-    return noise + (moved - z) / (1 - signal).sqrt()
-
-
-def snr_weight(kind: str, signal: Signal, gamma: float) -> Float[Tensor, " batch"]:
+def snr_weight(kind: str, level: Level, gamma: float) -> Float[Tensor, " batch"]:
     """min(SNR, gamma) over the weight of x0 that the loss of this prediction type has by itself."""
-    signal = signal.flatten()
-    snr = signal / (1 - signal)
+    snr = signal_to_noise(level)
     own = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[kind]
     return snr.clamp(max=gamma) / own
 
@@ -77,8 +54,7 @@ def ground(backbone: Backbone, batch: Batch) -> Grounding | None:
     """
     if not backbone.grounded:
         return None
-    width = backbone.unet.config.cross_attention_dim
-    grounding = pack(batch.layouts, backbone.encode_phrases, backbone.max_regions, width)
+    grounding = backbone.ground(batch.layouts)
     if batch.boxed is None:
         return grounding
     return Grounding(grounding.boxes, grounding.masks * batch.boxed[:, None], grounding.embeddings)
@@ -109,18 +85,17 @@ class DenoisingObjective:
 
     def __call__(self, batch: Batch, nets: Nets) -> Losses:
         backbone = nets.backbone
-        kind = backbone.scheduler.config.prediction_type
-        signal = signal_of(backbone, batch.t)
+        level = backbone.noise_level(batch.t)
         latents, noise, t = (part.to(backbone.device) for part in (batch.latents, batch.noise, batch.t))
-        z = noised(latents, noise, signal)
+        z = noised(latents, noise, level)
         moved, more = self._moved(z, t, batch)
-        aim = corrected_noise(noise, z, moved, signal) if self.corrected else noise
-        wanted = target(kind, latents, aim, signal)
+        aim = corrected_noise(noise, z, moved, level) if self.corrected else noise
+        wanted = backbone.target(latents, aim, batch.t)
         text, grounding = backbone.encode(batch.captions), ground(backbone, batch)
-        with recomputed(backbone.unet) if backbone.checkpointing else nullcontext():
+        with backbone.recomputed():
             prediction = backbone.predict(moved, t, text, grounding)
         error = (prediction - wanted).square().flatten(1).mean(1)
-        weight = 1.0 if self.snr_gamma is None else snr_weight(kind, signal, self.snr_gamma)
+        weight = 1.0 if self.snr_gamma is None else snr_weight(backbone.predicts, level, self.snr_gamma)
         return {"total": (weight * error).mean(), **_terms(error.detach(), t, backbone), **more}
 
     def _moved(self, z: Latents, t: Int[Tensor, " batch"], batch: Batch) -> tuple[Latents, Losses]:
@@ -133,6 +108,6 @@ class DenoisingObjective:
 
 
 def _terms(error: Float[Tensor, " batch"], t: Int[Tensor, " batch"], backbone: Backbone) -> Losses:
-    half = backbone.scheduler.config.num_train_timesteps // 2
+    half = backbone.timesteps // 2
     named = {"noise": error, "noise_low": error[t < half], "noise_high": error[t >= half]}
     return {name: rows.mean() for name, rows in named.items() if len(rows)}

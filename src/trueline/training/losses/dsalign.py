@@ -23,8 +23,10 @@ from torch import Tensor
 
 from trueline.layout import Layout, Region
 from trueline.models.pixels import Images
+from trueline.models.schedulers import Level
 from trueline.sampling.masks import region_masks
 from trueline.training.clip import FrozenCLIP
+from trueline.training.losses.denoising import signal_to_noise
 
 Background = Literal["black", "grey", "mean", "crop"]
 PerPicture = Float[Tensor, " batch"]
@@ -166,9 +168,9 @@ class DSAlign:
             has_globe,
         )
 
-    def weight(self, signal: Float[Tensor, "batch 1 1 1"]) -> PerPicture:
-        """Of each picture, by its share of clean latents: 1, or min(SNR, gamma) / gamma."""
-        signal = signal.flatten()
+    def weight(self, level: Level) -> PerPicture:
+        """Of each picture, by its noise: 1, or min(SNR, gamma) / gamma."""
+        snr = signal_to_noise(level)
         if self.snr_gamma is None:
-            return torch.ones_like(signal)
-        return (signal / (1 - signal)).clamp(max=self.snr_gamma) / self.snr_gamma
+            return torch.ones_like(snr)
+        return snr.clamp(max=self.snr_gamma) / self.snr_gamma

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -23,12 +23,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from trueline.models.attention import Maps, recomputed, tapped
+from trueline.models.attention import Maps
 from trueline.models.backbone import Backbone
-from trueline.training.losses.denoising import ground, noised, signal_of, target
+from trueline.training.losses.denoising import ground, noised
 from trueline.training.losses.dsalign import Distances, DSAlign
 from trueline.training.losses.maalign import Attention, MAAlign, why_not
-from trueline.training.losses.x0 import clean_latents, decoded
+from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch, Losses, Nets
 
 PerPicture = Float[Tensor, " batch"]
@@ -67,23 +67,22 @@ class GoalObjective:
 
     def __call__(self, batch: Batch, nets: Nets) -> Losses:
         backbone = nets.backbone
-        kind = backbone.scheduler.config.prediction_type
-        signal = signal_of(backbone, batch.t)
+        level = backbone.noise_level(batch.t)
         latents, noise, t = (part.to(backbone.device) for part in (batch.latents, batch.noise, batch.t))
-        z = noised(latents, noise, signal)
-        wanted = target(kind, latents, noise, signal)
+        z = noised(latents, noise, level)
+        wanted = backbone.target(latents, noise, batch.t)
         text, grounding = backbone.encode(batch.captions), ground(backbone, batch)
         with self._opened(backbone, z) as maps:
             prediction = backbone.predict(z, t, text, grounding)
         noise_loss = (prediction - wanted).square().flatten(1).mean(1)
-        distances, attention = self.alignment(batch, nets, clean_latents(kind, z, prediction, signal), maps)
+        distances, attention = self.alignment(batch, nets, backbone.x0(prediction, z, batch.t), maps)
         total = noise_loss.mean()
         every = torch.ones_like(t, dtype=torch.bool)
         rows: dict[str, tuple[PerPicture, Rows]] = {"noise": (noise_loss, every)}
         spans = dict(rows)
         if distances is not None:
             both = distances.local + distances.globe
-            total = total + self.dsa * (self.dsalign.weight(signal) * both).mean()
+            total = total + self.dsa * (self.dsalign.weight(level) * both).mean()
             rows["dsa_local"] = distances.local, distances.has_local
             rows["dsa_global"] = distances.globe, distances.has_globe
             spans["dsa"] = both, distances.has_local | distances.has_globe
@@ -121,7 +120,7 @@ class GoalObjective:
             early = torch.ones_like(captioned)
             if self.dsalign.t_max is not None:
                 early = batch.t.to(clean.device) < self.dsalign.t_max
-            decode = partial(decoded, backbone.vae, checkpointing=backbone.checkpointing)
+            decode = partial(decoded, backbone)
             distances = self.dsalign(
                 clip, decode, clean, batch.layouts, captioned & early, boxed & early, backbone.checkpointing,
                 batch.latents.to(clean),
@@ -134,12 +133,12 @@ class GoalObjective:
     @contextmanager
     def _opened(self, backbone: Backbone, z: Float[Tensor, "batch c h w"]) -> Iterator[Maps]:
         """The U-Net with the layers of L_MAA open; its blocks run again for the gradient where that is wanted."""
-        with recomputed(backbone.unet) if backbone.checkpointing else nullcontext():
+        with backbone.recomputed():
             if not self.maa:
                 yield {}
                 return
-            wanted = set(self.maalign.sites(backbone.unet, (z.shape[-2], z.shape[-1])))
-            with tapped(backbone.unet, wanted.__contains__) as maps:
+            wanted = set(self.maalign.sites(backbone, (z.shape[-2], z.shape[-1])))
+            with backbone.tapped(wanted.__contains__) as maps:
                 yield maps
 
     def _counts(self, batch: Batch, attention: Attention | None) -> Losses:
@@ -166,7 +165,7 @@ def _means(rows: dict[str, tuple[PerPicture, Rows]]) -> Losses:
 def _binned(
     rows: dict[str, tuple[PerPicture, Rows]], t: Int[Tensor, " batch"], bins: int, backbone: Backbone
 ) -> dict[str, tuple[PerPicture, Rows]]:
-    steps = backbone.scheduler.config.num_train_timesteps
+    steps = backbone.timesteps
     bounds = [steps * place // bins for place in range(bins)] + [steps] if bins else []
     return {
         f"{name}/{low}": (values, has & (t >= low) & (t < high))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trueline.models.alignment_loss import alignment_losses, targets
-from trueline.training.losses.denoising import noised, signal_of
+from trueline.training.losses.denoising import noised
 from trueline.training.objective import Batch, Losses, Nets
 
 
@@ -38,7 +38,8 @@ class AlignmentObjective:
         wanted = targets(own, nets.backbone, batch.layouts)
         device = own.text_projection.device
         latents, noise = batch.latents.to(device), batch.noise.to(device)
-        z = noised(latents, noise, signal_of(nets.backbone, batch.t).to(latents))
+        alpha, sigma = (part.to(latents) for part in nets.backbone.noise_level(batch.t))
+        z = noised(latents, noise, (alpha, sigma))
         aligned = net(z, batch.t.to(device), wanted.boxes, wanted.present)
         globe, local = alignment_losses(aligned, wanted.caption, wanted.labels, wanted.present)
         total = (self.global_weight * globe + self.local_weight * local).mean()

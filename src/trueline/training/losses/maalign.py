@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trueline.layout import Layout, Region
-from trueline.models.attention import Maps, Place, Site, sites
+from trueline.models.attention import Maps, Place, Site
 from trueline.models.backbone import Backbone
 from trueline.models.devices import at_least_float32
 from trueline.models.text import Located, locate, own_tokens
@@ -161,15 +161,15 @@ class MAAlign:
     union: bool = True
     top: float = 0.0
 
-    def sites(self, unet: Any, latent: tuple[int, int]) -> list[Site]:
+    def sites(self, backbone: Backbone, latent: tuple[int, int]) -> list[Site]:
         """The layers whose maps count, for latents of that (height, width).
 
         Raises:
             ValueError: the U-Net has no such level; the message says which it has.
         """
-        found = [site for site in sites(unet) if site.kind == "cross" and site.place == self.place]
+        found = [site for site in backbone.sites() if site.kind == "cross" and site.place == self.place]
         if not found:
-            places = ", ".join(sorted({site.place for site in sites(unet) if site.kind == "cross"}))
+            places = ", ".join(sorted({site.place for site in backbone.sites() if site.kind == "cross"}))
             raise ValueError(
                 f"place: this U-Net has cross-attention in {places or 'no place'}, not in {self.place}"
             )

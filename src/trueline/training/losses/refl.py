@@ -17,25 +17,26 @@ so that none waits for another. Pixels outside 0..1 keep their gradient.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from trueline.models.attention import recomputed
 from trueline.models.backbone import Backbone
 from trueline.models.encoded import Encoded
 from trueline.models.grounding import Grounding, alpha_schedule
+from trueline.models.lora import without_lora
 from trueline.models.pixels import Images
-from trueline.models.schedulers import Stepper, make_scheduler
+from trueline.models.schedulers import Stepper
 from trueline.seeds import generator_of
 from trueline.training.early_stop import drift
-from trueline.training.losses.denoising import DenoisingObjective, ground, noised, signal_of
+from trueline.training.losses.denoising import DenoisingObjective, ground, noised
 from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch, Losses, Nets
 from trueline.training.rewards.reward import Reward, Scores
@@ -73,31 +74,6 @@ class _Bound:
         return gradient * share[:, None, None, None]
 
 
-@contextmanager
-def base_of(unet: nn.Module) -> Iterator[None]:
-    """The U-Net without its LoRA; after it, also where something fails, with it and with what learns as before.
-
-    Raises:
-        ValueError: it has no LoRA.
-    """
-    layers: list[Any] = [layer for layer in unet.modules() if hasattr(layer, "lora_A")]
-    if not layers:
-        raise ValueError(
-            "preserve: this U-Net has no LoRA to switch off; set lora, or give a frozen copy as nets['base']"
-        )
-    learns = {weight: weight.requires_grad for weight in unet.parameters()}
-    before = [layer.disable_adapters for layer in layers]
-    try:
-        for layer in layers:
-            layer.enable_adapters(False)
-        yield
-    finally:
-        for layer, off in zip(layers, before, strict=True):
-            layer.enable_adapters(not off)
-        for weight, did in learns.items():  # peft freezes what it switches off
-            weight.requires_grad_(did)
-
-
 @dataclass
 class _Calls:
     """One run's calls of the U-Net, as ``sample`` makes them: guidance in the checkpoint's own interval, boxes after
@@ -118,8 +94,7 @@ class _Calls:
         alpha = alpha_schedule(count, backbone.grounding_schedule)[index]
         scale = torch.zeros(len(z)) if self.boxed is None else alpha * self.boxed
         start, stop = backbone.guidance_interval
-        checkpointing = backbone.checkpointing and torch.is_grad_enabled()
-        with recomputed(backbone.unet) if checkpointing else nullcontext():
+        with backbone.recomputed() if torch.is_grad_enabled() else nullcontext():
             if self.negative is None or not start <= index / count < stop:
                 return backbone.predict(net_input, t, self.text, self.grounding, scale)
             both = None
@@ -242,7 +217,8 @@ class ReFL:
             RewardError: one that counts has none.
         """
         if size not in self._probed:
-            dtype = torch.promote_types(backbone.vae.dtype, torch.float32)
+            vae: Any = backbone.nets()["vae"]
+            dtype = torch.promote_types(vae.dtype, torch.float32)
             with torch.autocast(backbone.device.type, enabled=False):
                 self.rewards.probe(size, backbone.device, dtype)
             self._probed.append(size)
@@ -251,7 +227,7 @@ class ReFL:
 
     def draw(self, backbone: Backbone, batch: Batch, late: int) -> DrawnClean:
         """x0 of step ``late``, as its prediction means it, and the picture."""
-        stepper = Stepper(make_scheduler(self.scheduler, backbone.scheduler), self.steps, backbone.device)
+        stepper = backbone.stepper(self.scheduler, self.steps)
         if late >= len(stepper.timesteps):
             raise ValueError(f"span: {late} is past the {len(stepper.timesteps)} steps of the scheduler")
         z = stepper.start(batch.noise.to(backbone.device))
@@ -276,7 +252,7 @@ class ReFL:
         clean = stepper.x0(prediction, z)
         if bound and clean.requires_grad:
             clean.register_hook(bound.see)
-        return DrawnClean(clean, decoded(backbone.vae, clean, backbone.checkpointing, through=True))
+        return DrawnClean(clean, decoded(backbone, clean, through=True))
 
     # What is to stay
 
@@ -296,25 +272,18 @@ class ReFL:
             for row, made in zip(batch.noise, own_generators(batch.noise, "preserve"), strict=True)
         ]).to(clean)  # fmt: skip
         t = batch.t.to(backbone.device)
-        z = noised(clean, fresh, signal_of(backbone, batch.t).to(clean))
+        alpha, sigma = (part.to(clean) for part in backbone.noise_level(batch.t))
+        z = noised(clean, fresh, (alpha, sigma))
         text, grounding = backbone.encode(batch.captions), ground(backbone, batch) if self.boxes else None
-        with recomputed(backbone.unet) if backbone.checkpointing else nullcontext():
+        with backbone.recomputed():
             ours = backbone.predict(z, t, text, grounding)
         if "base" in nets.further:
-            with torch.no_grad(), _swapped(backbone, nets["base"]):
-                return ours, backbone.predict(z, t, text, grounding)
-        with torch.no_grad(), base_of(backbone.unet):
+            base = copy.copy(backbone)
+            base.denoiser = nets["base"]
+            with torch.no_grad():
+                return ours, base.predict(z, t, text, grounding)
+        with torch.no_grad(), without_lora(backbone.denoiser):
             return ours, backbone.predict(z, t, text, grounding)
-
-
-@contextmanager
-def _swapped(backbone: Backbone, unet: Any) -> Iterator[None]:
-    own = backbone.unet
-    try:
-        backbone.unet = unet
-        yield
-    finally:
-        backbone.unet = own
 
 
 def own_generators(noise: Latents, purpose: str) -> Sequence[torch.Generator]:

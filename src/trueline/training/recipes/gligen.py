@@ -28,7 +28,7 @@ from trueline.pictures import BrokenPicture
 from trueline.seeds import generator_of
 from trueline.training.data.examples import Examples, open_examples
 from trueline.training.data.latents import encode_pictures
-from trueline.training.losses.denoising import DenoisingObjective, ground, noised, signal_of, target
+from trueline.training.losses.denoising import DenoisingObjective, ground, noised
 from trueline.training.objective import Batch, Losses, Nets
 from trueline.training.recipes.recipe import Recipe, Task
 from trueline.training.settings import Count, Fraction, Training
@@ -134,7 +134,7 @@ def add_layers(settings: GligenSettings, backbone: Backbone, examples: Examples)
             )
         return
     backbone.settings["max_regions"] = min(settings.data.max_boxes, backbone.max_regions)
-    backbone.unet = with_grounding(backbone.unet, settings.seed)
+    backbone.denoiser = with_grounding(backbone.denoiser, settings.seed)
     if start == "prepared":
         layouts = examples.samples(PHRASED)
         phrases = list(
@@ -153,9 +153,9 @@ def add_layers(settings: GligenSettings, backbone: Backbone, examples: Examples)
 
 def _prepare(backbone: Backbone, phrases: Float[Tensor, "phrases width"]) -> None:
     """On the CPU, so that the layers are the same wherever they are trained."""
-    device = backbone.unet.device
-    prepare_grounding(backbone.unet.to("cpu"), phrases.cpu())
-    backbone.unet.to(device)
+    device = backbone.denoiser.device
+    prepare_grounding(backbone.denoiser.to("cpu"), phrases.cpu())
+    backbone.denoiser.to(device)
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Probe:
     def gaps(self, backbone: Backbone) -> dict[str, float]:
         """By timestep ("gap/950"), how much smaller the loss is with boxes than with null boxes, in %; "gap": their
         mean."""
-        timesteps = backbone.scheduler.config.num_train_timesteps
+        timesteps = backbone.timesteps
         gaps = {}
         for share in self.shares:
             t = int(share * timesteps)
@@ -208,21 +208,20 @@ class Probe:
         return {"gap": sum(gaps.values()) / len(gaps)} | gaps
 
     def _error(self, backbone: Backbone, t: int, boxed: bool) -> float:
-        total, kind = 0.0, backbone.scheduler.config.prediction_type
+        total = 0.0
         for start in range(0, len(self.layouts), self.rows):
             span = slice(start, start + self.rows)
             latents, noise = (part[span].to(backbone.device) for part in (self.latents, self.noise))
             layouts = self.layouts[span]
             times = torch.full((len(layouts),), t)
             batch = Batch(latents, layouts, noise, times, boxed=torch.full((len(layouts),), boxed))
-            signal = signal_of(backbone, times)
-            said = backbone.predict(
-                noised(latents, noise, signal),
+            prediction = backbone.predict(
+                noised(latents, noise, backbone.noise_level(times)),
                 times.to(backbone.device),
                 backbone.encode(batch.captions),
                 ground(backbone, batch),
             )
-            error = (said - target(kind, latents, noise, signal)).square().flatten(1).mean(1)
+            error = (prediction - backbone.target(latents, noise, times)).square().flatten(1).mean(1)
             total += float(error.sum())
         return total / len(self.layouts)
 

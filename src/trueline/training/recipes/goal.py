@@ -22,15 +22,14 @@ from torch import Tensor
 
 from trueline.errors import FieldError, Frozen
 from trueline.layout import Layout
-from trueline.models.attention import tapped
 from trueline.models.backbone import Backbone
-from trueline.models.shipped import WORLD, shipped
+from trueline.models.shipped import WORLD, shipped_folder
 from trueline.models.text import locate
 from trueline.sampling.guidance import mean_map
 from trueline.seeds import generator_of
 from trueline.training.clip import FrozenCLIP, load_clip
 from trueline.training.data.latents import encode_pictures
-from trueline.training.losses.denoising import ground, noised, signal_of
+from trueline.training.losses.denoising import ground, noised
 from trueline.training.losses.dsalign import DSAlign
 from trueline.training.losses.goal import GoalObjective
 from trueline.training.losses.maalign import MAAlign, counted
@@ -122,9 +121,7 @@ class GoalTask(Task):
     def maps(self, width: int | None = None, height: int | None = None) -> list[str]:
         """Names of the layers whose maps count, for pictures of that size."""
         _channels, *latent = self.backbone.latent_size(width, height)
-        return [
-            site.name for site in self.objective.maalign.sites(self.backbone.unet, (latent[0], latent[1]))
-        ]
+        return [site.name for site in self.objective.maalign.sites(self.backbone, (latent[0], latent[1]))]
 
     def sheets(
         self, images: Sequence[Image.Image], layouts: Sequence[Layout]
@@ -182,7 +179,7 @@ def goal_clip(settings: GoalSettings) -> FrozenCLIP:
             "objective.dsa=0"
         )
     if name in (None, WORLD):
-        name = shipped("clip")
+        name = shipped_folder("clip")
     try:
         return load_clip(str(name))
     except ValueError as error:
@@ -205,12 +202,12 @@ def attention_view(backbone: Backbone, maalign: MAAlign, image: Image.Image, lay
     pixels = np.array(image.convert("RGB"))
     latents = encode_pictures(backbone, pixels[None])
     noise = torch.randn(latents.shape, generator=generator_of(0, "attention view")).to(latents)
-    t = torch.tensor([int(SHOWN_AT * backbone.scheduler.config.num_train_timesteps)])
-    z = noised(latents, noise, signal_of(backbone, t))
+    t = torch.tensor([int(SHOWN_AT * backbone.timesteps)])
+    z = noised(latents, noise, backbone.noise_level(t))
     latent = (latents.shape[-2], latents.shape[-1])
-    wanted = set(maalign.sites(backbone.unet, latent))
+    wanted = set(maalign.sites(backbone, latent))
     grounding = ground(backbone, Batch(latents, (layout,), noise, t))
-    with tapped(backbone.unet, wanted.__contains__) as maps:
+    with backbone.tapped(wanted.__contains__) as maps:
         backbone.predict(z, t.to(z.device), backbone.encode([layout.prompt]), grounding)
     seen = mean_map(maps, latent)[0].cpu()
     heats = [seen[..., list(tokens)].mean(-1) for tokens in phrases]

@@ -25,9 +25,9 @@ from trueline.models.alignment import AlignmentNet, load_net, misfit
 from trueline.models.alignment_loss import alignment_gradient, ideal_displacement, step_of, targets
 from trueline.models.backbone import Backbone
 from trueline.models.pretrained import Checkpoint
-from trueline.models.shipped import shipped
+from trueline.models.shipped import shipped_folder
 from trueline.training.data.examples import bytes_of, digest
-from trueline.training.losses.denoising import DenoisingObjective, signal_of
+from trueline.training.losses.denoising import DenoisingObjective
 from trueline.training.losses.hcma import AlignmentObjective
 from trueline.training.recipes.recipe import Recipe, Task, checksum
 from trueline.training.settings import Count, Training
@@ -257,11 +257,11 @@ def text_projection(settings: HcmaSettings, backbone: Backbone) -> Float[Tensor,
 
     name: str | Path | None = settings.objective.clip
     if name is None and settings.model == "world":
-        name = shipped("clip")
+        name = shipped_folder("clip")
     if name is None:
         return None
     clip = Checkpoint(name).model(CLIPTextModelWithProjection, "cpu", "float32")
-    own, its = (dict(net.named_parameters()) for net in (backbone.text_encoder, clip))
+    own, its = (dict(net.named_parameters()) for net in (backbone.nets()["text_encoder"], clip))
     its = {key.removeprefix("text_model."): value for key, value in its.items()}
     for key, value in own.items():
         other = its.get(key.removeprefix("text_model."))
@@ -315,9 +315,9 @@ class Aligner:
     @property
     def stride(self) -> int:
         """Timesteps from one step of the run to the next."""
-        return self.backbone.scheduler.config.num_train_timesteps // self.steps
+        return self.backbone.timesteps // self.steps
 
     def displacement(self, t: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """RMS of the ideal step from t."""
-        now, after = (signal_of(self.backbone, at).flatten() for at in (t, (t - self.stride).clamp(min=0)))
-        return ideal_displacement(now**0.5, (1 - now) ** 0.5, after**0.5, (1 - after) ** 0.5)
+        now, after = (self.backbone.noise_level(at) for at in (t, (t - self.stride).clamp(min=0)))
+        return ideal_displacement(*(part.flatten() for part in (*now, *after)))

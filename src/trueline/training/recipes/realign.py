@@ -120,7 +120,7 @@ def prepare(settings: RealignSettings, backbone: Backbone, folder: Path) -> Real
     if isinstance(objective.held_out, nn.Module):
         further["held_out"] = objective.held_out.to(backbone.device).eval().requires_grad_(False)
     if own.preserve == "prior" and own.weight and not settings.lora:
-        further["base"] = copy.deepcopy(backbone.unet).requires_grad_(False)
+        further["base"] = copy.deepcopy(backbone.denoiser).requires_grad_(False)
     facts: dict[str, Any] = {"rewards": {name: models.described(name) for name in own.rewards}}
     measures = None
     if settings.validation.every:
@@ -257,7 +257,7 @@ class PictureMeasures:
         latents = encode_pictures(backbone, shown)
         made = [generator_of(0, "look's noise", place) for place in places]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in made])
-        timesteps = backbone.scheduler.config.num_train_timesteps
+        timesteps = backbone.timesteps
         t = torch.tensor([int(DRIFT_AT[place % len(DRIFT_AT)] * timesteps) for place in places])
         batch = Batch(latents, tuple(layouts), noise, t)
         return drift(*self.objective.predictions(batch, self.nets, latents.to(backbone.device)))

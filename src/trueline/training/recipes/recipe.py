@@ -112,7 +112,7 @@ def checksum(net: nn.Module) -> str:
 def save_backbone(settings: Training, backbone: Backbone, target: Path) -> None:
     """The LoRA that was trained, with the checksum of its base, or the whole checkpoint."""
     if settings.lora and settings.part != "none":
-        backbone.unet.save_lora_adapter(target, adapter_name=ADAPTER)
-        lora.stamp(target, lora.base_of(backbone.unet, backbone.source, backbone.revision))
+        backbone.denoiser.save_lora_adapter(target, adapter_name=ADAPTER)
+        lora.stamp(target, lora.base_of(backbone.denoiser, backbone.source, backbone.revision))
     else:
         backbone.save_pretrained(target)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trueline.errors import FieldError, Frozen
-from trueline.models.shipped import WORLD, shipped, whole_net
+from trueline.models.shipped import WORLD, shipped_folder, whole_net
 from trueline.perception.plugins import TARGET
 from trueline.training.clip import FrozenCLIP
 from trueline.training.rewards import REWARDS
@@ -124,7 +124,7 @@ class RewardModels:
                     self._models[part] = self.model(name)
                 else:
                     if name == WORLD and kind.shipped:
-                        name = str(whole_net(shipped(kind.shipped), part))
+                        name = str(whole_net(shipped_folder(kind.shipped), part))
                     self._models[part] = kind.load(name, self.device, self.settings)
             except ValueError as error:
                 raise ValueError(f"objective.models.{part}: {error}") from None
