@@ -413,9 +413,9 @@ def test_the_worlds_configuration(capsys):
     world = Backbone.from_pretrained("world")
     for change, block in (({}, "up_blocks.2"), ({"cells": 4}, "up_blocks.0"), ({"cells": 8}, "up_blocks.1")):
         wish = found.objective.model_copy(update=change)
-        sites = MAAlign(place=wish.place, cells=wish.cells).sites(world.unet, (16, 16))
+        sites = MAAlign(place=wish.place, cells=wish.cells).sites(world, (16, 16))
         assert len(sites) == 2 and all(site.name.startswith(block) for site in sites)
-    assert len(MAAlign(place="mid", cells=4).sites(world.unet, (16, 16))) == 1
+    assert len(MAAlign(place="mid", cells=4).sites(world, (16, 16))) == 1
     control = settings_of("goal_world", "--set", "objective.dsa=0", "--set", "objective.maa=0")
     assert control.objective == found.objective.model_copy(update={"dsa": 0.0, "maa": 0.0})
 

@@ -214,7 +214,7 @@ def test_straight_through_is_biased():
 class Looking:
     """A measure that also looks at the picture."""
 
-    looks = True
+    reads_images = True
 
     def __init__(self, metric):
         self.metric = metric

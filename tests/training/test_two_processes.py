@@ -11,8 +11,11 @@ import pytest
 import torch
 from refl_process import train
 
+import trueline
+
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
+SOURCE = Path(trueline.__file__).parents[1]
 GLOO = torch.distributed.is_available() and torch.distributed.is_gloo_available()
 SECONDS = 500  #: on a machine that does much else
 
@@ -36,7 +39,7 @@ def processes(tokenizer, tmp_path_factory) -> tuple[Path, list[dict]]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE, SOURCE))),
     }
     command = [sys.executable, str(HERE / "refl_process.py"), str(home)]
     started = [

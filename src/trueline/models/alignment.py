@@ -315,8 +315,12 @@ def load_net(folder: str | Path) -> AlignmentNet:
         if strange := [key for key in content if not key.startswith("_") and key not in known]:
             raise TypeError(f"its config has {strange[0]!r}, which {AlignmentNet.__name__} does not know")
         net, report = AlignmentNet.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )  # fmt: skip
+            folder,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     except _UNREADABLE as error:
         raise CheckpointError(f"the alignment net in {folder} cannot be read: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):

@@ -102,9 +102,12 @@ class Autoregressive(nn.Module):
         said = self.tokenizer.batch_decode(ids.masked_fill(~mask, self.end), skip_special_tokens=True)
         texts = [said[row * batch : (row + 1) * batch] for row in range(k)]
         return Captions(
-            ids.unflatten(0, (k, batch)), [[text.strip() for text in row] for row in texts],
-            log_prob.unflatten(0, (k, batch)), logits.unflatten(0, (k, batch)), mask.unflatten(0, (k, batch)),
-        )  # fmt: skip
+            ids.unflatten(0, (k, batch)),
+            [[text.strip() for text in row] for row in texts],
+            log_prob.unflatten(0, (k, batch)),
+            logits.unflatten(0, (k, batch)),
+            mask.unflatten(0, (k, batch)),
+        )
 
     def log_prob(self, images: Images, texts: Sequence[str]) -> Likelihood:
         rows = [[*self._following(text)[: PROMPT - 1], self.end] for text in texts]
@@ -239,9 +242,12 @@ class Blip2Captioner(Autoregressive):
             start = torch.full((len(seen), 1), language.config.decoder_start_token_id, device=seen.device)
             ids = torch.cat([start, ids], 1)
         out = language(
-            encoder_outputs=(seen,), attention_mask=_ones(seen), decoder_input_ids=ids,
-            past_key_values=past, use_cache=cached,
-        )  # fmt: skip
+            encoder_outputs=(seen,),
+            attention_mask=_ones(seen),
+            decoder_input_ids=ids,
+            past_key_values=past,
+            use_cache=cached,
+        )
         return out.logits, out.past_key_values
 
     def _embedded(self, ids: Any) -> Tensor:
@@ -294,9 +300,12 @@ class Blip2TextEncoder(nn.Module):
 
 
 def load_captioner(
-    name: str | Path, device: str | torch.device = "cpu", dtype: str = "float32", revision: str | None = None,
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
+    revision: str | None = None,
     **settings: Any,
-) -> Autoregressive:  # fmt: skip
+) -> Autoregressive:
     """The captioner in a folder or on the Hub (there at ``revision``): BLIP or BLIP-2, as its config says.
 
     Raises:

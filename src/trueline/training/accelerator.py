@@ -47,7 +47,7 @@ def gathered(accelerator: Accelerator, rows: list[Any]) -> list[Any]:
 
 
 def of_main_process(accelerator: Accelerator, value: Any) -> Any:
-    """What the main process has; the others' own value is not looked at."""
+    """What the main process has; the others' own value does not count."""
     values = [value]
     if accelerator.num_processes > 1:
         broadcast_object_list(values)

@@ -75,7 +75,7 @@ class FrozenCLIP(nn.Module):
 
 @contextmanager
 def _layers_recomputed(tower: nn.Module) -> Iterator[None]:
-    """transformers' own switch acts on nets in training only; so each layer is told that it is, and none of its parts
+    """transformers' own switch acts on nets in training only; so each layer is set to training, and none of its parts
     (whose dropout stays off)."""
     layers: list[Any] = [layer for layer in tower.modules() if isinstance(layer, GradientCheckpointingLayer)]
     before = [(layer.gradient_checkpointing, layer.training) for layer in layers]

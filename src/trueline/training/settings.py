@@ -131,7 +131,7 @@ class Validation(Frozen):
 
 
 class Training(Optimisation):
-    """What every recipe has beside its own ``objective``.
+    """What every recipe has besides its own ``objective``.
 
     Args:
         part: of the U-Net: the fusers with the position net (GLIGEN), its own attention layers, both (GOAL), or all.
@@ -180,8 +180,8 @@ def config_file(name: str | Path) -> Path:
     path, package = Path(name), Path(str(files("trueline")))
     if path.is_file() or path.parent not in (Path("."), Path("configs")) or path.suffix not in ("", ".yaml"):
         return path
-    beside = (package / "configs", package.parents[1] / "configs")  # of a wheel, of a checkout
-    return next((file for where in beside if (file := where / f"{path.stem}.yaml").is_file()), path)
+    folders = (package / "configs", package.parents[1] / "configs")  # of a wheel, of a checkout
+    return next((file for folder in folders if (file := folder / f"{path.stem}.yaml").is_file()), path)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -116,12 +116,7 @@ class COCO2014(Benchmark):
                 prompt = (
                     ", ".join(dict.fromkeys(region.phrase for region in kept)) if by_category else caption
                 )
-                truth = {
-                    "image_id": image_id,
-                    "file": picture.file,
-                    "captions": texts,
-                    "crop": list(crop),
-                }
+                truth = {"image_id": image_id, "file": picture.file, "captions": texts, "crop": [*crop]}
                 collector.add(f"coco-{image_id:012d}", prompt, truth=truth, regions=kept)
         self.examples, self.left_out = collector.finish()
 

@@ -62,7 +62,7 @@ class Latents:
 
 
 class Unseen:
-    """In place of the latents of ``count`` examples whose pictures nobody looks at: zeros of their shape."""
+    """In place of the latents of ``count`` examples whose pictures nobody reads: zeros of their shape."""
 
     def __init__(self, count: int, shape: tuple[int, int, int]):
         self.examples, self.broken, self.shape = list(range(count)), list[tuple[int, str]](), shape
@@ -117,7 +117,7 @@ def encoded(
             now = _encode(backbone, examples, missing)
             if before is None or now.latents:
                 whole = {} if before is None else before.latents
-                content = _content(backbone, _Part(whole | now.latents, now.broken))
+                content = _content(backbone, _LatentPart(whole | now.latents, now.broken))
                 home.write(path.name, partial(_fill, content))
         report(min(start + PART, len(examples)), len(examples))
     wait()
@@ -127,14 +127,14 @@ def encoded(
 
 
 @dataclass(frozen=True)
-class _Part:
+class _LatentPart:
     """Latents by example, and why others have none."""
 
     latents: dict[int, Float[Tensor, "c h w"]] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
 
 
-def _read(path: Path) -> _Part | None:
+def _read(path: Path) -> _LatentPart | None:
     """What a file holds; its latents are read only if some are missing. None where there is none.
 
     Files are written whole or not at all; one that a full disk or a hand has spoilt is made again.
@@ -147,9 +147,9 @@ def _read(path: Path) -> _Part | None:
                 return None
             broken = dict(json.loads(part.metadata()["broken"]))
             if not broken:
-                return _Part()
+                return _LatentPart()
             found = zip(part.get_tensor("examples").tolist(), part.get_tensor("latents"), strict=True)
-            return _Part(dict(found), broken)
+            return _LatentPart(dict(found), broken)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
 
@@ -170,8 +170,8 @@ def _check(latents: Latents, examples: Examples, max_broken: float) -> None:
         )
 
 
-def _encode(backbone: Backbone, examples: Examples, wanted: Iterable[int]) -> _Part:
-    found = _Part()
+def _encode(backbone: Backbone, examples: Examples, wanted: Iterable[int]) -> _LatentPart:
+    found = _LatentPart()
     for numbers, pictures in _batches(examples, wanted, found.broken):
         for number, latent in zip(numbers, encode_pictures(backbone, np.stack(pictures)), strict=True):
             if latent.isfinite().all():
@@ -181,7 +181,7 @@ def _encode(backbone: Backbone, examples: Examples, wanted: Iterable[int]) -> _P
     return found
 
 
-def _content(backbone: Backbone, part: _Part) -> bytes:
+def _content(backbone: Backbone, part: _LatentPart) -> bytes:
     """The file of a part, its examples in their order."""
     numbers = sorted(part.latents)
     channels, height, width = backbone.latent_size()

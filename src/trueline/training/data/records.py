@@ -1,7 +1,7 @@
 """JSON Lines of layouts, each with "image": the path of its picture, relative to the file.
 
-All that a step needs of the pictures' files beside their latents is read once, when the file is opened: pictures that
-go away while a run trains on their latents do not end it.
+All that a step needs of the pictures' files besides their latents is read once, when the file is opened: pictures
+that go away while a run trains on their latents do not end it.
 """
 
 from __future__ import annotations

@@ -42,10 +42,16 @@ class Shuffled:
         rows = [self._row(place) for place in places]
         latents, layouts, noise, t, captioned, boxed = zip(*rows, strict=True)
         return Batch(
-            torch.stack(latents), layouts, torch.stack(noise), torch.stack(t), torch.stack(captioned),
-            torch.stack(boxed), step, generator_of(self.seed, "batch", step, places.start),
+            torch.stack(latents),
+            layouts,
+            torch.stack(noise),
+            torch.stack(t),
+            torch.stack(captioned),
+            torch.stack(boxed),
+            step,
+            generator_of(self.seed, "batch", step, places.start),
             tuple(self.latents.examples[self.at(place)] for place in places),
-        )  # fmt: skip
+        )
 
     def _row(self, place: int) -> tuple[Tensor, Layout, Tensor, Tensor, Tensor, Tensor]:
         which, generator = self.at(place), generator_of(self.seed, "example", place)

@@ -1,6 +1,6 @@
 """DSAlign: CLIP must recognise each region's phrase in its box, and the caption in the picture.
 
-Source: GOAL, eq. 5-10. With unit vectors of CLIP and xhat_0 the one-step picture (``objectives.x0``):
+Source: GOAL, eq. 5-10. With unit vectors of CLIP and xhat_0 the one-step picture (``losses.x0``):
 
     D_sp(p, x) = arcsin(||p - x|| / 2)^2                                        (7)   = (angle / 2)^2
     D_local    = 1/B sum_i D_sp(CLIP_text(p_i), CLIP_img(xhat_0 * M_i))         (5), (6), (8)
@@ -97,7 +97,7 @@ class DSAlign:
         t_max: only pictures at timesteps below it; None = all (the paper). The one-step picture is noise at high t.
         snr_gamma: weight of each picture by min(SNR, gamma) / gamma; None = 1 (the paper).
         floor: a distance counts only as far as it is above that of the training picture itself, which is decoded and
-            looked at too: max(0, D_sp(p, xhat_0) - D_sp(p, x_0)). Not in the paper. A text is nearest to a picture
+            measured too: max(0, D_sp(p, xhat_0) - D_sp(p, x_0)). Not in the paper. A text is nearest to a picture
             that exaggerates it, so (7) alone pulls a right picture away from what is true.
     """
 

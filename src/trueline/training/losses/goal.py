@@ -5,7 +5,7 @@ Source: "GOAL: Grounded Joint Layout Alignment" (no public code). In one call of
     L = L_LDM + alpha L_DSA + beta L_MAA                                            (15)
     L_DSA = D_local + D_global,   L_MAA = L_in + L_out                              (10), (14)
 
-The terms are in ``objectives.denoising``, ``objectives.dsalign`` and ``objectives.maalign``. Sampling is that of the
+The terms are in ``losses.denoising``, ``losses.dsalign`` and ``losses.maalign``. Sampling is that of the
 model before: no net is added.
 """
 
@@ -122,9 +122,15 @@ class GoalObjective:
                 early = batch.t.to(clean.device) < self.dsalign.t_max
             decode = partial(decoded, backbone)
             distances = self.dsalign(
-                clip, decode, clean, batch.layouts, captioned & early, boxed & early, backbone.checkpointing,
+                clip,
+                decode,
+                clean,
+                batch.layouts,
+                captioned & early,
+                boxed & early,
+                backbone.checkpointing,
                 batch.latents.to(clean),
-            )  # fmt: skip
+            )
         if self.maa:
             grid = (clean.shape[-2], clean.shape[-1])
             attention = self.maalign(maps, grid, batch.layouts, backbone, captioned & boxed)

@@ -267,10 +267,12 @@ class ReFL:
     def predictions(self, batch: Batch, nets: Nets, clean: Latents) -> tuple[Latents, Latents]:
         """Of the U-Net and of its base at z_t of ``clean``, with noise that the pictures were not drawn from."""
         backbone = nets.backbone
-        fresh = torch.stack([
-            torch.randn(row.shape, generator=made)
-            for row, made in zip(batch.noise, own_generators(batch.noise, "preserve"), strict=True)
-        ]).to(clean)  # fmt: skip
+        fresh = torch.stack(
+            [
+                torch.randn(row.shape, generator=made)
+                for row, made in zip(batch.noise, own_generators(batch.noise, "preserve"), strict=True)
+            ]
+        ).to(clean)
         t = batch.t.to(backbone.device)
         alpha, sigma = (part.to(clean) for part in backbone.noise_level(batch.t))
         z = noised(clean, fresh, (alpha, sigma))

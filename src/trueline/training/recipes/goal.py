@@ -1,4 +1,4 @@
-"""The recipe of GOAL: a layout model fine-tuned with DSAlign and MAAlign beside its own loss.
+"""The recipe of GOAL: a layout model fine-tuned with DSAlign and MAAlign besides its own loss.
 
 The defaults are the paper's: alpha 1e-2, beta 1e-3, AdamW 5e-5 constant, 14,000 steps of one picture; the gated
 layers, self- and cross-attention learn. The controls of its tables are settings: ``objective.dsa=0`` with
@@ -58,8 +58,8 @@ class GoalObjectiveSettings(Frozen):
         dsa_snr_gamma: its weight by min(SNR, gamma) / gamma; None = 1 (the paper).
         dsa_floor: only what a distance is above the training picture's own counts; False = all of it (the paper).
         maa_in, maa_out: whether attention in the box, and outside of it, counts.
-        place, cells, fraction: which maps MAAlign looks at (Table 7).
-        heads, tokens, softmax, rounding, union, top: how it looks at them.
+        place, cells, fraction: which maps MAAlign reads (Table 7).
+        heads, tokens, softmax, rounding, union, top: how it reads them.
         bins: spans of the timesteps for which the losses are logged too; 0 = none.
     """
 
@@ -109,7 +109,7 @@ class GoalSettings(Training):
 
 @dataclass
 class GoalTask(Task):
-    """Its further sheet shows where the regions' phrases look."""
+    """Its further sheet shows the attention of the regions' phrases."""
 
     objective: GoalObjective
 
@@ -191,7 +191,7 @@ def goal_clip(settings: GoalSettings) -> FrozenCLIP:
 
 @torch.no_grad()
 def attention_view(backbone: Backbone, maalign: MAAlign, image: Image.Image, layout: Layout) -> Image.Image:
-    """The picture, dimmed, bright where its regions' phrases look; as it is where none of them counts.
+    """The picture, dimmed, bright where its regions' phrases attend; as it is where none of them counts.
 
     The maps are those of MAAlign's layers (the mean over them, their heads, and a phrase's tokens; each phrase's
     greatest value is full light) at half of the timesteps, on the picture's own latents and the same noise each time.

@@ -63,7 +63,7 @@ class SoftTextEncoder(UnitTextEncoder, Protocol):
 
 
 class TextMetric(Protocol):
-    """How well captions fit prompts, row by row. One that also looks at the pictures has ``looks`` = True and is
+    """How well captions fit prompts, row by row. One that also reads the pictures has ``reads_images`` = True and is
     given them as a third argument; its gradient by them counts."""
 
     def __call__(self, captions: Sequence[str], prompts: Sequence[str], *images: Images) -> Tensor: ...
@@ -166,7 +166,7 @@ class CaptionReward(nn.Module):
     def _fit(self, said: Captions, images: Images, prompts: Sequence[str]) -> Draws:
         k = len(said.texts)
         flat = [text for row in said.texts for text in row]
-        seen = [images.repeat(k, 1, 1, 1)] if getattr(self.metric, "looks", False) else []
+        seen = [images.repeat(k, 1, 1, 1)] if getattr(self.metric, "reads_images", False) else []
         return self.metric(flat, list(prompts) * k, *seen).view(k, len(prompts)).to(images.device)
 
     def _soft(self, said: Captions, prompts: Sequence[str]) -> Draws:

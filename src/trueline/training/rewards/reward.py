@@ -108,7 +108,7 @@ def check_scores(reward: Reward, scores: Any, count: int) -> None:
     if not isinstance(scores, Tensor) or scores.shape != (count,):
         got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         raise RewardError(
-            f"reward {reward.name}: must return a tensor of {count} scores, one a picture (got {got})"
+            f"reward {reward.name}: must return a tensor of {count} scores, one for each picture (got {got})"
         )
     if not scores.isfinite().all():
         raise RewardError(

@@ -39,12 +39,14 @@ class Running(nn.Module):
         own, added = numbers.mean(), len(numbers)
         total, gap = count + added, own - mean
         self.state.copy_(
-            torch.stack([
-                total,
-                mean + gap * added / total,
-                squares + (numbers - own).square().sum() + gap**2 * count * added / total,
-            ])
-        )  # fmt: skip
+            torch.stack(
+                [
+                    total,
+                    mean + gap * added / total,
+                    squares + (numbers - own).square().sum() + gap**2 * count * added / total,
+                ]
+            )
+        )
 
     @property
     def mean(self) -> float:
