@@ -559,7 +559,7 @@ def plugin(monkeypatch, function, name="mine"):
         (lambda images, prompts: images.mean((1, 2, 3)) * 0, "its gradient is 0"),
         (lambda images, prompts: (images * 0).sum((1, 2, 3)).sqrt(), "its gradient is not finite"),
         (lambda images, prompts: images.mean((1, 2, 3)) * float("nan"), "gave nan for a picture"),
-        (lambda images, prompts: images.mean(), r"2 scores, one a picture \(got shape \(\)\)"),
+        (lambda images, prompts: images.mean(), r"2 scores, one for each picture \(got shape \(\)\)"),
         (lambda images, prompts: [1.0, 2.0], r"got a list"),
     ],
     ids=["detached", "constant", "zero", "infinite-slope", "nan", "one-number", "a-list"],
