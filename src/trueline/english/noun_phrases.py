@@ -10,9 +10,9 @@ from trueline.english import words as w
 from trueline.english.plurals import is_noun_word, is_plural, singular
 from trueline.english.tagging import Token
 
-MOST_BEFORE = 6  # determiners, numbers and adverbs of one phrase
-MOST_ADJECTIVES = 24
-MOST_NOUNS = 6  # in one compound
+MAX_BEFORE = 6  # determiners, numbers and adverbs of one phrase
+MAX_ADJECTIVES = 24
+MAX_NOUNS = 6  # in one compound
 Kind = Literal["thing", "furnishing", "surroundings", "part", "frame", "abstract", "worn"]
 
 
@@ -55,15 +55,53 @@ class NounPhrase:
 
 def noun_phrase(text: str, tokens: Sequence[Token], at: int) -> NounPhrase | None:
     """The noun phrase that begins at a token, or None: determiner, numbers, adjectives (also joined), nouns."""
-    start, n = at, len(tokens)
-    determiner, owner = "", ""
+    start = at
+    determiner, count, vague, inner = _before_nouns(tokens, start)
+    nouns, end = _nouns(tokens, inner)
+    if end == nouns:
+        return None
+    if end < len(tokens) and tokens[end].word == "'s":  # "a cat's tail"
+        if (owned := noun_phrase(text, tokens, end + 1)) is None:
+            return None
+        name = singular(tokens[end - 1].word)
+        return replace(owned, first=start, start=tokens[start].start, determiner="'s", owner=name)
+    head = tokens[end - 1].word
+    name, first_of_name = _name(tokens, nouns, end)
+    if head == "glasses" and name == head and (count or 0) + (vague or 0) > 1:
+        name = name[:-2]  # several: for drinking
+    plural = is_plural(head)
+    some = any(token.word == "some" for token in tokens[start:inner])
+    if some and not plural and head not in w.UNCHANGED | w.PLURAL_FORMS | {"people", "cattle"}:
+        vague = None  # "some toothpaste"
+    if count and not plural and end - nouns > 1 and singular(tokens[nouns].word) in w.COUNTED_PARTS:
+        count = None  # "a two piece painting"
+    return NounPhrase(
+        first=start,
+        last=end - 1,
+        start=tokens[start].start,
+        end=tokens[end - 1].end,
+        core=text[tokens[inner].start : tokens[end - 1].end],
+        name=name,
+        kind=kind_of(name),
+        plural=plural,
+        count=count,
+        vague=vague,
+        determiner=determiner,
+        attributes=tuple(token.word for token in tokens[inner:first_of_name] if token.kind in ("J", "N")),
+        owner=determiner if determiner in w.POSSESSIVES else "",
+    )
+
+
+def _before_nouns(tokens: Sequence[Token], at: int) -> tuple[str, int | None, int | None, int]:
+    """Determiner, number ("two", "two dozen", "all three"), vague number ("a few"), and the token after."""
+    determiner = ""
     count: int | None = None
     vague: int | None = None
-    while at < min(n, start + MOST_BEFORE) and tokens[at].kind in "DCR":
+    end = min(len(tokens), at + MAX_BEFORE)
+    while at < end and tokens[at].kind in "DCR":
         token = tokens[at]
         if token.kind == "C":
             number, some = _number(token.word, tokens, at)
-            # "a dozen", "two dozen", "a few", "all three"
             if token.word in ("dozen", "hundred") and count and number:
                 count *= number
             elif number is not None:
@@ -72,55 +110,24 @@ def noun_phrase(text: str, tokens: Sequence[Token], at: int) -> NounPhrase | Non
         elif token.kind == "D":
             determiner = token.word
         at += 1
-    inner = at
-    while at < min(n, inner + MOST_ADJECTIVES) and _joins(tokens, at, inner):
+    return determiner, count, vague, at
+
+
+def _nouns(tokens: Sequence[Token], inner: int) -> tuple[int, int]:
+    """Where the nouns of a phrase begin and end, after its adjectives, which begin at ``inner``."""
+    n, at = len(tokens), inner
+    while at < min(n, inner + MAX_ADJECTIVES) and _joins(tokens, at, inner):
         at += 1
     nouns = at
-    while (
-        at < min(n, nouns + MOST_NOUNS)
-        and tokens[at].kind == "N"
-        and not (at > nouns and _separate(tokens, at))
-    ):
+    while at < min(n, nouns + MAX_NOUNS) and tokens[at].kind == "N":
+        if at > nouns and _separate(tokens, at):
+            break
         at += 1
-    while (
-        at < n and at > nouns and tokens[at].kind == "J" and at + 1 < n and tokens[at + 1].kind == "N"
-    ):  # "snow covered branches"
-        nouns = at + 1
-        at = nouns
+    while nouns < at < n - 1 and tokens[at].kind == "J" and tokens[at + 1].kind == "N":
+        nouns = at = at + 1  # "snow covered branches"
         while at < n and tokens[at].kind == "N":
             at += 1
-    if at == nouns:
-        return None
-    if at < n and tokens[at].word == "'s":  # "a cat's tail"
-        if (owned := noun_phrase(text, tokens, at + 1)) is not None:
-            name = singular(tokens[at - 1].word)
-            return replace(owned, first=start, start=tokens[start].start, determiner="'s", owner=name)
-        return None
-    head = tokens[at - 1].word
-    name, first_of_name = _name(tokens, nouns, at)
-    if head == "glasses" and name == head and (count or 0) + (vague or 0) > 1:
-        name = name[:-2]  # several: for drinking
-    plural = is_plural(head)
-    if (
-        vague is None
-        and count is None
-        and head in w.UNCHANGED
-        and determiner not in ("a", "an", "this", "that", "another")
-    ):
-        plural = False
-    some = any(token.word == "some" for token in tokens[start:inner])
-    if some and not plural and head not in w.UNCHANGED | w.PLURAL_FORMS | {"people", "cattle"}:
-        vague = None  # "some toothpaste"
-    if count and not plural and at - nouns > 1 and singular(tokens[nouns].word) in w.COUNTED_PARTS:
-        count = None  # "a two piece painting"
-    attributes = tuple(t.word for t in tokens[inner:first_of_name] if t.kind == "J" or t.kind == "N")
-    core = text[tokens[inner].start : tokens[at - 1].end]
-    if determiner in w.POSSESSIVES:
-        owner = determiner
-    return NounPhrase(
-        start, at - 1, tokens[start].start, tokens[at - 1].end, core, name, kind_of(name), plural,
-        count, vague, determiner, attributes, owner,
-    )  # fmt: skip
+    return nouns, at
 
 
 def _number(word: str, tokens: Sequence[Token], at: int) -> tuple[int | None, int | None]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from trueline.english import words as w
-from trueline.english.tagging import MOTION, Token
+from trueline.english.tagging import Token
+from trueline.english.verbs import MOTION
 from trueline.planner.pronouns import Pronouns
 from trueline.planner.scene import ASIDE, Place, Relation
 from trueline.planner.things import DIRECTIONAL
