@@ -72,10 +72,9 @@ class Things(ABC):
             return None
         said = self.text[self.tokens[at + 1].start : self.tokens[end - 1].end]
         attributes = tuple(token.word for token in self.tokens[at + 1 : end])
-        return replace(
-            second, first=at, last=end - 1, start=self.tokens[at].start, end=self.tokens[end - 1].end,
-            core=f"{said} {second.name}", attributes=attributes, determiner="a",
-        )  # fmt: skip
+        shared = replace(second, core=f"{said} {second.name}", attributes=attributes, determiner="a")
+        start, last = self.tokens[at].start, end - 1
+        return replace(shared, first=at, last=last, start=start, end=self.tokens[last].end)
 
     def mentions(self, at: int, role: str) -> tuple[tuple[int, ...], int] | None:
         """The things of a noun phrase and of those that "and" or commas join to it, and the token after them."""
@@ -143,9 +142,8 @@ class Things(ABC):
             count = w.NUMBERS.get(tokens[at].word)
             if among := self._part_of(inner[0], count or 0):
                 return among, inner[1]
-            return self.place_phrase(
-                replace(inner[0], count=count) if count else inner[0], role, inner[0].core
-            ), inner[1]
+            several = replace(inner[0], count=count) if count else inner[0]
+            return self.place_phrase(several, role, inner[0].core), inner[1]
         found = self.phrase(at)
         if found is None:
             return None
@@ -157,48 +155,42 @@ class Things(ABC):
         if phrase.name == "couple" and phrase.determiner in w.ARTICLES and not self.of(end):
             people = replace(phrase, name="person", kind="thing", count=2)
             return self.place_phrase(people, role, phrase.core), end
-        if not self.of(end) or (inner := self.phrase(end + 1)) is None:
-            if phrase.kind in ("part", "frame") and phrase.determiner == "'s":
-                return self._owner(phrase, role), end
-            return self.place_phrase(phrase, role, phrase.core), end
-        if phrase.name == "glasses" and inner[0].name in _MASS:
+        if self.of(end) and (inner := self.phrase(end + 1)):
+            return self._with_of(phrase, end, *inner, role)
+        if phrase.kind in ("part", "frame") and phrase.determiner == "'s":
+            return self._owner(phrase, role), end
+        return self.place_phrase(phrase, role, phrase.core), end
+
+    def _with_of(
+        self, phrase: NounPhrase, end: int, content: NounPhrase, end_of_content: int, role: str
+    ) -> tuple[tuple[int, ...], int] | None:
+        """ "a bowl of three apples", "the top of a table": the thing, what is in it, or both."""
+        if phrase.name == "glasses" and content.name in _MASS:
             phrase = replace(phrase, name="glass", plural=True)  # "glasses of wine"
-        outer, name = phrase, phrase.name
+        name = phrase.name
         if name in w.EXACT_GROUPS or name in w.GROUPS or name in w.TRANSPARENT or name in w.PORTIONS:
-            made = self._grouped(outer, end + 1, role)
+            made = self._grouped(phrase, end + 1, role)
             if made is not None:
                 return made
-        content, end_of_content = inner
         if phrase.kind == "frame" or (name in w.PICTURES and not self.scene.mentions):
             return None if content.kind == "frame" else self.mention(end + 1, role)
         if name in w.PARTS_OF_OTHERS and content.kind != "part":
             return self.mention(end + 1, role)
-        unknown = not is_noun_word(name.rpartition(" ")[2])
-        if (
-            unknown
-            and phrase.kind == "thing"
-            and content.kind == "thing"
-            and is_noun_word(content.name)
-            and content.determiner
-        ):
+        things = phrase.kind == content.kind == "thing"
+        known = is_noun_word(name.rpartition(" ")[2]) or not is_noun_word(content.name)
+        if things and not known and content.determiner:
             return self.mention(end + 1, role)  # "the exhaust pipe of a car"
-        told = (content.is_exact and (content.determiner or content.count)) or content.name not in w.FLOWERS
-        if (
-            name in w.CONTAINERS
-            and content.kind == "thing"
-            and content.name in _CONTENTS
-            and told
-            and content.name not in w.CONTAINERS
-        ):
+        exact = content.is_exact and (content.determiner or content.count)
+        boxed = content.kind == "thing" and content.name in _CONTENTS and content.name not in w.CONTAINERS
+        if name in w.CONTAINERS and boxed and (exact or content.name not in w.FLOWERS):
             holder = self.place_phrase(phrase, role, phrase.core)
             inside = self.place_phrase(content, "free", content.core)
             if holder and inside:
                 self.scene.relations.append(Relation("in", inside, holder, "of"))
             return holder or inside, end_of_content
         whole = self.text[self.tokens[phrase.last].end - len(phrase.core) : content.end]
-        return self.place_phrase(
-            phrase, role, whole if name in w.CONTAINERS or name in w.THINGS else phrase.core
-        ), end_of_content
+        core = whole if name in w.CONTAINERS or name in w.THINGS else phrase.core
+        return self.place_phrase(phrase, role, core), end_of_content
 
     def _grouped(self, outer: NounPhrase, at: int, role: str) -> tuple[tuple[int, ...], int] | None:
         """ "a pair of dogs", "a herd of cows", "two slices of pizza"."""
@@ -219,13 +211,11 @@ class Things(ABC):
             if found:
                 return found
         if name in w.TRANSPARENT:
-            return self.place_phrase(
-                replace(content, count=number if number else content.count), role, content.core
-            ), end
+            content = replace(content, count=number if number else content.count)
+            return self.place_phrase(content, role, content.core), end
         if content.name in w.PLURAL_FORMS and name == "pair":
-            return self.place_phrase(
-                replace(content, count=number or 1, vague=outer.vague), role, content.core
-            ), end
+            content = replace(content, count=number or 1, vague=outer.vague)
+            return self.place_phrase(content, role, content.core), end
         if content.count is None and content.vague is None:
             if name in w.EXACT_GROUPS:
                 content = replace(content, count=(number or 1) * w.EXACT_GROUPS[name])
