@@ -9,7 +9,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -85,6 +85,11 @@ def file_digest(path: Path) -> str:
 def json_digest(value: Any) -> str:
     """sha256 of a JSON-ready value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def json_lines(rows: Iterable[Any]) -> bytes:
+    """JSON Lines in UTF-8."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
 
 
 def read_text(path: Path, cure: str) -> str:

@@ -21,7 +21,8 @@ from trueline.dataset.captions import natural_wishes
 from trueline.dataset.card import line
 from trueline.dataset.review import FORMAT
 from trueline.dataset.templates import template_wishes
-from trueline.dataset.words import COMMON, TemplateWords, article, plural, read_words
+from trueline.dataset.words import COMMON, TemplateWords, read_words
+from trueline.english.plurals import article, plural
 from trueline.evaluation.benchmarks.worded import meaning
 from trueline.evaluation.benchmarks.world import WORDS
 from trueline.files import Folder
@@ -60,9 +61,7 @@ def test_more_prompts_begin_with_the_fewer():
 
 
 def test_words_that_are_used_up_are_an_error():
-    with pytest.raises(
-        ValueError, match=r"--templates: the words make about \d+ different prompts of object"
-    ):
+    with pytest.raises(ValueError, match=r"^templates: the words make about \d+ different prompts of object"):
         template_wishes(TemplateWords("two", ("cat", "dog")), 100)
 
 
@@ -78,11 +77,11 @@ def test_words_come_from_a_file(tmp_path):
     )
     assert article("orange owl") == "an orange owl" and plural("wine glass") == "wine glasses"
     for text, said in {
-        "objects: [yes, cat]": "objects must be a list of words",
-        "colours: [red]": "must hold objects",
-        "objects: [cat]": "at least two objects",
-        "objects: [cat, dog]\nsize: [x]": "has 'size'",
-        "objects: [cat, dog]\nmost: 20": "most must be a number from 2 to 8",
+        "objects: [yes, cat]": "objects: must be a list of words",
+        "colours: [red]": "objects: is missing",
+        "objects: [cat]": "objects: tuple should have at least 2 items",
+        "objects: [cat, dog]\nsize: [x]": "size: unknown key; TemplateWords has name, objects",
+        "objects: [cat, dog]\nmost: 20": "most: must be a whole number from 2 to 8",
         "[": "is not YAML",
     }.items():
         path.write_text(text)
@@ -114,7 +113,7 @@ def test_natural_captions_of_a_file(tmp_path):
     assert wishes[1].relation == "above" and wishes[2].wants[0].count is None, "some: two or more"
     assert passed == {"said before": 1, "not understood": 1, "with a single thing": 1}
     with pytest.raises(
-        ValueError, match=r"--captions: .* has 3 captions that fit, fewer than 4 \(1 said before"
+        ValueError, match=r"^captions: .* has 3 captions that fit, fewer than 4 \(1 said before"
     ):
         natural_wishes(str(path), 4)
     for text, said in {
@@ -123,7 +122,7 @@ def test_natural_captions_of_a_file(tmp_path):
         '{"id": "a/b", "prompt": "x"}': "id",
     }.items():
         path.write_text(text)
-        with pytest.raises(ValueError, match=f"--captions-from: .*{said}"):
+        with pytest.raises(ValueError, match=f"^captions_from: .*{said}"):
             natural_wishes(str(path), 1)
 
 

@@ -10,7 +10,7 @@ from trueline.commands._parser import DTYPES, Parser, add_flags, flag_of
 
 if TYPE_CHECKING:
     from trueline.dataset import Wish
-    from trueline.dataset.build import DatasetSettings
+    from trueline.dataset.settings import DatasetSettings
 
 WORLD = "world"
 NOBODY = "none"
@@ -160,7 +160,7 @@ def _build(arguments: Sequence[str]) -> int:
         given = {"model": options.model or WORLD, "revision": None, "lora": None, "dtype": settings.dtype}
         return load_pipeline(given | {"device": options.device})
 
-    def looker() -> Checker:
+    def checker() -> Checker:
         device = str(find_device(options.device))
         clip = None if settings.clip is None else load_model(settings.clip, device)
         return Checker(load_model(settings.detector, device), clip, settings)
@@ -176,7 +176,7 @@ def _build(arguments: Sequence[str]) -> int:
             if options.images
             else DrawnPictures(out, settings, wishes, pipe)
         )
-        build = DatasetBuild(out, settings, wishes, pictures, looker, passed, options.max_broken, say)
+        build = DatasetBuild(out, settings, wishes, pictures, checker, passed, options.max_broken, say)
         summary = build()
         from trueline.dataset.finish import read_items
 
@@ -267,8 +267,8 @@ def _check_ids(wishes: "Sequence[Wish]") -> None:
 
 
 def _prompts_only(options: argparse.Namespace, wishes: "Sequence[Wish]") -> int:
-    from trueline.dataset.build import PROMPTS, json_lines
-    from trueline.files import Folder
+    from trueline.dataset.build import PROMPTS
+    from trueline.files import Folder, json_lines
 
     folder = Folder(options.out)
     path = folder.write(PROMPTS, lambda file: file.write(json_lines([wish.to_json() for wish in wishes])))
@@ -278,8 +278,9 @@ def _prompts_only(options: argparse.Namespace, wishes: "Sequence[Wish]") -> int:
 
 def _settings(options: argparse.Namespace) -> "DatasetSettings":
     from trueline.commands._model import fast_dtype
-    from trueline.dataset.build import DatasetSettings
     from trueline.dataset.pictures import anywhere
+    from trueline.dataset.settings import DatasetSettings
+    from trueline.sampling.options import Sampling
 
     drawn = not options.images
     detector = options.detector or "oracle"
@@ -289,15 +290,22 @@ def _settings(options: argparse.Namespace) -> "DatasetSettings":
     least = options.min_clip
     if least is None and clip is not None:
         least = LEAST_CLIP.get(clip.partition("=")[0])
+    options_of_drawing = {"steps": options.steps, "guidance_scale": scale, "scheduler": options.scheduler}
     return DatasetSettings(
-        words=anywhere(options.words, WORLD, "common"), templates=options.templates, captions=options.captions,
-        captions_from=anywhere(_captions_from(options) or "", WORLD) if options.captions else None, seed=options.seed,
+        words=anywhere(options.words, WORLD, "common"),
+        templates=options.templates,
+        captions=options.captions,
+        captions_from=anywhere(_captions_from(options) or "", WORLD) if options.captions else None,
+        seed=options.seed,
         model=anywhere(model, WORLD) if drawn else None,
         images=None if drawn else str(Path(options.images).resolve()),
-        steps=options.steps if drawn else None, guidance_scale=scale if drawn else None,
-        scheduler=options.scheduler if drawn else None,
-        dtype=(options.dtype or fast_dtype(options.device)) if drawn else None, batch_size=options.batch_size,
-        tries=options.tries, detector=detector, clip=clip,
+        sampling=Sampling(**options_of_drawing) if drawn else None,
+        dtype=(options.dtype or fast_dtype(options.device)) if drawn else None,
+        batch_size=options.batch_size,
+        tries=options.tries,
+        detector=detector,
+        clip=clip,
         ask=options.ask or ("nouns" if detector.partition("=")[0] == "oracle" else "phrases"),
-        min_score=options.min_score, min_clip=least,
-    )  # fmt: skip
+        min_score=options.min_score,
+        min_clip=least,
+    )

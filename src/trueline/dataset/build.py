@@ -11,15 +11,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.dataset import Wish
 from trueline.dataset.agreement import Agreement, agree, queries
 from trueline.dataset.pictures import PictureSource
+from trueline.dataset.settings import DatasetSettings
 from trueline.evaluation.metrics.clip_score import clip_scores
-from trueline.files import Folder, json_digest
+from trueline.files import Folder, json_digest, json_lines
 from trueline.layout import MAX_REGIONS, Layout, Region
 from trueline.pictures import BrokenPicture
 from trueline.training.settings import check_same
@@ -28,47 +29,16 @@ if TYPE_CHECKING:
     from trueline.perception import Detector, Embedder
 
 SCHEMA = 1
-MANIFEST, PROMPTS, ITEMS, REJECTED, SUMMARY = (
-    "build.json", "prompts.jsonl", "items.jsonl", "rejected.jsonl", "summary.json",
-)  # fmt: skip
-SEEN = (
-    "seen"  #: of an item, in its meta: a hash of its picture and boxes, to which a person's decision belongs
-)
+MANIFEST, PROMPTS, ITEMS = "build.json", "prompts.jsonl", "items.jsonl"
+REJECTED, SUMMARY = "rejected.jsonl", "summary.json"
+#: Of an item, in its meta: a hash of its picture and boxes, to which a person's decision belongs.
+SEEN = "seen"
 BROKEN = "broken"  #: the reason of a picture that is missing or cannot be read
 
 
 @dataclass(frozen=True)
-class DatasetSettings:
-    """All that decides what comes out; a folder belongs to one of these, but ``tries`` may become more or fewer: what
-    was seen stays what it is. None: not used, or the model's own.
-
-    ``ask``: what a detector is asked for, "phrases" ("red car") or "nouns"; ``min_score``, ``min_clip``: below it a
-    box (an item) does not count. ``images``: the folder of pictures that are there, instead of a model's.
-    """
-
-    words: str
-    templates: int
-    captions: int
-    captions_from: str | None
-    seed: int
-    model: str | None
-    images: str | None
-    steps: int | None
-    guidance_scale: float | None
-    scheduler: str | None
-    dtype: str | None
-    batch_size: int
-    tries: int
-    detector: str
-    clip: str | None
-    ask: str
-    min_score: float | None
-    min_clip: float | None
-
-
-@dataclass(frozen=True)
 class Checker:
-    """Who looks: a detector and, unless None, an embedder."""
+    """The models that check pictures: a detector and, unless None, an embedder."""
 
     detector: Detector
     embedder: Embedder | None
@@ -85,10 +55,14 @@ class Checker:
         least = s.min_score or 0.0
         return [
             agree(
-                wish, [d for d in seen if d.score >= least], clip, phrases=phrases, least_clip=s.min_clip
+                wish,
+                [d for d in detections if d.score >= least],
+                clip,
+                phrases=phrases,
+                least_clip=s.min_clip,
             )
-            for wish, seen, clip in zip(wishes, found, cosines, strict=True)
-        ]  # fmt: skip
+            for wish, detections, clip in zip(wishes, found, cosines, strict=True)
+        ]
 
 
 class DatasetBuild:
@@ -96,7 +70,7 @@ class DatasetBuild:
 
     Args:
         passed: captions that were passed over, by reason, for the summary.
-        looker: makes who looks, when there is something to look at.
+        make_checker: loads the models, when there is a picture to check.
         max_broken: share of the pictures that may be missing or unreadable.
 
     Raises:
@@ -104,13 +78,19 @@ class DatasetBuild:
     """
 
     def __init__(
-        self, out: Path, settings: DatasetSettings, wishes: Sequence[Wish], pictures: PictureSource,
-        looker: Callable[[], Checker], passed: Counter[str] | None = None, max_broken: float = 0.05,
+        self,
+        out: Path,
+        settings: DatasetSettings,
+        wishes: Sequence[Wish],
+        pictures: PictureSource,
+        make_checker: Callable[[], Checker],
+        passed: Counter[str] | None = None,
+        max_broken: float = 0.05,
         say: Callable[[str], None] = print,
-    ):  # fmt: skip
+    ):
         self.folder, self.settings, self.wishes = Folder(out), settings, list(wishes)
-        self.pictures, self._make_looker = pictures, looker
-        self._looker: Checker | None = None
+        self.pictures, self._make_checker = pictures, make_checker
+        self._checker: Checker | None = None
         self.passed, self.max_broken, self.say = passed or Counter(), max_broken, say
         self._broken: dict[str, str] = {}
         self._claim()
@@ -122,7 +102,7 @@ class DatasetBuild:
 
     def _manifest(self) -> dict[str, Any]:
         prompts = hashlib.sha256(json_lines([wish.to_json() for wish in self.wishes])).hexdigest()[:16]
-        return {"schema": SCHEMA, "settings": asdict(self.settings), "prompts": prompts}
+        return {"schema": SCHEMA, "settings": self.settings.to_json(), "prompts": prompts}
 
     def _claim(self) -> None:
         path, now = self.folder.path / MANIFEST, self._manifest()
@@ -179,9 +159,9 @@ class DatasetBuild:
                 rows[wish.id] = {"id": wish.id, "try": turn, BROKEN: why, "reasons": [f"{BROKEN}: {why}"]}
         whole = [wish for wish in batch if wish.id in opened]
         if whole:
-            if self._looker is None:
-                self._looker = self._make_looker()
-            verdicts = self._looker.look(whole, [opened[wish.id] for wish in whole])
+            if self._checker is None:
+                self._checker = self._make_checker()
+            verdicts = self._checker.look(whole, [opened[wish.id] for wish in whole])
             for wish, verdict in zip(whole, verdicts, strict=True):
                 rows[wish.id] = self._row(turn, wish, verdict)
         return [rows[wish.id] for wish in batch]
@@ -192,16 +172,21 @@ class DatasetBuild:
             reasons.append(f"count: more than {MAX_REGIONS} boxes")
         boxes = [region.model_dump(mode="json", exclude_defaults=True) for region in verdict.regions]
         return {
-            "id": wish.id, "try": turn, "image": self.pictures.name(turn, wish), "regions": boxes,
-            "scores": list(verdict.scores), "clip": verdict.clip, "reasons": reasons,
-        }  # fmt: skip
+            "id": wish.id,
+            "try": turn,
+            "image": self.pictures.name(turn, wish),
+            "regions": boxes,
+            "scores": list(verdict.scores),
+            "clip": verdict.clip,
+            "reasons": reasons,
+        }
 
     def _note_broken(self, row: dict[str, Any]) -> None:
         self._broken[row["id"]] = row[BROKEN]
         if len(self._broken) > self.max_broken * len(self.wishes):
             first = next(iter(self._broken.values()))
             raise ValueError(
-                f"--max-broken: {len(self._broken)} pictures of {len(self.wishes)} cannot be used, more than the "
+                f"max_broken: {len(self._broken)} pictures of {len(self.wishes)} cannot be used, more than the "
                 f"{self.max_broken:g} of them that may be broken; the first: {first}; repair them, or raise it"
             )
 
@@ -239,10 +224,6 @@ def chunks(wishes: Sequence[Wish], size: int) -> Iterator[Sequence[Wish]]:
     return (wishes[start : start + size] for start in range(0, len(wishes), size))
 
 
-def json_lines(rows: Sequence[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
 def digest_of(manifest: Mapping[str, Any]) -> str:
     return _digest(_lasting(manifest))
 
@@ -272,7 +253,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise ValueError(f"--out: {path} is no manifest of a build of this version; choose another folder")
+    raise ValueError(f"out: {path} is no manifest of a build of this version; choose another folder")
 
 
 def _stored(path: Path, about: dict[str, Any]) -> list[dict[str, Any]] | None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trueline.dataset import NATURAL, Want, Wish
-from trueline.dataset.words import SIDES, article
+from trueline.dataset.words import SIDES
+from trueline.english.plurals import article
 from trueline.errors import FieldError
 from trueline.layout import Layout
 
@@ -41,14 +42,14 @@ def natural_wishes(
             passed[wish] += 1
             continue
         if key.casefold() in found:
-            raise ValueError(f"--captions-from: the id {key!r} stands twice in {source}")
+            raise ValueError(f"captions_from: the id {key!r} stands twice in {source}")
         seen.add(prompt.casefold())
         found[key.casefold()] = wish
         if len(found) == count:
             return list(found.values()), passed
     told = ", ".join(f"{number} {reason}" for reason, number in passed.items()) or "none was passed over"
     raise ValueError(
-        f"--captions: {source} has {len(found)} captions that fit, fewer than {count} ({told}); ask for fewer"
+        f"captions: {source} has {len(found)} captions that fit, fewer than {count} ({told}); ask for fewer"
     )
 
 
@@ -67,12 +68,12 @@ def _of_world(seed: int) -> Iterator[tuple[None, str]]:
 def _of_file(path: Path) -> Iterator[tuple[str | None, str]]:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"--captions-from: {path} is larger than {MAX_BYTES / 1e6:.0f} MB; cut it")
+            raise ValueError(f"captions_from: {path} is larger than {MAX_BYTES / 1e6:.0f} MB; cut it")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ValueError(f"--captions-from: cannot read {str(path)!r} ({error.strerror})") from None
+        raise ValueError(f"captions_from: cannot read {str(path)!r} ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise ValueError(f"--captions-from: {path} is not UTF-8; convert it") from None
+        raise ValueError(f"captions_from: {path} is not UTF-8; convert it") from None
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield (
@@ -87,10 +88,10 @@ def _record(line: str, where: str) -> tuple[str | None, str]:
         content = json.loads(line)
         layout = Layout(content["prompt"], id=content.get("id"))
     except FieldError as error:
-        raise ValueError(f"--captions-from: {where}: {error}") from None
+        raise ValueError(f"captions_from: {where}: {error}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(
-            f'--captions-from: {where} is no JSON object with "prompt"; write one caption or object a line'
+            f'captions_from: {where} is no JSON object with "prompt"; write one caption or object a line'
         ) from None
     return layout.id, " ".join(layout.prompt.split())
 

@@ -9,10 +9,12 @@ from typing import Any
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 WHY = {
-    "missing": "a thing was not found", "count": "a thing was found too often or too seldom",
-    "relation": "the stated side does not hold", "clip": "CLIP's score was too low",
+    "missing": "a thing was not found",
+    "count": "a thing was found too often or too seldom",
+    "relation": "the stated side does not hold",
+    "clip": "CLIP's score was too low",
     "broken": "the picture is missing or cannot be read",
-}  # fmt: skip
+}
 
 
 def card(about: Mapping[str, Any]) -> str:

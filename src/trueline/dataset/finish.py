@@ -1,4 +1,4 @@
-"""Decisions applied: a folder with ``data.jsonl``, ``images`` and a data card, for ``trueline train --data``."""
+"""Decisions applied: a folder with ``data.jsonl``, ``images`` and a data card, as ``trueline train`` reads it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from trueline import __version__
-from trueline.dataset.build import ITEMS, MANIFEST, SEEN, SUMMARY, json_lines, read_manifest, seen_of
+from trueline.dataset.build import ITEMS, MANIFEST, SEEN, SUMMARY, read_manifest, seen_of
 from trueline.dataset.card import card
-from trueline.files import Folder
+from trueline.files import Folder, json_lines
 from trueline.pictures import WEB_FORMATS, BrokenPicture, open_picture
 
 SET, DATA, IMAGES, CARD = "set.json", "data.jsonl", "images", "README.md"
@@ -32,7 +32,7 @@ def read_items(out: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
     except (OSError, ValueError):
         raise ValueError(
-            f"{out} holds no build that is done; run `trueline dataset build --out {out}` to its end"
+            f"{out} holds no build that is done; run `trueline dataset build` there to its end"
         ) from None
 
 
@@ -59,8 +59,8 @@ def finish(
     open_items = [item["id"] for item in items if item["id"] not in decided]
     if open_items and undecided is None:
         raise ValueError(
-            f"--decisions: {len(open_items)} of {len(items)} items are not decided, first {open_items[0]}; go on "
-            "with the review, or say --undecided keep or drop"
+            f"decisions: {len(open_items)} of {len(items)} items are not decided, first {open_items[0]}; go on "
+            "with the review, or say what becomes of them (undecided: keep or drop)"
         )
     kept = [item for item in items if decided.get(item["id"], undecided) == "keep"]
     if not kept:
@@ -100,7 +100,7 @@ def _claim(target: Path, build: str) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise ValueError(
-        f"--to: {target} holds something else than an earlier set of this build; choose another folder"
+        f"to: {target} holds something else than an earlier set of this build; choose another folder"
     )
 
 
@@ -141,4 +141,4 @@ def _about(
         "summary": summary,
         "settings": read_manifest(out / MANIFEST)["settings"],
         "trueline": __version__,
-    }  # fmt: skip
+    }

@@ -13,7 +13,7 @@ from trueline.files import Folder, file_digest
 from trueline.pictures import WEB_FORMATS, BrokenPicture, open_picture
 
 if TYPE_CHECKING:
-    from trueline.dataset.build import DatasetSettings
+    from trueline.dataset.settings import DatasetSettings
     from trueline.sampling.pipeline import Pipeline
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -57,10 +57,12 @@ class DrawnPictures:
         if self._pipe is None:
             self._pipe = self._load()
         drawn = self._pipe.stream(
-            [wish.prompt for wish in batch], seeds=[(s.seed + turn, self.places[wish.id]) for wish in batch],
-            steps=s.steps, guidance_scale=s.guidance_scale, scheduler=s.scheduler, batch_size=len(batch),
+            [wish.prompt for wish in batch],
+            seeds=[(s.seed + turn, self.places[wish.id]) for wish in batch],
+            sampling=s.sampling,
+            batch_size=len(batch),
             progress=False,
-        )  # fmt: skip
+        )
         for picture in drawn:
             self.folder.write_png(self._file(turn, batch[picture.index]), picture.image, picture.record)
 
@@ -86,13 +88,13 @@ class GivenPictures:
 
     def __init__(self, folder: Path):
         if not folder.is_dir():
-            raise ValueError(f"--images: {folder} is no folder; give the one that holds the pictures")
+            raise ValueError(f"images: {folder} is no folder; give the one that holds the pictures")
         self.folder, self._files = folder, dict[str, Path]()
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES:
                 if path.stem in self._files:
                     raise ValueError(
-                        f"--images: {self._files[path.stem]} and {path.name} are both picture {path.stem}; remove one"
+                        f"images: {self._files[path.stem]} and {path.name} are both picture {path.stem}; remove one"
                     )
                 self._files[path.stem] = path
 

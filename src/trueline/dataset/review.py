@@ -38,8 +38,11 @@ def write_review(folder: Folder, build: str, items: Sequence[dict[str, Any]], ti
     for number, start in enumerate(starts, start=1):
         some = items[start : start + PER_PAGE]
         data = {
-            "format": FORMAT, "build": build, "page": number, "items": [_shown(folder.path, item) for item in some],
-        }  # fmt: skip
+            "format": FORMAT,
+            "build": build,
+            "page": number,
+            "items": [_shown(folder.path, item) for item in some],
+        }
         name = f"review-{number}.html" if len(starts) > 1 else "review.html"
         part = f"{title}, page {number} of {len(starts)}" if len(starts) > 1 else title
         text = render("review.html", script="review.js", title=part, data=data)
@@ -54,11 +57,16 @@ def _fill(text: str, file: BinaryIO) -> None:
 def _shown(folder: Path, item: dict[str, Any]) -> dict[str, Any]:
     picture = thumbnail(folder / item["image"], SIDE)
     return {
-        "id": item["id"], "seen": item["meta"].get(SEEN), "category": item["meta"]["category"],
-        "prompt": item["prompt"], "src": picture.uri,
-        "width": picture.width, "height": picture.height, "clip": item["meta"]["clip"],
+        "id": item["id"],
+        "seen": item["meta"].get(SEEN),
+        "category": item["meta"]["category"],
+        "prompt": item["prompt"],
+        "src": picture.uri,
+        "width": picture.width,
+        "height": picture.height,
+        "clip": item["meta"]["clip"],
         "boxes": [[region["phrase"], *region["box"]] for region in item["regions"]],
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,12 @@ class Decisions:
         said = []
         if self.stale:
             said.append(
-                f"--decisions: {len(self.stale)} are about pictures or boxes that have changed since and do not "
+                f"decisions: {len(self.stale)} are about pictures or boxes that have changed since and do not "
                 f"count, first {self.stale[0]}; review those again"
             )
         if self.unbound:
             said.append(
-                f"--decisions: {len(self.unbound)} do not say which picture was seen, as older pages saved them, and "
+                f"decisions: {len(self.unbound)} do not say which picture was seen, as older pages saved them, and "
                 f"count by their id, first {self.unbound[0]}"
             )
         return said
@@ -99,7 +107,7 @@ def read_decisions(files: Iterable[Path], build: str, items: Iterable[Mapping[st
         for name, choice in content["decisions"].items():
             if name not in seen or choice not in CHOICES:
                 raise ValueError(
-                    f"--decisions: {path} decides {choice!r} on {name!r}, which the build does not know"
+                    f"decisions: {path} decides {choice!r} on {name!r}, which the build does not know"
                 )
             bound = hashes.get(name)
             if bound is not None and bound != seen[name]:
@@ -107,7 +115,7 @@ def read_decisions(files: Iterable[Path], build: str, items: Iterable[Mapping[st
                 continue
             if found.choices.setdefault(name, choice) != choice:
                 raise ValueError(
-                    f"--decisions: {path} decides otherwise on {name} than a file before it; give one"
+                    f"decisions: {path} decides otherwise on {name} than a file before it; give one"
                 )
             if bound is None:
                 found.unbound.append(name)
@@ -119,16 +127,16 @@ def _read(path: Path, build: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(
-                f"--decisions: {path} is larger than {MAX_BYTES / 1e6:.0f} MB, so it holds no decisions"
+                f"decisions: {path} is larger than {MAX_BYTES / 1e6:.0f} MB, so it holds no decisions"
             )
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"--decisions: {path} cannot be read ({error.strerror})") from None
+        raise ValueError(f"decisions: {path} cannot be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError(f"--decisions: {path} is not JSON; save it anew from the page") from None
+        raise ValueError(f"decisions: {path} is not JSON; save it anew from the page") from None
     groups = [content.get("decisions"), content.get("seen", {})] if isinstance(content, dict) else [None]
     if not all(isinstance(group, dict) for group in groups) or content.get("format") != FORMAT:
-        raise ValueError(f"--decisions: {path} holds no decisions of this version ({FORMAT})")
+        raise ValueError(f"decisions: {path} holds no decisions of this version ({FORMAT})")
     if content.get("build") != build:
-        raise ValueError(f"--decisions: {path} is of another build; give those of the pages beside it")
+        raise ValueError(f"decisions: {path} is of another build; give those of the pages beside it")
     return content

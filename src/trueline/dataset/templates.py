@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from trueline.dataset import Want, Wish
-from trueline.dataset.words import NUMBERS, RELATIONS, TemplateWords, article, plural
+from trueline.dataset.words import NUMBERS, RELATIONS, TemplateWords
+from trueline.english.plurals import article, plural
 
 Rng = np.random.Generator
 StatedPrompt = tuple[str, tuple[Want, ...], str | None]  # prompt, what it wants, relation
@@ -40,7 +41,7 @@ def _category(words: TemplateWords, category: str, count: int, seed: int) -> lis
         found.setdefault(said[0], said)
         if idle > TRIES:
             raise ValueError(
-                f"--templates: the words make about {len(found)} different prompts of {category}, fewer than "
+                f"templates: the words make about {len(found)} different prompts of {category}, fewer than "
                 f"{count}; ask for fewer, or give more words"
             )
     return [Wish(f"{category}-{n:04d}", category, *said) for n, said in enumerate(found.values())]
@@ -97,9 +98,13 @@ def _numeracy(rng: Rng, words: TemplateWords) -> StatedPrompt:
 
 
 _MAKERS: dict[str, Callable[[Rng, TemplateWords], StatedPrompt]] = {
-    "color": _color, "shape": _shape, "object": _object, "texture": _texture, "spatial": _spatial,
+    "color": _color,
+    "shape": _shape,
+    "object": _object,
+    "texture": _texture,
+    "spatial": _spatial,
     "numeracy": _numeracy,
-}  # fmt: skip
+}
 
 
 def _some(rng: Rng, words: Sequence[str], count: int) -> list[str]:

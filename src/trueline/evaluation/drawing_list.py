@@ -34,7 +34,7 @@ def choose(examples: Sequence[Example], n: int | None) -> list[int]:
     if n is None:
         return list(range(len(examples)))
     if not 1 <= n <= len(examples):
-        raise ValueError(f"--n: must be from 1 to {len(examples)}, the prompts of this benchmark (got {n})")
+        raise ValueError(f"n: must be from 1 to {len(examples)}, the prompts of this benchmark (got {n})")
     sizes = Counter(example.category for example in examples)
     seen: Counter[str] = Counter()
     depth = []
@@ -78,7 +78,7 @@ class Shard:
         """
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise ValueError(f"--shard: write it as 1/4, 2/4, ... (got {text!r})")
+            raise ValueError(f"shard: write it as 1/4, 2/4, ... (got {text!r})")
         return cls(int(index), int(count))
 
     def takes(self, batch: int) -> bool:

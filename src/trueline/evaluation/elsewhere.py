@@ -1,4 +1,4 @@
-"""Pictures made elsewhere, to be judged beside our own: ``--images DIR``.
+"""Pictures made elsewhere, to be judged besides our own.
 
 A picture is found by the example's id: ``ID-COPY.png`` as a run of ours names them (COPY from 0), ``ID.png`` for a
 first picture; or by the manifest of a folder that ``export_compbench`` wrote. PNG, JPEG and WebP.
@@ -27,18 +27,18 @@ class Elsewhere:
     def __init__(self, method: str, folder: Path, wanted: Sequence[Wanted]):
         self.method, self.folder = method, folder
         if not folder.is_dir():
-            raise ValueError(f"--images: {folder} is no folder; give the folder that holds the pictures")
+            raise ValueError(f"images: {folder} is no folder; give the folder that holds the pictures")
         self._paths = _exported(folder) if (folder / MANIFEST).exists() else _by_stem(folder)
         missing = [picture for picture in wanted if not self._candidates(picture)]
         if missing:
             raise ValueError(
-                f"--images: {folder} lacks {len(missing)} of {len(wanted)} pictures, first {missing[0].name}.png; "
-                "make them, or give --n and --seeds as they were made"
+                f"images: {folder} lacks {len(missing)} of {len(wanted)} pictures, first {missing[0].name}.png; "
+                "make them, or give n and seeds as they were made"
             )
         for picture in wanted:
             if len(found := self._candidates(picture)) > 1:
                 raise ValueError(
-                    f"--images: {found[0]} and {found[1].name} are both picture {picture.name}; remove one"
+                    f"images: {found[0]} and {found[1].name} are both picture {picture.name}; remove one"
                 )
         self._digests: dict[Path, str] = {}
 
@@ -50,7 +50,7 @@ class Elsewhere:
         method = name if equals else path.resolve().name
         if not method or not all(c.isalnum() or c in "-_." for c in method) or method.startswith("."):
             raise ValueError(
-                f"--images: {method!r} cannot name a method; give NAME=DIR with letters and digits"
+                f"images: {method!r} cannot name a method; give NAME=DIR with letters and digits"
             )
         return cls(method, path, wanted)
 

@@ -100,16 +100,28 @@ class _MethodFigures:
     def row(self, metric: str, category: str, own: Estimate, difference: Estimate | None) -> dict[str, Any]:
         c = self.context
         row: dict[str, Any] = {
-            "benchmark": c.benchmark, "model": c.model, "method": self.method, "metric": metric,
-            "category": category, "value": own.value, "low": own.low, "high": own.high, "n": own.n,
-            "images_per_prompt": len(c.seeds), "seeds": list(c.seeds), "protocol": self.judge.protocol,
-            "command": c.command, "commit": c.commit,
-        }  # fmt: skip
+            "benchmark": c.benchmark,
+            "model": c.model,
+            "method": self.method,
+            "metric": metric,
+            "category": category,
+            "value": own.value,
+            "low": own.low,
+            "high": own.high,
+            "n": own.n,
+            "images_per_prompt": len(c.seeds),
+            "seeds": list(c.seeds),
+            "protocol": self.judge.protocol,
+            "command": c.command,
+            "commit": c.commit,
+        }
         if difference is not None and difference.value is not None:
             row |= {
-                "against": self.against, "difference": difference.value, "difference_low": difference.low,
+                "against": self.against,
+                "difference": difference.value,
+                "difference_low": difference.low,
                 "difference_high": difference.high,
-            }  # fmt: skip
+            }
         return row
 
     # Means over pictures

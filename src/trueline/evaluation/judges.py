@@ -36,15 +36,24 @@ from trueline.perception.colours import clip_colours, hue_colours
 
 #: Kind of a model (``perception.KINDS``) -> what it does here; a plug-in is a matcher.
 ROLES = {
-    "owlv2": "detector", "owlv2-per-label": "detector", "grounding-dino": "detector", "oracle": "detector",
-    "clip": "embedder", "negclip": "embedder", "world-clip": "embedder",
-    "blip-vqa": "answerer", "inception-tf": "features", "clean": "features",
-}  # fmt: skip
+    "owlv2": "detector",
+    "owlv2-per-label": "detector",
+    "grounding-dino": "detector",
+    "oracle": "detector",
+    "clip": "embedder",
+    "negclip": "embedder",
+    "world-clip": "embedder",
+    "blip-vqa": "answerer",
+    "inception-tf": "features",
+    "clean": "features",
+}
 CROP: Rule = "padded"  #: of region CLIP scores and distances
 EXAMPLES_OF = {
-    "detector": "owlv2=google/owlv2-base-patch16-ensemble", "embedder": "clip=openai/clip-vit-base-patch32",
-    "answerer": "blip-vqa=Salesforce/blip-vqa-base", "features": "inception-tf=FILE",
-}  # fmt: skip
+    "detector": "owlv2=google/owlv2-base-patch16-ensemble",
+    "embedder": "clip=openai/clip-vit-base-patch32",
+    "answerer": "blip-vqa=Salesforce/blip-vqa-base",
+    "features": "inception-tf=FILE",
+}
 
 
 def role(name: str) -> str:
@@ -114,8 +123,9 @@ class TextMatch:
             if self.benchmark.asks_nouns(example):
                 nouns = self.model.texts([without_adjectives(example.prompt, self.parser)])
                 found[f"clip_score_nouns[{self.model.name},{self.parser}]"] = (
-                    float(clip_scores(whole[row : row + 1], nouns)[0]), 1.0,
-                )  # fmt: skip
+                    float(clip_scores(whole[row : row + 1], nouns)[0]),
+                    1.0,
+                )
             crops = [crop(image, region.box.xyxy, CROP) for region in example.layout.regions]
             if crops:
                 phrases = self.model.texts([region.phrase for region in example.layout.regions])
@@ -169,9 +179,10 @@ class Sets:
         self.model, self.name, self.protocol = model, _safe(model.name), f"{_protocol(model)}; crop {CROP}"
         whole, parts = model.name, f"{model.name}-regions"
         self.distances = (
-            SetDistance(f"fid[{whole}]", "frechet", whole), SetDistance(f"kid[{whole}]", "kid", whole),
+            SetDistance(f"fid[{whole}]", "frechet", whole),
+            SetDistance(f"kid[{whole}]", "kid", whole),
             SetDistance(f"region_fid[{whole},{CROP}]", "frechet", parts),
-        )  # fmt: skip
+        )
 
     def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Judgement]:
         whole = self.model.features(images).numpy()

@@ -127,12 +127,20 @@ def rows(
             theirs = _terms(scored[first], category) if name != first else {}
             for metric, terms in _terms(mine, category).items():
                 own: dict[str, Any] = {
-                    "benchmark": benchmark, "model": "", "method": name, "metric": metric, "category": category,
-                    **_scaled(metric, ratio(terms)), "n": terms.n,
-                    "images_per_prompt": round(terms.n / len(terms.keys)), "seeds": list(seeds.get(name, ())),
-                    "protocol": f"{benchmark.removesuffix('-layout')} layout rules, {mode}", "command": command,
-                    "commit": commit, "reads": READS,
-                }  # fmt: skip
+                    "benchmark": benchmark,
+                    "model": "",
+                    "method": name,
+                    "metric": metric,
+                    "category": category,
+                    **_scaled(metric, ratio(terms)),
+                    "n": terms.n,
+                    "images_per_prompt": round(terms.n / len(terms.keys)),
+                    "seeds": list(seeds.get(name, ())),
+                    "protocol": f"{benchmark.removesuffix('-layout')} layout rules, {mode}",
+                    "command": command,
+                    "commit": commit,
+                    "reads": READS,
+                }
                 table.append(own | _compared(metric, terms, theirs.get(metric), first))
     return table
 

@@ -47,14 +47,14 @@ def worn(pipe: Pipeline, loras: Sequence[RowLora]) -> Iterator[None]:
         return
     if pipe.backbone.adapters:
         raise ValueError(
-            "--loras: the model has a LoRA already, which the other rows would have too; unload it"
+            "loras: the model has a LoRA already, which the other rows would have too; unload it"
         )
     try:
         for lora in loras:
             if _sha256(lora.path) != lora.sha256:
                 raise ValueError(
-                    f"--loras: {lora.path} ({lora.name}) has changed since the run began; give the command again, "
-                    "with another --out where pictures of it are there"
+                    f"loras: {lora.path} ({lora.name}) has changed since the run began; give the command again, "
+                    "with another folder where pictures of it are there"
                 )
             pipe.load_lora(lora.path, lora.name, lora.weight)
         yield
@@ -66,4 +66,4 @@ def _sha256(path: Path) -> str:
     try:
         return file_digest(path)
     except OSError as error:
-        raise ValueError(f"--loras: cannot read {path} ({error.strerror})") from None
+        raise ValueError(f"loras: cannot read {path} ({error.strerror})") from None

@@ -23,7 +23,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from trueline.boxes import Corners
-from trueline.evaluation.tables import (  # fmt: skip
+from trueline.evaluation.tables import (
     NOTHING,
     Line,
     Provenance,

@@ -126,9 +126,13 @@ class Run:
     """
 
     def __init__(
-        self, out: Path, benchmark: Benchmark, settings: Settings, shard: Shard | None = None,
+        self,
+        out: Path,
+        benchmark: Benchmark,
+        settings: Settings,
+        shard: Shard | None = None,
         elsewhere: Sequence[Elsewhere] = (),
-    ):  # fmt: skip
+    ):
         self.out, self.benchmark, self.settings, self.shard = out, benchmark, settings, shard or Shard()
         self.elsewhere = {each.method: each for each in elsewhere}
         places = choose(benchmark.examples, settings.n)
@@ -140,16 +144,18 @@ class Run:
     def _claim(self) -> None:
         names = [picture.name for picture in self.pictures]
         manifest = {
-            "schema": SCHEMA, "settings": self.settings.to_json(), "layouts": _digest(self.pictures),
+            "schema": SCHEMA,
+            "settings": self.settings.to_json(),
+            "layouts": _digest(self.pictures),
             "pictures": names,
-        }  # fmt: skip
+        }
         path = self.out / "run.json"
         if not path.exists():
             self.folder.write_json("run.json", manifest)
             return
         if differing := _differences(path, manifest):
             raise ValueError(
-                f"--out: {self.out} holds a run with another {differing[0]}; give the same, or another folder"
+                f"out: {self.out} holds a run with another {differing[0]}; give the same, or another folder"
             )
 
     @property
@@ -171,12 +177,14 @@ class Run:
     def missing(self, method: str) -> list[int]:
         """The shard's batches with a picture that is not there."""
         return [
-            number for number in self.mine
+            number
+            for number in self.mine
             if not all(
                 self.path(method, picture).exists()
-                for picture in self.batches[number] if self.exists_for(method, picture)
+                for picture in self.batches[number]
+                if self.exists_for(method, picture)
             )
-        ]  # fmt: skip
+        ]
 
     def claim(self, row: Row) -> None:
         """Take the method's folder for these settings of it.
@@ -198,7 +206,7 @@ class Run:
             if isinstance(theirs, dict) and theirs.get("loras") != mine.get("loras"):
                 what = "another file or strength of its LoRA"
             raise ValueError(
-                f"--out: {folder.path} holds pictures of {row.name} with {what}; give the same, or "
+                f"out: {folder.path} holds pictures of {row.name} with {what}; give the same, or "
                 "another folder"
             )
 
@@ -234,11 +242,15 @@ class Run:
                 yield picture, image, {"method": row, "example": picture.example.id}
             return
         made = pipe.stream(
-            [row.layout(picture) for picture in batch], seeds=[(p.seed, p.place) for p in batch],
-            methods=row.methods, sampling=self.settings.sampling, **row.changed, batch_size=len(batch),
+            [row.layout(picture) for picture in batch],
+            seeds=[(p.seed, p.place) for p in batch],
+            methods=row.methods,
+            sampling=self.settings.sampling,
+            **row.changed,
+            batch_size=len(batch),
             progress=False,
             checked=True,  # a batch without boxes belongs to a benchmark that has some (commands/_rows.py)
-        )  # fmt: skip
+        )
         about = {"method": row.name} | row.about_loras()
         for drawn in made:
             yield batch[drawn.index], drawn.image, drawn.record | about
@@ -320,11 +332,11 @@ def _differences(path: Path, manifest: dict[str, Any]) -> list[str]:
         before, now = Sampling().to_record() | old["settings"], manifest["settings"]
         found = [name for name in now if before.get(name) != now[name]]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is no manifest of an evaluation; choose another folder for --out") from None
+        raise ValueError(f"{path} is no manifest of an evaluation; choose another folder") from None
     if not found and old.get("pictures") != manifest["pictures"]:
         return ["list of pictures"]
     if not found and old.get("layouts", manifest["layouts"]) != manifest["layouts"]:  # schema 1 has none
-        return ["set of prompts or boxes (--option, or another version of the benchmark's files)"]
+        return ["set of prompts or boxes (other options of the benchmark, or other files of it)"]
     return found
 
 
@@ -352,9 +364,11 @@ def _load(path: Path, about: dict[str, Any]) -> list[Judgement] | None:
 
 def _refuse_nan(method: str, judge: Judge, pictures: Sequence[Wanted], seen: Sequence[Judgement]) -> None:
     bad = [
-        (picture.name, key) for picture, each in zip(pictures, seen, strict=True)
-        for key, array in each.items() if array.dtype.kind == "f" and not np.isfinite(array).all()
-    ]  # fmt: skip
+        (picture.name, key)
+        for picture, each in zip(pictures, seen, strict=True)
+        for key, array in each.items()
+        if array.dtype.kind == "f" and not np.isfinite(array).all()
+    ]
     if bad:
         raise ValueError(
             f"{judge.name}: {len({name for name, _ in bad})} pictures of {method} give numbers that are not finite, "

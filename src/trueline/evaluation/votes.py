@@ -95,9 +95,13 @@ def write_study(
         name = _digest(f"{study}:{place}")
         first = pair[0]
         entries[name] = {
-            "example": first.example, "seed": first.seed, "category": first.category, "prompt": first.prompt,
-            "left": left.method, "right": right.method,
-        }  # fmt: skip
+            "example": first.example,
+            "seed": first.seed,
+            "category": first.category,
+            "prompt": first.prompt,
+            "left": left.method,
+            "right": right.method,
+        }
         shown.append(
             {
                 "id": name,
@@ -108,9 +112,16 @@ def write_study(
         )
     data = {"format": FORMAT, "study": study, "questions": QUESTIONS, "pairs": shown}
     key = {
-        "format": FORMAT, "study": study, "title": title, "seed": seed, "methods": methods, "benchmark": benchmark,
-        "model": model, "questions": QUESTIONS, "pairs": entries,
-    }  # fmt: skip
+        "format": FORMAT,
+        "study": study,
+        "title": title,
+        "seed": seed,
+        "methods": methods,
+        "benchmark": benchmark,
+        "model": model,
+        "questions": QUESTIONS,
+        "pairs": entries,
+    }
     target = Path(folder)
     write_text(target / "key.json", json.dumps(key, indent=1, ensure_ascii=False) + "\n")
     write_text(target / "vote.html", render("vote.html", script="vote.js", title=title, data=data))
@@ -186,9 +197,14 @@ def score_votes(
     if not votes:
         raise ValueError(f"no votes to score; {'; '.join(notes) or 'give the files that the page saves'}")
     shared = {
-        "benchmark": opened.get("benchmark") or "user study", "model": opened.get("model", ""), "category": "",
-        "images_per_prompt": 1, "command": command, "commit": commit, "against": methods[0],
-    }  # fmt: skip
+        "benchmark": opened.get("benchmark") or "user study",
+        "model": opened.get("model", ""),
+        "category": "",
+        "images_per_prompt": 1,
+        "command": command,
+        "commit": commit,
+        "against": methods[0],
+    }
     rows = []
     for question in QUESTIONS:
         for method in methods[1:]:
@@ -267,17 +283,21 @@ def _rows(question: str, votes: Sequence[_Vote]) -> list[dict[str, Any]]:
             "n": won.n,
             "protocol": f"blind pairs, ties half; n counts votes; {people}; bootstrap over {over}",
         }
-    ]  # fmt: skip
+    ]
     if len(raters) > 1:
         answers: dict[str, list[float]] = {}
         for vote in votes:
             answers.setdefault(vote.pair, []).append(vote.score)
         rows.append(
             {
-                "metric": f"{question}_agreement", "value": alpha(list(answers.values())), "low": None, "high": None,
-                "n": len(votes), "protocol": f"Krippendorff's alpha, nominal; n counts votes; {people}",
+                "metric": f"{question}_agreement",
+                "value": alpha(list(answers.values())),
+                "low": None,
+                "high": None,
+                "n": len(votes),
+                "protocol": f"Krippendorff's alpha, nominal; n counts votes; {people}",
             }
-        )  # fmt: skip
+        )
     return rows
 
 

@@ -32,7 +32,8 @@ class Within(GroupedMetadata):
 
     def __iter__(self) -> Iterator[object]:
         yield Ge(self.low)
-        yield Le(self.high)
+        if self.high < math.inf:
+            yield Le(self.high)
         yield BeforeValidator(self.check)
 
     def check(self, value: Any) -> float:

@@ -48,7 +48,7 @@ def test_boxes_can_be_called_by_name(monkeypatch):
             assert before.grounding_phrase == before.phrase == told.phrase == thing.phrase
             article, name = told.grounding_phrase.split()
             assert name == thing.name and article == ("an" if name[0] in "aeiou" else "a")
-    with pytest.raises(ValueError, match="--option: labels must be one of phrase, name"):
+    with pytest.raises(ValueError, match=r"^labels: must be one of phrase, name"):
         World(labels="none")
 
 

@@ -90,7 +90,7 @@ class World(Benchmark):
     def __init__(self, data: str | Path | None = None, split: str = SPLITS[0], labels: str = LABELS[0]):
         for name, given, known in (("split", split, SPLITS), ("labels", labels, LABELS)):
             if given not in known:
-                raise ValueError(f"--option: {name} must be one of {', '.join(known)} (got {given!r})")
+                raise ValueError(f"{name}: must be one of {', '.join(known)} (got {given!r})")
         self.covered: dict[str, tuple[int, int]] = {}
         official = _official(data, self.covered) if data is not None else []
         self.examples = [*_own(split, labels == "name"), *official]
