@@ -14,7 +14,7 @@ from trueline.models import devices
 from trueline.sampling.pipeline import Pipeline
 from trueline.world import denoiser, language, vae
 from trueline.world.build import STAGES
-from trueline.world.fitting import Fit, Plan
+from trueline.world.fitting import StageSettings, finished, fit
 from trueline.world.restore import restore
 from trueline.world.scenes import make_scene, render
 from trueline.world.workspace import Workspace
@@ -45,7 +45,7 @@ def test_every_stage_is_done_and_says_how_it_went(built):
     )
     for name in trained:
         lines = [json.loads(line) for line in (built / name / "log.jsonl").read_text().splitlines()]
-        assert lines[-1]["step"] == Workspace(built, torch.device("cpu"), smoke=True).plan(name).steps
+        assert lines[-1]["step"] == Workspace(built, torch.device("cpu"), smoke=True).settings(name).steps
         assert all(line["skipped"] == 0 for line in lines)
 
 
@@ -179,29 +179,48 @@ def test_autocast_is_on_where_bfloat16_is_native(monkeypatch):
 
 
 def _toy(folder, steps, stop_after=None):
-    """A fit whose loss is noisy, so that a resume that repeated or skipped randomness would show."""
+    """A training whose loss is noisy, so that a resume that repeated or skipped randomness would show."""
     torch.manual_seed(0)
     net = torch.nn.Linear(3, 3)
-    plan = Plan(steps=steps, batch=1, lr=0.1, warmup=2, ema=0.9, save_every=3, log_every=1)
+    settings = StageSettings(steps=steps, batch=1, lr=0.1, warmup=2, ema=0.9, save_every=3, log_every=1)
 
     def loss(step, generator):
         return {"total": (net(torch.randn(4, 3, generator=generator)) - 1).square().mean()}
 
-    fit = Fit(folder, net, plan, loss)
-    for line in fit:
+    loop = fit(folder, net, settings, loss, seed=0)
+    for line in loop:
         if line["step"] == stop_after:
             break
-    return fit
+    return loop
 
 
-def test_a_stopped_fit_goes_on_as_if_it_had_not_been(tmp_path):
+def test_a_stopped_stage_goes_on_as_if_it_had_not_been(tmp_path):
     whole = _toy(tmp_path / "whole", 9)
     _toy(tmp_path / "parts", 9, stop_after=5)
     resumed = _toy(tmp_path / "parts", 9)
-    for a, b in zip(whole.net.parameters(), resumed.net.parameters(), strict=True):
-        assert torch.equal(a, b)
+    for name, weight in whole.trained.items():
+        assert torch.equal(weight, resumed.trained[name])
     for name, value in whole.average.values.items():
         assert torch.equal(value, resumed.average.values[name])
+    lines = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    losses = [[json.loads(line)["total"] for line in log] for log in lines]
+    assert losses[0] == losses[1] and len(losses[0]) == 9
+
+
+def test_the_result_has_the_averaged_weights(tmp_path):
+    loop = _toy(tmp_path, 9)
+    last = {name: weight.detach().clone() for name, weight in loop.trained.items()}
+    net = finished(loop)
+    for name, weight in net.named_parameters():
+        assert torch.equal(weight, loop.average.values[name]) and not torch.equal(weight, last[name])
+
+
+def test_the_rate_rises_stays_and_falls():
+    settings = StageSettings(steps=100, lr=1.0, warmup=10, decay=0.2)
+    rates = [settings.rate(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:80] == pytest.approx([1.0] * 70)
+    assert rates[90] == pytest.approx(0.5) and 0 < rates[99] < 0.01
 
 
 def test_a_bad_loss_is_skipped_and_counted(tmp_path):
@@ -211,9 +230,21 @@ def test_a_bad_loss_is_skipped_and_counted(tmp_path):
     def loss(step, generator):
         return {"total": net(torch.ones(1, 1)).sum() * float("nan")}
 
-    lines = list(Fit(tmp_path, net, Plan(steps=2, batch=1, lr=1.0, log_every=1), loss))
-    assert [line["skipped"] for line in lines] == [1, 1]
+    settings = StageSettings(steps=2, batch=1, lr=1.0, log_every=1)
+    lines = list(fit(tmp_path, net, settings, loss, seed=0))
+    assert [line["skipped"] for line in lines] == [1, 2], "so far"
     assert torch.equal(net.weight, before)
+
+
+def test_a_probe_is_logged_now_and_then_and_at_the_end(tmp_path):
+    net = torch.nn.Linear(1, 1)
+
+    def loss(step, generator):
+        return {"total": net(torch.ones(1, 1)).sum()}
+
+    settings = StageSettings(steps=150, batch=1, lr=1e-3, log_every=50)
+    lines = list(fit(tmp_path, net, settings, loss, seed=0, probe=lambda: {"gap": net.weight.detach()}))
+    assert [line["step"] for line in lines if "gap" in line] == [100, 150]
 
 
 def test_standardise_changes_latents_but_no_picture():

@@ -11,7 +11,7 @@ from PIL import Image
 from trueline.perception import load
 from trueline.world import matcher, pack
 from trueline.world.captions import caption
-from trueline.world.fitting import Plan
+from trueline.world.fitting import StageSettings, StepDraws
 from trueline.world.scenes import SIZE, make_scene, render
 from trueline.world.vae import to_tensor
 from trueline.world.workspace import Workspace
@@ -71,13 +71,19 @@ def test_only_what_was_named_is_altered(change):
         assert differ == [change]
 
 
+class FirstStep:
+    """The same eight pictures and the same draws at every step."""
+
+    def batch(self, step, places):
+        return StepDraws(0, torch.Generator().manual_seed(0))
+
+
 def test_the_loss_teaches_it_eight_pictures(tokenizer, trips, tmp_path):
     """Every part of the loss falls, and the true captions of the pictures it saw come out above the wrong ones."""
-    plan = Plan(steps=45, batch=8, lr=2e-3, warmup=5, log_every=1)
-    fit = matcher.train_matcher(tmp_path, tokenizer, trips, plan, torch.device("cpu"))
-    first = fit.loss
-    fit.loss = lambda step, generator: first(0, torch.Generator().manual_seed(0))
-    lines = list(fit)
+    settings = StageSettings(steps=45, batch=8, lr=2e-3, warmup=5, log_every=1)
+    loop = matcher.train_matcher(tmp_path, tokenizer, trips, settings, torch.device("cpu"))
+    loop.stream = FirstStep()
+    lines = list(loop)
     for part in ("contrast", "close", "match", "patches"):
         assert lines[-1][part] < 0.6 * lines[0][part], part
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from trueline.perception import Detector, Segmenter, Tagger, load
 from trueline.world import pack, seer
-from trueline.world.fitting import Plan
+from trueline.world.fitting import StageSettings
 from trueline.world.scenes import SIZE, Background, Scene, Thing, extent, make_scene, masks, render
 from trueline.world.training_pictures import FIRST, Trips
 from trueline.world.vae import to_tensor
@@ -117,8 +117,8 @@ def test_the_loss_is_least_for_the_truth_and_asks_colours_where_there_is_ink():
 
 def test_training_lowers_the_loss(tmp_path):
     trips = Trips(np.stack([render(make_scene("train", FIRST + i)) for i in range(2)]))
-    plan = Plan(steps=9, batch=2, lr=3e-3, warmup=2, log_every=3)
-    lines = list(seer.train_seer(tmp_path, trips, plan, torch.device("cpu")))
+    settings = StageSettings(steps=9, batch=2, lr=3e-3, warmup=2, log_every=3)
+    lines = list(seer.train_seer(tmp_path, trips, settings, torch.device("cpu")))
     assert lines[-1]["total"] < 0.93 * lines[0]["total"]
 
 

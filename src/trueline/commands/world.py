@@ -58,8 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="begin with the nets that ship: stages not begun count as done; train them further with --again",
     )
-    top.add_argument("--steps", type=int, help="training steps, instead of the plan's")
-    top.add_argument("--lr", type=float, help="highest learning rate, instead of the plan's")
+    top.add_argument("--steps", type=int, help="training steps, instead of the stage's own")
+    top.add_argument("--lr", type=float, help="highest learning rate, instead of the stage's own")
     top.add_argument(
         "--favour", metavar="COLOUR=FACTOR", help="draw scenes with this colour so much more often"
     )

@@ -19,7 +19,7 @@ from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from trueline.world import captioner, clip, denoiser, language, matcher, seer, vae
 from trueline.world.captions import caption
-from trueline.world.fitting import Fit
+from trueline.world.fitting import Fitting, finished
 from trueline.world.pack import pack_world
 from trueline.world.restore import restore
 from trueline.world.scenes import Scene, render
@@ -32,13 +32,11 @@ log = logging.getLogger(__name__)
 Metrics = dict[str, Any]
 
 
-def run(fit: Fit) -> Any:
+def run(loop: Fitting) -> Any:
     """Train to the end, logging every line; returns the net with its averaged weights."""
-    for line in fit:
-        log.info("%s %s", fit.folder.name, " ".join(f"{k}={v}" for k, v in line.items()))
-    if fit.average:
-        fit.average.copy_to(fit.net)
-    return fit.net.eval()
+    for line in loop:
+        log.info("%s %s", loop.folder.name, " ".join(f"{k}={v}" for k, v in line.items()))
+    return finished(loop)
 
 
 def silhouettes(work: Workspace) -> Metrics:
@@ -54,14 +52,16 @@ def tokenizer(work: Workspace) -> Metrics:
 
 
 def text(work: Workspace) -> Metrics:
-    tower = run(language.train_text(work.stage("text"), work.tokenizer, work.plan("text"), work.device)).tower
+    tower = run(
+        language.train_text(work.stage("text"), work.tokenizer, work.settings("text"), work.device)
+    ).tower
     tower.save_pretrained(work.final("text"))
     return {"parameters": sum(p.numel() for p in tower.parameters())}
 
 
 def vae_crops(work: Workspace) -> Metrics:
     """Most of the VAE is learned on small pieces around the things, where there is something to learn."""
-    net = run(vae.train_vae(work.stage("vae_crops"), work.plan("vae_crops"), work.device, side=vae.CROP))
+    net = run(vae.train_vae(work.stage("vae_crops"), work.settings("vae_crops"), work.device, side=vae.CROP))
     net.save_pretrained(work.final("vae_crops"))
     return _psnr(work, net)
 
@@ -69,7 +69,7 @@ def vae_crops(work: Workspace) -> Metrics:
 def autoencoder(work: Workspace) -> Metrics:
     """Whole pictures last: group norms see other statistics there than on the pieces."""
     start = work.final("vae_crops")
-    net = run(vae.train_vae(work.stage("vae"), work.plan("vae"), work.device, start=start)).cpu()
+    net = run(vae.train_vae(work.stage("vae"), work.settings("vae"), work.device, start=start)).cpu()
     encoded = denoiser.encode_scenes(net, "train", max(16, work.scenes // 30), torch.device("cpu"))
     vae.standardise(net, encoded.mean((0, 2, 3)), encoded.std((0, 2, 3)))
     net.save_pretrained(work.final("vae"))
@@ -93,7 +93,7 @@ def latents(work: Workspace) -> Metrics:
 
 
 def unet(work: Workspace) -> Metrics:
-    parts = work.cache, work.conditioner, work.plan("unet"), work.compiled, work.restored_unet("unet")
+    parts = work.cache, work.conditioner, work.settings("unet"), work.compiled, work.restored_unet("unet")
     net = run(denoiser.train_unet(work.stage("unet"), *parts))
     net.save_pretrained(work.final("unet"))
     return {"parameters": sum(p.numel() for p in net.parameters())}
@@ -101,7 +101,7 @@ def unet(work: Workspace) -> Metrics:
 
 def grounding(work: Workspace) -> Metrics:
     base, restored = work.unet("unet"), work.restored_unet("grounding")
-    parts = work.cache, work.conditioner, work.plan("grounding"), work.compiled, restored
+    parts = work.cache, work.conditioner, work.settings("grounding"), work.compiled, restored
     net = run(denoiser.train_grounding(work.stage("grounding"), base, *parts))
     net.save_pretrained(work.final("grounding"))
     return {name: float(value) for name, value in held_out_gaps(work, net).items()}
@@ -118,15 +118,15 @@ def held_out_gaps(work: Workspace, net: UNet2DConditionModel) -> dict[str, torch
 
 def decoder(work: Workspace) -> Metrics:
     """Polish the decoder with the encoder frozen, so that every latent stays what it was."""
-    folder, plan, start = work.stage("decoder"), work.plan("decoder"), work.final("vae")
-    net = run(vae.train_vae(folder, plan, work.device, frozen_encoder=True, start=start))
+    folder, settings, start = work.stage("decoder"), work.settings("decoder"), work.final("vae")
+    net = run(vae.train_vae(folder, settings, work.device, frozen_encoder=True, start=start))
     net.save_pretrained(work.final("decoder"))
     return _psnr(work, net)
 
 
 def clip_stage(work: Workspace) -> Metrics:
-    folder, plan = work.stage("clip"), work.plan("clip")
-    net = run(clip.train_clip(folder, work.tower(), work.tokenizer, plan, work.device)).clip
+    folder, settings = work.stage("clip"), work.settings("clip")
+    net = run(clip.train_clip(folder, work.tower(), work.tokenizer, settings, work.device)).clip
     net.save_pretrained(work.final("clip"))
     return retrieval(work, net)
 
@@ -165,11 +165,13 @@ def matcher_stage(work: Workspace) -> Metrics:
     )
 
 
-def _blip(work: Workspace, stage: str, kind: Any, train: Callable[..., Fit]) -> Any:
+def _blip(work: Workspace, stage: str, kind: Any, train: Callable[..., Fitting]) -> Any:
     """The BLIP of that stage, trained on from where it is, and saved."""
     final = work.final(stage)
     start = kind.from_pretrained(final).float() if final.exists() else None
-    net = run(train(work.stage(stage), work.tokenizer, work.trips, work.plan(stage), work.device, start)).net
+    net = run(
+        train(work.stage(stage), work.tokenizer, work.trips, work.settings(stage), work.device, start)
+    ).net
     net.save_pretrained(final)
     return net
 
@@ -177,7 +179,7 @@ def _blip(work: Workspace, stage: str, kind: Any, train: Callable[..., Fit]) -> 
 def seer_stage(work: Workspace) -> Metrics:
     final = work.final("seer")
     start = seer.load_seer(final).requires_grad_() if final.exists() else None
-    net = run(seer.train_seer(work.stage("seer"), work.trips, work.plan("seer"), work.device, start))
+    net = run(seer.train_seer(work.stage("seer"), work.trips, work.settings("seer"), work.device, start))
     net.save_pretrained(final)
     return on_renders_and_trips(work, lambda pixels, scenes: seer.measure(seer.detect(net, pixels), scenes))
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers import BlipForConditionalGeneration, CLIPTokenizer
 
 from trueline.models.devices import autocast
+from trueline.training.objective import Losses
 from trueline.world.blip import VARIANTS, BlipWithHeads, blip_config, picture_states
 from trueline.world.captions import Caption, caption
 from trueline.world.clip import patch_loss
-from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.fitting import Fitting, StageSettings, fit
 from trueline.world.language import LENGTH, tokenize
 from trueline.world.scenes import Scene
 from trueline.world.training_pictures import Trips, disturbed
@@ -62,17 +63,17 @@ def train_captioner(
     folder: Path,
     tokenizer: CLIPTokenizer,
     trips: Trips,
-    plan: Plan,
+    settings: StageSettings,
     device: torch.device,
     start: BlipForConditionalGeneration | None = None,
-) -> Fit:
+) -> Fitting:
     """Train in ``folder``, from scratch or from ``start``."""
     torch.manual_seed(7)
     learner = BlipWithHeads(start or make_captioner(tokenizer)).to(device).train()
     net = learner.net
 
     def loss(step: int, generator: torch.Generator) -> Losses:
-        scenes, pictures = trips.lessons(step, plan.batch, 21)
+        scenes, pictures = trips.lessons(step, settings.batch, 21)
         rng = np.random.default_rng([22, step])
         texts = [training_caption(scene, rng).text for scene in scenes]
         ids = tokenize(tokenizer, texts, "longest").input_ids.to(device)
@@ -84,7 +85,7 @@ def train_captioner(
         patch = patch_loss(patches, scenes)
         return {"total": words + PATCHES * patch, "words": words, "patches": patch}
 
-    return Fit(folder, learner, plan, loss, seed=7)
+    return fit(folder, learner, settings, loss, seed=7)
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
 from trueline.models.devices import autocast
+from trueline.training.objective import Losses
 from trueline.world.captions import caption
-from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.fitting import Fitting, StageSettings, fit
 from trueline.world.language import SCENE_CLASSES, scene_loss, targets, tokenize
 from trueline.world.scenes import SIZE, Scene, Thing, make_scene, masks, render
 from trueline.world.vae import to_tensor
@@ -115,15 +116,19 @@ def _examples(step: int, batch: int) -> tuple[list[Scene], np.ndarray, list[Thin
 
 
 def train_clip(
-    folder: Path, tower: CLIPTextModel, tokenizer: CLIPTokenizer, plan: Plan, device: torch.device
-) -> Fit:
+    folder: Path,
+    tower: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    settings: StageSettings,
+    device: torch.device,
+) -> Fitting:
     """Train the vision tower and both projections; the text tower stays as it is (locked, as in LiT)."""
     torch.manual_seed(6)
     net = ClipWithHeads(make_clip(tower)).to(device)
     net.clip.text_model.requires_grad_(False)
 
     def loss(step: int, generator: torch.Generator) -> Losses:
-        scenes, pictures, things, crops = _examples(step, plan.batch // 2)
+        scenes, pictures, things, crops = _examples(step, settings.batch // 2)
         said = [caption(s, step % 6) for s in scenes]
         texts = [c.text for c in said] + [t.phrase for t in things]
         pixels = to_tensor(np.concatenate([pictures, crops])).to(device)
@@ -146,7 +151,7 @@ def train_clip(
         parts = {"whole": whole, "region": region, "tokens": tokens, "kinds": kinds, "content": content}
         return {"total": total} | parts
 
-    return Fit(folder, net, plan, loss, seed=6)
+    return fit(folder, net, settings, loss, seed=6)
 
 
 @torch.no_grad()

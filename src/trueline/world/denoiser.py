@@ -17,8 +17,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from trueline.models.devices import autocast
 from trueline.models.grounding_layers import is_grounding, prepare_grounding
+from trueline.training.objective import Losses
 from trueline.world.captions import caption
-from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.fitting import Fitting, StageSettings, fit
 from trueline.world.language import WIDTH, all_phrases, read_phrases, tokenize
 from trueline.world.scenes import Scene, make_scene, render
 from trueline.world.vae import to_tensor
@@ -188,8 +189,8 @@ class Denoising:
         t = draw_times(generator, self.batch, self.low, self.share)
         error = self.error(self.forward, x0, noise, t, self.conditioner.text(said), boxes)
         high = t.to(self.device) >= 700
-        named = {"total": error.mean(), "v_low": error[~high].mean(), "v_high": error[high].mean()}
-        return {k: v for k, v in named.items() if torch.isfinite(v)}
+        # The mean of no timesteps is not finite; the log leaves such values out.
+        return {"total": error.mean(), "v_low": error[~high].mean(), "v_high": error[high].mean()}
 
     @torch.no_grad()
     def gaps(
@@ -224,18 +225,25 @@ def train_unet(
     folder: Path,
     cache: LatentCache,
     conditioner: Conditioner,
-    plan: Plan,
+    settings: StageSettings,
     compiled: bool = False,
     start: UNet2DConditionModel | None = None,
-) -> Fit:
+) -> Fitting:
     """Text to picture, all weights, from scratch or from those of ``start``."""
     torch.manual_seed(3)
     unet = (start or make_unet(gated=False)).to(device=conditioner.device, memory_format=torch.channels_last)
     plain_attention(unet)
     loss = Denoising(
-        unet, cache, conditioner, plan.batch, low=400, share=0.5, drop_caption=DROP_CAPTION, compiled=compiled
+        unet,
+        cache,
+        conditioner,
+        settings.batch,
+        low=400,
+        share=0.5,
+        drop_caption=DROP_CAPTION,
+        compiled=compiled,
     )
-    return Fit(folder, unet, plan, loss, seed=3)
+    return fit(folder, unet, settings, loss, seed=3)
 
 
 def train_grounding(
@@ -243,10 +251,10 @@ def train_grounding(
     base: UNet2DConditionModel,
     cache: LatentCache,
     conditioner: Conditioner,
-    plan: Plan,
+    settings: StageSettings,
     compiled: bool = False,
     start: UNet2DConditionModel | None = None,
-) -> Fit:
+) -> Fitting:
     """Grounding layers only, on the frozen U-Net ``base``, from scratch or from those of ``start``."""
     torch.manual_seed(4)
     unet = start or make_unet(gated=True)
@@ -259,23 +267,11 @@ def train_grounding(
         parameter.requires_grad_(is_grounding(name))
     unet = unet.to(device=conditioner.device, memory_format=torch.channels_last)
     plain_attention(unet)
-    loss = Denoising(
-        unet,
-        cache,
-        conditioner,
-        plan.batch,
-        low=250,
-        share=0.8,
-        drop_caption=0.5,
-        drop_boxes=0.1,
-        compiled=compiled,
-    )
+    parts = unet, cache, conditioner, settings.batch
+    loss = Denoising(*parts, low=250, share=0.8, drop_caption=0.5, drop_boxes=0.1, compiled=compiled)
     scenes = [make_scene(cache.split, i) for i in range(min(64, len(cache.latents)))]
-    return Fit(
-        folder,
-        unet,
-        plan,
-        loss,
-        seed=4,
-        probe=lambda: loss.gaps(scenes, cache.latents[: len(scenes)].float()),
-    )
+
+    def probe() -> Losses:
+        return loss.gaps(scenes, cache.latents[: len(scenes)].float())
+
+    return fit(folder, unet, settings, loss, seed=4, probe=probe)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from trueline.models.devices import autocast
+from trueline.training.objective import Losses
 from trueline.world.captions import Caption, caption
-from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.fitting import Fitting, StageSettings, fit
 from trueline.world.scenes import Thing, make_scene
 from trueline.world.vocabulary import COLOURS, OBJECTS, RELATIONS, TEXTURES
 
@@ -173,13 +174,15 @@ def training_captions(step: int, batch: int) -> list[Caption]:
     ]
 
 
-def train_text(folder: Path, tokenizer: CLIPTokenizer, plan: Plan, device: torch.device) -> Fit:
+def train_text(
+    folder: Path, tokenizer: CLIPTokenizer, settings: StageSettings, device: torch.device
+) -> Fitting:
     """Train the text tower to understand captions."""
     torch.manual_seed(2)
     net = TextWithHeads(make_text_tower(tokenizer)).to(device)
 
     def loss(step: int, generator: torch.Generator) -> Losses:
-        captions = training_captions(step, plan.batch)
+        captions = training_captions(step, settings.batch)
         read = tokenize(tokenizer, [c.text for c in captions], return_offsets_mapping=True)
         said = targets(captions, read["offset_mapping"].tolist())
         ids = read["input_ids"]
@@ -193,7 +196,7 @@ def train_text(folder: Path, tokenizer: CLIPTokenizer, plan: Plan, device: torch
             padding = scene_loss(net.scene(hidden[rows, pad]), said)
         return {"total": noun + scene + 0.5 * padding, "noun": noun, "scene": scene, "padding": padding}
 
-    return Fit(folder, net, plan, loss, seed=2)
+    return fit(folder, net, settings, loss, seed=2)
 
 
 @torch.no_grad()

@@ -20,10 +20,11 @@ from transformers import BlipForImageTextRetrieval, CLIPTokenizer
 
 from trueline.models.devices import autocast
 from trueline.perception import Detection
+from trueline.training.objective import Losses
 from trueline.world.blip import VARIANTS, BlipWithHeads, blip_config, picture_states
 from trueline.world.captions import Caption, caption
 from trueline.world.clip import contrastive, patch_loss
-from trueline.world.fitting import Fit, Losses, Plan
+from trueline.world.fitting import Fitting, StageSettings, fit
 from trueline.world.judge import check
 from trueline.world.language import tokenize
 from trueline.world.scenes import Scene, Thing
@@ -131,10 +132,10 @@ def train_matcher(
     folder: Path,
     tokenizer: CLIPTokenizer,
     trips: Trips,
-    plan: Plan,
+    settings: StageSettings,
     device: torch.device,
     start: BlipForImageTextRetrieval | None = None,
-) -> Fit:
+) -> Fitting:
     """Train in ``folder``, from scratch or from ``start``.
 
     ITC: CLIP's loss within the batch, and the true caption above a wrong one close by (as NegCLIP, Yuksekgonul et
@@ -145,7 +146,7 @@ def train_matcher(
     net = learner.net
 
     def loss(step: int, generator: torch.Generator) -> Losses:
-        scenes, pictures = trips.lessons(step, plan.batch, 31)
+        scenes, pictures = trips.lessons(step, settings.batch, 31)
         rng = np.random.default_rng([32, step])
         variants = [int(rng.integers(VARIANTS)) for _ in scenes]
         right = [caption(scene, v).text for scene, v in zip(scenes, variants, strict=True)]
@@ -169,7 +170,7 @@ def train_matcher(
         total = contrast + close + match + PATCHES * patch
         return {"total": total, "contrast": contrast, "close": close, "match": match, "patches": patch}
 
-    return Fit(folder, learner, plan, loss, seed=8)
+    return fit(folder, learner, settings, loss, seed=8)
 
 
 # Measuring

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from trueline.errors import first_line
 from trueline.models.devices import autocast
 from trueline.perception import Detection
-from trueline.world.fitting import Fit, Losses, Plan
+from trueline.training.objective import Losses
+from trueline.world.fitting import Fitting, StageSettings, fit
 from trueline.world.judge import match
 from trueline.world.oracle import mask_of
 from trueline.world.scenes import SIZE, Scene, masks
@@ -173,21 +174,21 @@ def seer_loss(logits: SeerLogits, labels: Labels) -> Losses:
 
 
 def train_seer(
-    folder: Path, trips: Trips, plan: Plan, device: torch.device, start: SeerNet | None = None
-) -> Fit:
+    folder: Path, trips: Trips, settings: StageSettings, device: torch.device, start: SeerNet | None = None
+) -> Fitting:
     """Train in ``folder``, from scratch or from ``start``."""
     torch.manual_seed(8)
     net = (start or SeerNet()).to(device=device, memory_format=torch.channels_last).train()
 
     def loss(step: int, generator: torch.Generator) -> Losses:
-        scenes, pictures = trips.lessons(step, plan.batch, 31)
+        scenes, pictures = trips.lessons(step, settings.batch, 31)
         pixels = disturbed(to_tensor(pictures), generator).to(device, memory_format=torch.channels_last)
         labels = Labels(*(column.to(device) for column in labels_of(scenes)))
         with autocast(device):
             logits = net(pixels)
         return seer_loss(logits, labels)
 
-    return Fit(folder, net, plan, loss, seed=8)
+    return fit(folder, net, settings, loss, seed=8)
 
 
 # Detecting

@@ -11,7 +11,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from trueline.models.devices import autocast
-from trueline.world.fitting import Fit, Losses, Plan
+from trueline.training.objective import Losses
+from trueline.world.fitting import Fitting, StageSettings, fit
 from trueline.world.scenes import SIZE, Scene, make_scene, masks, render
 
 CROP = 64  #: side of the pieces that training begins with, pixels
@@ -87,12 +88,12 @@ class Autoencoding:
 
 def train_vae(
     folder: Path,
-    plan: Plan,
+    settings: StageSettings,
     device: torch.device,
     side: int = SIZE,
     frozen_encoder: bool = False,
     start: Path | None = None,
-) -> Fit:
+) -> Fitting:
     """Train in ``folder``, on pieces ``side`` pixels wide, from scratch or from the VAE saved in ``start``.
 
     With ``frozen_encoder`` only the decoder learns, so that cached latents stay what they are.
@@ -103,7 +104,7 @@ def train_vae(
     if frozen_encoder:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    return Fit(folder, vae, plan, Autoencoding(vae, device, plan.batch, side, frozen_encoder), seed=1)
+    return fit(folder, vae, settings, Autoencoding(vae, device, settings.batch, side, frozen_encoder), seed=1)
 
 
 @torch.no_grad()

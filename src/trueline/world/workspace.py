@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from trueline.world.denoiser import Conditioner, LatentCache, load_cache
-from trueline.world.fitting import Plan
+from trueline.world.fitting import StageSettings
 from trueline.world.scenes import Scene, make_scene
 from trueline.world.training_pictures import Trips
 from trueline.world.vocabulary import COLOURS
@@ -21,17 +21,19 @@ SCENES = 30_000  #: scenes whose latents are cached
 TRIPS = 768  #: pictures through the VAE from which captioner, matcher and seer learn
 
 #: Two CPU cores: about six hours in all.
-PLANS: dict[str, Plan] = {
-    "text": Plan(steps=1400, batch=96, lr=1e-3, decay=0.4),
-    "vae_crops": Plan(steps=2000, batch=24, lr=2e-3, ema=0.995),
-    "vae": Plan(steps=700, batch=8, lr=1.3e-3, warmup=20, decay=0.5, ema=0.99),
-    "unet": Plan(steps=19_000, batch=32, lr=8e-4, warmup=200, ema=0.999, decay=0.3),
-    "grounding": Plan(steps=7500, batch=32, lr=1e-3, warmup=100, ema=0.998, decay=0.3, weight_decay=0.0),
-    "decoder": Plan(steps=1500, batch=8, lr=1e-3, warmup=20, ema=0.995, decay=0.5),
-    "clip": Plan(steps=1500, batch=96, lr=1e-3, decay=0.5, weight_decay=0.05),
-    "captioner": Plan(steps=6000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
-    "matcher": Plan(steps=9000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
-    "seer": Plan(steps=2400, batch=12, lr=2e-3, decay=0.6),
+SETTINGS: dict[str, StageSettings] = {
+    "text": StageSettings(steps=1400, batch=96, lr=1e-3, decay=0.4),
+    "vae_crops": StageSettings(steps=2000, batch=24, lr=2e-3, ema=0.995),
+    "vae": StageSettings(steps=700, batch=8, lr=1.3e-3, warmup=20, decay=0.5, ema=0.99),
+    "unet": StageSettings(steps=19_000, batch=32, lr=8e-4, warmup=200, ema=0.999, decay=0.3),
+    "grounding": StageSettings(
+        steps=7500, batch=32, lr=1e-3, warmup=100, ema=0.998, decay=0.3, weight_decay=0.0
+    ),
+    "decoder": StageSettings(steps=1500, batch=8, lr=1e-3, warmup=20, ema=0.995, decay=0.5),
+    "clip": StageSettings(steps=1500, batch=96, lr=1e-3, decay=0.5, weight_decay=0.05),
+    "captioner": StageSettings(steps=6000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
+    "matcher": StageSettings(steps=9000, batch=32, lr=1e-3, decay=0.5, weight_decay=0.05),
+    "seer": StageSettings(steps=2400, batch=12, lr=2e-3, decay=0.6),
 }
 
 
@@ -47,8 +49,8 @@ class Workspace:
     device: torch.device
     smoke: bool = False
     compiled: bool = False
-    steps: int | None = None  #: instead of the plan's
-    lr: float | None = None  #: the highest learning rate, instead of the plan's
+    steps: int | None = None  #: instead of the stage's own
+    lr: float | None = None  #: the highest learning rate, instead of the stage's own
     favour: tuple[str, float] | None = (
         None  #: a colour whose scenes the U-Net is shown so many times as often
     )
@@ -62,13 +64,12 @@ class Workspace:
         if not 0 < factor < float("inf"):
             raise ValueError(f"favour: give a factor above 0, as white=4 (got {factor:g})")
 
-    def plan(self, stage: str) -> Plan:
-        plan = PLANS[stage]
-        if self.steps:
-            plan = replace(plan, steps=self.steps)
-        if self.lr:
-            plan = replace(plan, lr=self.lr)
-        return replace(plan, steps=2, batch=4, warmup=1, log_every=1, save_every=2) if self.smoke else plan
+    def settings(self, stage: str) -> StageSettings:
+        changes = {"steps": self.steps, "lr": self.lr}
+        if self.smoke:
+            changes = {"lr": self.lr, "steps": 2, "batch": 4, "warmup": 1, "log_every": 1, "save_every": 2}
+        given = {name: value for name, value in changes.items() if value is not None}
+        return StageSettings(**SETTINGS[stage].model_dump() | given)
 
     @property
     def scenes(self) -> int:
