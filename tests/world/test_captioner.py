@@ -95,9 +95,9 @@ def test_the_loss_ends_with_the_end(tokenizer):
     assert torch.allclose(whole, -(logits[0, 7] + logits[1, 9] + logits[2, end]) / 3, atol=1e-6)
 
 
-def test_lessons_mix_renders_and_trips_and_are_the_same_again(trips):
-    scenes, pictures = trips.lessons(3, 120, 5)
-    again = trips.lessons(3, 120, 5)
+def test_batches_mix_renders_and_trips_and_are_the_same_again(trips):
+    scenes, pictures = trips.batch(3, 120, 5)
+    again = trips.batch(3, 120, 5)
     assert scenes == again[0] and np.array_equal(pictures, again[1])
     share = np.mean([s.index >= FIRST for s in scenes])
     assert abs(share - SHARE) < 0.15

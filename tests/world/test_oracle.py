@@ -41,7 +41,7 @@ def sure(picture: Picture) -> list[Detection]:
     return [d for d in detect(picture) if d.score >= SURE]
 
 
-def seen(name: str, colour: str, texture: str, box: Corners, score: float = 1) -> Detection:
+def detection(name: str, colour: str, texture: str, box: Corners, score: float = 1) -> Detection:
     return Detection(name, box, score, colour, texture, np.zeros((SIZE, SIZE), np.float32))
 
 
@@ -164,26 +164,29 @@ class TestMatch:
 
     def test_reports_what_is_right_at_each_box(self) -> None:
         found = [
-            seen("cat", "blue", "striped", (0.5, 0.5, 1, 1)),
-            seen("dog", "red", "plain", (0, 0, 0.5, 0.4)),
+            detection("cat", "blue", "striped", (0.5, 0.5, 1, 1)),
+            detection("dog", "red", "plain", (0, 0, 0.5, 0.4)),
         ]
         car, cat = match(found, [self.CAR, self.CAT])
-        assert (car.found, car.name, car.colour, car.texture) == (True, False, True, True)
+        assert (car.matched, car.name, car.colour, car.texture) == (True, False, True, True)
         assert car.iou == pytest.approx(0.8)
         assert (cat.name, cat.colour, cat.texture, cat.iou) == (True, True, False, 1.0)
 
     def test_one_detection_serves_one_box(self) -> None:
-        first, second = match([seen("car", "red", "plain", (0, 0, 0.5, 0.5))], [self.CAR, self.CAR])
-        assert first.found != second.found
+        first, second = match([detection("car", "red", "plain", (0, 0, 0.5, 0.5))], [self.CAR, self.CAR])
+        assert first.matched != second.matched
 
     def test_takes_the_best_assignment_as_a_whole(self) -> None:
         wide = Thing("car", "red", "plain", 0, 0, 80, 64)
-        found = [seen("car", "red", "plain", (0, 0, 0.5, 0.5)), seen("car", "red", "plain", (0, 0, 0.3, 0.5))]
+        found = [
+            detection("car", "red", "plain", (0, 0, 0.5, 0.5)),
+            detection("car", "red", "plain", (0, 0, 0.3, 0.5)),
+        ]
         assert [round(m.iou, 2) for m in match(found, [wide, self.CAR])] == [0.8, 0.6]
 
     def test_far_and_unsure_detections_do_not_count(self) -> None:
-        far = seen("car", "red", "plain", (0.3, 0.3, 0.8, 0.8))
-        unsure = seen("car", "red", "plain", (0, 0, 0.5, 0.5), score=0.4)
+        far = detection("car", "red", "plain", (0.3, 0.3, 0.8, 0.8))
+        unsure = detection("car", "red", "plain", (0, 0, 0.5, 0.5), score=0.4)
         assert match([far, unsure], [self.CAR]) == [ThingMatch(None, 0.0, False, False, False, False)]
         assert match([], [self.CAR])[0].iou == 0
         assert match([far], []) == []
@@ -192,8 +195,8 @@ class TestMatch:
 class TestCheck:
     CAT = CaptionGroup("cat", "red", "plain", (0,), (6, 9))
     DOG = CaptionGroup("dog", "blue", "striped", (1,), (20, 23))
-    LEFT = seen("cat", "red", "plain", (0.1, 0.4, 0.3, 0.6))
-    RIGHT = seen("dog", "blue", "striped", (0.7, 0.4, 0.9, 0.6))
+    LEFT = detection("cat", "red", "plain", (0.1, 0.4, 0.3, 0.6))
+    RIGHT = detection("dog", "blue", "striped", (0.7, 0.4, 0.9, 0.6))
     TEXT = said("a red cat to the left of a blue striped dog", CAT, DOG, relation="left")
 
     def test_all_right(self) -> None:
@@ -205,18 +208,26 @@ class TestCheck:
         assert sum(v.all_right for v in verdicts) >= 11
 
     def test_wrong_relation(self) -> None:
-        swapped = [seen("cat", "red", "plain", self.RIGHT.box), seen("dog", "blue", "striped", self.LEFT.box)]
+        swapped = [
+            detection("cat", "red", "plain", self.RIGHT.box),
+            detection("dog", "blue", "striped", self.LEFT.box),
+        ]
         assert check(swapped, self.TEXT) == CaptionVerdict(1, 1, 1, 1, False, False)
 
     def test_swapped_colours(self) -> None:
-        leaked = [seen("cat", "blue", "plain", self.LEFT.box), seen("dog", "red", "striped", self.RIGHT.box)]
+        leaked = [
+            detection("cat", "blue", "plain", self.LEFT.box),
+            detection("dog", "red", "striped", self.RIGHT.box),
+        ]
         assert check(leaked, self.TEXT) == CaptionVerdict(1, 0, 1, 1, True, False)
 
     def test_missing_and_surplus_objects(self) -> None:
         assert check([self.LEFT], self.TEXT) == CaptionVerdict(0.5, 0.5, 0.5, 0.5, False, False)
         surplus = check([self.LEFT, self.LEFT, self.RIGHT], self.TEXT)
         assert (surplus.object, surplus.count, surplus.all_right) == (1, 0.5, False)
-        stranger = check([self.LEFT, self.RIGHT, seen("key", "red", "plain", (0, 0, 0.2, 0.2))], self.TEXT)
+        stranger = check(
+            [self.LEFT, self.RIGHT, detection("key", "red", "plain", (0, 0, 0.2, 0.2))], self.TEXT
+        )
         assert stranger == CaptionVerdict(1, 1, 1, 1, True, False)
 
     def test_counts_of_groups_with_one_name(self) -> None:
@@ -225,7 +236,7 @@ class TestCheck:
             CaptionGroup("cat", "red", "plain", (0, 1), (8, 12)),
             CaptionGroup("cat", "blue", "plain", (2,), (24, 27)),
         )
-        cats = [seen("cat", c, "plain", (0.1, 0.1, 0.2, 0.2)) for c in ("red", "red", "blue")]
+        cats = [detection("cat", c, "plain", (0.1, 0.1, 0.2, 0.2)) for c in ("red", "red", "blue")]
         assert check(cats, two).all_right
         assert check(cats[:2], two).count == 0
 

@@ -167,7 +167,7 @@ class Examiner:
             figure(f"{name}_object_and_colour", [[m.name and m.colour for m in ms] for ms in matches]),
             figure(f"{name}_object", [[m.name for m in ms] for ms in matches]),
             figure(f"{name}_texture", [[m.texture for m in ms] for ms in matches]),
-            figure(f"{name}_box", [[m.found for m in ms] for ms in matches]),
+            figure(f"{name}_box", [[m.matched for m in ms] for ms in matches]),
             figure(f"{name}_iou", [[m.iou for m in ms] for ms in matches]),
         ]
 

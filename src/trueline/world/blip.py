@@ -1,4 +1,4 @@
-"""What the world's two BLIPs, captioner and matcher, share: their size, and the head that trains their eyes."""
+"""What the world's two BLIPs, captioner and matcher, share: their size, and the head that helps to train them."""
 
 from __future__ import annotations
 

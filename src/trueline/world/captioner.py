@@ -73,7 +73,7 @@ def train_captioner(
     net = learner.net
 
     def loss(step: int, generator: torch.Generator) -> Losses:
-        scenes, pictures = trips.lessons(step, settings.batch, 21)
+        scenes, pictures = trips.batch(step, settings.batch, 21)
         rng = np.random.default_rng([22, step])
         texts = [training_caption(scene, rng).text for scene in scenes]
         ids = tokenize(tokenizer, texts, "longest").input_ids.to(device)

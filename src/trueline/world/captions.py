@@ -1,7 +1,7 @@
 """Captions of scenes, in the phrasing of CC-500, T2I-CompBench and NSR-1K, with what each one says.
 
 A caption is made of *groups*: things of one kind that are named together ("two red apples"). What the caption
-says of each group (and leaves unsaid) is kept beside the text, so that a text encoder can be trained to
+says of each group (and leaves unsaid) is kept with the text, so that a text encoder can be trained to
 understand it and a judge can check a picture against it.
 """
 
@@ -98,9 +98,9 @@ def _sentence(
     """The text and the relation that it states."""
     first = scene.things[members[0][0]]
     if len(members) == 2 and len(scene.things) == 2 and rng.random() < 0.6:
-        seen = relation(first, scene.things[members[1][0]])
-        if seen and rng.random() < 0.85:
-            return f"{nouns[0]} {rng.choice(RELATIONS[seen])} {nouns[1]}", seen
+        stated = relation(first, scene.things[members[1][0]])
+        if stated and rng.random() < 0.85:
+            return f"{nouns[0]} {rng.choice(RELATIONS[stated])} {nouns[1]}", stated
         return f"{nouns[0]} {rng.choice(NEARNESS)} {nouns[1]}", None
     listed = nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
     where = place(first) if len(scene.things) == 1 else None

@@ -24,12 +24,18 @@ from trueline.world.language import WIDTH, all_phrases, read_phrases, tokenize
 from trueline.world.scenes import Scene, make_scene, render
 from trueline.world.vae import to_tensor
 
-MAX_REGIONS = 8  #: grounding tokens a picture
+MAX_REGIONS = 8  #: grounding tokens of a picture
 DROP_CAPTION = 0.1  #: share of samples without a caption, for classifier-free guidance
 SCHEDULER = {
-    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-}  # fmt: skip
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -44,11 +50,18 @@ def make_scheduler() -> DDIMScheduler:
 def make_unet(gated: bool) -> UNet2DConditionModel:
     """An untrained U-Net of the world's size, with GLIGEN's grounding layers if ``gated``."""
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 128, 192),
-        down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
-        cross_attention_dim=WIDTH, attention_head_dim=2, norm_num_groups=16,
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(64, 128, 192),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=2,
+        norm_num_groups=16,
         attention_type="gated" if gated else "default",
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

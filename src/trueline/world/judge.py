@@ -26,7 +26,7 @@ class ThingMatch:
 
     detection: Detection | None
     iou: float
-    found: bool
+    matched: bool
     name: bool
     colour: bool
     texture: bool
@@ -37,16 +37,18 @@ def match(
 ) -> list[ThingMatch]:
     """One ``ThingMatch`` for every thing, by the assignment of sure detections with the greatest total IoU.
 
-    Whatever its name, so that a thing of another name in a box is seen (``evaluation.metrics.detection.match`` asks
+    Whatever its name, so that a thing of another name in a box counts (``evaluation.metrics.detection.match`` asks
     for the same label). Overlaps under ``least`` do not take part: a far detection cannot spoil a good assignment.
     """
-    seen = [d for d in detections if d.score >= sure]
-    overlaps = np.array([[iou(d.box, t.box) for d in seen] for t in things]).reshape(len(things), len(seen))
+    detected = [d for d in detections if d.score >= sure]
+    overlaps = np.array([[iou(d.box, t.box) for d in detected] for t in things]).reshape(
+        len(things), len(detected)
+    )
     counted = np.where(overlaps >= least, overlaps, 0.0)
     rows, columns = linear_sum_assignment(-counted)
     partner = {r: c for r, c in zip(rows, columns, strict=True) if counted[r, c] > 0}
     return [
-        _compare(seen[partner[i]], thing, overlaps[i, partner[i]]) if i in partner else _NOTHING
+        _compare(detected[partner[i]], thing, overlaps[i, partner[i]]) if i in partner else _NOTHING
         for i, thing in enumerate(things)
     ]
 
@@ -92,7 +94,7 @@ def _mean(values: Iterable[bool]) -> float:
     return sum(asked) / len(asked) if asked else 1.0
 
 
-def _related(seen: Sequence[Detection], caption: Caption) -> bool:
+def _related(detected: Sequence[Detection], caption: Caption) -> bool:
     """Whether some object of the first group stands as said to some object of the second.
 
     An object of the right colour stands for its group, else any of its name: a leak misplaces nothing.
@@ -100,7 +102,7 @@ def _related(seen: Sequence[Detection], caption: Caption) -> bool:
     if caption.relation is None:
         return True
     first, second = (
-        [d for d in seen if _agrees(d, g, texture=False)] or [d for d in seen if d.label == g.name]
+        [d for d in detected if _agrees(d, g, texture=False)] or [d for d in detected if d.label == g.name]
         for g in caption.groups[:2]
     )
     pairs = ((cast(Thing, a), cast(Thing, b)) for a in first for b in second if a is not b)
@@ -109,12 +111,12 @@ def _related(seen: Sequence[Detection], caption: Caption) -> bool:
 
 def check(detections: Sequence[Detection], caption: Caption, sure: float = SURE) -> CaptionVerdict:
     """Hold a picture's detections against what its caption says."""
-    seen, groups = [d for d in detections if d.score >= sure], caption.groups
+    detected, groups = [d for d in detections if d.score >= sure], caption.groups
 
     def there(group: CaptionGroup, colour: bool = False, texture: bool = False) -> int:
-        return sum(_agrees(d, group, colour, texture) for d in seen)
+        return sum(_agrees(d, group, colour, texture) for d in detected)
 
-    related = _related(seen, caption)
+    related = _related(detected, caption)
     exact = [there(g, colour=True, texture=True) == len(g.things) for g in groups]
     return CaptionVerdict(
         object=_mean(there(g) > 0 for g in groups),
@@ -122,7 +124,7 @@ def check(detections: Sequence[Detection], caption: Caption, sure: float = SURE)
         texture=_mean(there(g, texture=True) > 0 for g in groups if g.texture),
         count=_mean(there(g) == sum(len(o.things) for o in groups if o.name == g.name) for g in groups),
         relation=related,
-        all_right=all(exact) and related and len(seen) == sum(len(g.things) for g in groups),
+        all_right=all(exact) and related and len(detected) == sum(len(g.things) for g in groups),
     )
 
 
@@ -151,12 +153,12 @@ def ghosts(picture: np.ndarray, detections: Sequence[Detection], sure: float = S
 
     A silhouette explains 2 pixels around itself, so that a slightly wrong outline is not a ghost.
     """
-    seen = foreground(picture) > 0.5
-    explained = np.zeros_like(seen)
+    fore = foreground(picture) > 0.5
+    explained = np.zeros_like(fore)
     for d in detections:
         if d.score >= sure:
             explained |= ndimage.binary_dilation(mask_of(d) > 0.5, iterations=2)
-    return float((seen & ~explained).sum() / max(seen.sum(), 1))
+    return float((fore & ~explained).sum() / max(fore.sum(), 1))
 
 
 def accuracy(
@@ -174,9 +176,9 @@ def accuracy(
         detections = detect(picture)
         matched = match(detections, scene.things)
         matches += matched
-        extra += sum(d.score >= SURE for d in detections) - sum(m.found for m in matched)
+        extra += sum(d.score >= SURE for d in detections) - sum(m.matched for m in matched)
         unexplained.append(ghosts(picture, detections))
-    found = [m for m in matches if m.found]
+    found = [m for m in matches if m.matched]
     return {
         "objects": len(matches),
         "miss": 1 - len(found) / len(matches),

@@ -146,7 +146,7 @@ def train_matcher(
     net = learner.net
 
     def loss(step: int, generator: torch.Generator) -> Losses:
-        scenes, pictures = trips.lessons(step, settings.batch, 31)
+        scenes, pictures = trips.batch(step, settings.batch, 31)
         rng = np.random.default_rng([32, step])
         variants = [int(rng.integers(VARIANTS)) for _ in scenes]
         right = [caption(scene, v).text for scene, v in zip(scenes, variants, strict=True)]
@@ -192,10 +192,10 @@ def measure(
     true = _scores(net, tokenizer, pixels, right)
     false = _scores(net, tokenizer, pixels, [text for text, _ in pairs])
     nearest = (F.normalize(true["image"], dim=1) @ F.normalize(true["text"], dim=1).T).argmax(1)
-    found = [right[int(n)] == said for n, said in zip(nearest, right, strict=True)]
+    nearest_right = [right[int(n)] == said for n, said in zip(nearest, right, strict=True)]
     figures = {
         "itm_right": float(0.5 * ((true["itm"] > 0.5).float() + (false["itm"] <= 0.5).float()).mean()),
-        "itc_among": float(np.mean(found)),
+        "itc_among": float(np.mean(nearest_right)),
     }
     for head in ("itm", "itc"):
         above = (true[head] > false[head]).tolist()

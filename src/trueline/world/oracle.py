@@ -35,7 +35,7 @@ _LEAST = 0.35
 #: Least distance from the background of a foreground pixel, sRGB units.
 _FAINT = 14.0
 #: Limits of the local contrast that decides where an edge lies, sRGB units. With a higher upper limit the
-#: lighter ink of a black object would be lost beside the darker one.
+#: lighter ink of a black object would be lost next to the darker one.
 _CONTRAST = 40.0, 110.0
 #: Longer sides tried, pixels; scenes draw 36..72, generated pictures stray a little.
 _LONGEST = np.round(32 * 1.075 ** np.arange(13)).astype(int)
@@ -66,12 +66,12 @@ def detect(picture: np.ndarray) -> list[Detection]:
     """
     if picture.shape != (SIZE, SIZE, 3) or picture.dtype != np.uint8:
         raise ValueError(f"a picture is uint8 ({SIZE}, {SIZE}, 3), not {picture.dtype} {picture.shape}")
-    pixels, seen = _lab(picture), foreground(picture)
-    found = [_describe(name, spot, score, pixels) for name, spot, score in _explain(seen)]
+    pixels, fore = _lab(picture), foreground(picture)
+    found = [_describe(name, spot, score, pixels) for name, spot, score in _explain(fore)]
     return sorted(found, key=lambda d: -d.score)
 
 
-# ---------------------------------------------------------------------------------------------- foreground
+# Foreground
 
 
 @lru_cache(maxsize=2)
@@ -114,14 +114,14 @@ def foreground(picture: np.ndarray) -> np.ndarray:
     contrast = np.clip(contrast, *_CONTRAST)
     # Noise moves every pixel, objects only some: the lower quartile of the distances is the noise's.
     faint = max(_FAINT, 2.5 * float(np.quantile(off, 0.25)))
-    seen = np.clip((off - np.maximum(faint, 0.35 * contrast)) / (0.5 * contrast), 0, 1)
+    fore = np.clip((off - np.maximum(faint, 0.35 * contrast)) / (0.5 * contrast), 0, 1)
     # Between a light and a dark ink the picture passes through the background's own grey: close that seam.
-    light = seen * ~dark * (off > _CONTRAST[0])
-    between = np.minimum(ndimage.grey_dilation(seen * dark, 5), ndimage.grey_dilation(light, 5))
-    return np.maximum(seen, np.minimum(between, ndimage.grey_closing(seen, 3)))
+    light = fore * ~dark * (off > _CONTRAST[0])
+    between = np.minimum(ndimage.grey_dilation(fore * dark, 5), ndimage.grey_dilation(light, 5))
+    return np.maximum(fore, np.minimum(between, ndimage.grey_closing(fore, 3)))
 
 
-# ---------------------------------------------------------------------------------------------- silhouettes
+# Silhouettes
 
 
 @lru_cache(maxsize=1)
@@ -143,10 +143,10 @@ def _filters() -> tuple[np.ndarray, np.ndarray]:
     return np.conj(fft.rfft2(kernels)).astype(np.complex64), extents
 
 
-def _candidates(seen: np.ndarray) -> list[tuple[float, str, Spot]]:
+def _candidates(fore: np.ndarray) -> list[tuple[float, str, Spot]]:
     """(response, name, spot) of the places where a silhouette fits better than nearby, best first."""
     spectra, extents = _filters()
-    small = np.pad(seen.reshape(_HALF, 2, _HALF, 2).mean((1, 3)), _RIM)
+    small = np.pad(fore.reshape(_HALF, 2, _HALF, 2).mean((1, 3)), _RIM)
     responses = fft.irfft2(spectra * fft.rfft2(small), s=(_SIDE, _SIDE))  # (names, sizes, y, x)
     best = responses.max(1)
     peaks = (best == ndimage.maximum_filter(best, (1, 7, 7))) & (best > 0.15)
@@ -165,10 +165,10 @@ def _window(spot: Spot, pad: int) -> tuple[slice, slice]:
     return slice(y, y + spot.h + edge), slice(x, x + spot.w + edge)
 
 
-def _overlap(seen: np.ndarray, name: str, spot: Spot) -> float:
-    """Tanimoto overlap, 0..1, of the bordered mask ``seen`` with a silhouette and 2 px around it."""
+def _overlap(fore: np.ndarray, name: str, spot: Spot) -> float:
+    """Tanimoto overlap, 0..1, of the bordered mask ``fore`` with a silhouette and 2 px around it."""
     mask = coverage(name, spot.w, spot.h)
-    around = seen[_window(spot, 2)]
+    around = fore[_window(spot, 2)]
     both = float(np.vdot(mask, around[2:-2, 2:-2]))
     return both / (float(np.vdot(mask, mask)) + float(np.vdot(around, around)) - both)
 
@@ -179,9 +179,9 @@ _MOVES = np.array(
 )
 
 
-def _refined(seen: np.ndarray, name: str, spot: Spot, strides: tuple[int, ...]) -> tuple[float, Spot]:
+def _refined(fore: np.ndarray, name: str, spot: Spot, strides: tuple[int, ...]) -> tuple[float, Spot]:
     """The greatest overlap near ``spot``, found by coordinate ascent, and where it is."""
-    score = _overlap(seen, name, spot)
+    score = _overlap(fore, name, spot)
     for stride in strides:
         better = True
         while better:
@@ -190,13 +190,13 @@ def _refined(seen: np.ndarray, name: str, spot: Spot, strides: tuple[int, ...]) 
                 moved = Spot(*(int(v) for v in np.add(spot, move)))
                 if not _allowed(name, moved):
                     continue
-                if (trial := _overlap(seen, name, moved)) > score + 1e-4:
+                if (trial := _overlap(fore, name, moved)) > score + 1e-4:
                     score, spot, better = trial, moved, True
     return score, spot
 
 
 def _allowed(name: str, spot: Spot) -> bool:
-    """Whether the box keeps the proportions to about a quarter and lies in the picture but for 8 px."""
+    """Whether the box keeps the proportions to about a quarter and lies in the picture, except for 8 px at most."""
     w, h = extent(name, 100)
     stretch = (spot.w * h) / (spot.h * w)
     inside = min(spot.x, spot.y) >= -8 and max(spot.x + spot.w, spot.y + spot.h) <= SIZE + 8
@@ -210,10 +210,10 @@ def _share(a: Spot, b: Spot) -> float:
     return max(w, 0) * max(h, 0) / min(a.w * a.h, b.w * b.h)
 
 
-def _explain(seen: np.ndarray) -> list[tuple[str, Spot, float]]:
+def _explain(fore: np.ndarray) -> list[tuple[str, Spot, float]]:
     """(name, spot, overlap) of the silhouettes that explain the foreground: best first, each pixel once."""
-    left = np.pad(seen, _HALF)
-    todo, found = _candidates(seen), []
+    left = np.pad(fore, _HALF)
+    todo, found = _candidates(fore), []
     while todo:
         top, _, where = todo[0]
         rivals = [c for c in todo if _share(c[2], where) > 0.6 and c[0] > top - 0.3][:6]
@@ -227,7 +227,7 @@ def _explain(seen: np.ndarray) -> list[tuple[str, Spot, float]]:
     return found
 
 
-# ---------------------------------------------------------------------------------------------- inks
+# Inks
 
 
 _TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)

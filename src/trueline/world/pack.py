@@ -96,7 +96,7 @@ def _save_inputs(work: Workspace, folder: Path, pictures: dict) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2) + "\n")
 
 
-#: Stages whose nets ship beside the pipeline -> what writes them.
+#: Stages whose nets ship next to the pipeline -> what writes them.
 PERCEPTION = {
     "clip": _save_clip,
     "captioner": partial(_save_blip, kind=BlipForConditionalGeneration),
@@ -106,9 +106,9 @@ PERCEPTION = {
 
 
 def _replace(folder: Path, write) -> None:
-    """Write beside, then swap, so that a stop in between never leaves half a checkpoint."""
-    beside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    write(beside)
+    """Write a temporary folder, then swap, so that a stop in between never leaves half a checkpoint."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write(temporary)
     shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    temporary.rename(folder)

@@ -84,7 +84,7 @@ def _resized(detection: Detection, size: tuple[int, int]) -> Detection:
 def world_clip(checkpoint: str | Path = CLIP_FOLDER, *settings: Any, **more: Any) -> Clip:
     """The world's CLIP as packed, or that of another build's folder.
 
-    Its preprocessor_config.json says how it was trained to see: 128 x 128, bicubic, values in -1..1.
+    Its preprocessor_config.json says how pictures were prepared in its training: 128 x 128, bicubic, values in -1..1.
     """
     return Clip(str(whole_net(checkpoint, "CLIP")), *settings, name="world", **more)
 

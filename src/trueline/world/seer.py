@@ -43,7 +43,7 @@ GRID = SIZE // CELL
 NOTHING = len(OBJECTS)  #: class of the background
 _CLASSES = (len(OBJECTS) + 1, len(COLOURS), len(TEXTURES))
 _UNSAID = -100  #: label of cells that have no colour or texture
-RIM = 3.0  #: added weight of background cells beside a body: they keep neighbours apart
+RIM = 3.0  #: added weight of background cells next to a body: they keep neighbours apart
 
 LEAST_INK = 120.0  #: fewer pixels are no thing; the smallest of the scenes' has about 400
 LEAST_SHARE = 0.15  #: of an island: a piece with less is a mistake about the pieces around it
@@ -147,15 +147,15 @@ def labels_of(scenes: Sequence[Scene]) -> Labels:
 def _label(scene: Scene) -> tuple[Any, ...]:
     name = np.full((GRID, GRID), NOTHING)
     colour, texture = np.full((2, GRID, GRID), _UNSAID)
-    seen = masks(scene)
-    for thing, mask in zip(scene.things, seen, strict=True):
+    inks = masks(scene)
+    for thing, mask in zip(scene.things, inks, strict=True):
         inked = _of_cells(mask)
         name[_of_cells(body(mask))] = OBJECTS.index(thing.name)
         colour[inked] = list(COLOURS).index(thing.colour)
         texture[inked] = TEXTURES.index(thing.texture)
     there = name != NOTHING
     rim = ndimage.binary_dilation(there, iterations=2) & ~there
-    return name, colour, texture, seen.any(0), (1 + RIM * rim).astype(np.float32)
+    return name, colour, texture, inks.any(0), (1 + RIM * rim).astype(np.float32)
 
 
 def _of_cells(mask: np.ndarray) -> np.ndarray:
@@ -181,7 +181,7 @@ def train_seer(
     net = (start or SeerNet()).to(device=device, memory_format=torch.channels_last).train()
 
     def loss(step: int, generator: torch.Generator) -> Losses:
-        scenes, pictures = trips.lessons(step, settings.batch, 31)
+        scenes, pictures = trips.batch(step, settings.batch, 31)
         pixels = disturbed(to_tensor(pictures), generator).to(device, memory_format=torch.channels_last)
         labels = Labels(*(column.to(device) for column in labels_of(scenes)))
         with autocast(device):
@@ -266,7 +266,7 @@ def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def load_seer(folder: str | Path) -> SeerNet:
-    """The net in ``folder``, as :mod:`.pack` writes it, float32 on the CPU, for looking only.
+    """The net in ``folder``, as :mod:`.pack` writes it, float32 on the CPU, not for training.
 
     Raises:
         ValueError: it is not there, not whole, or knows other words than this world.

@@ -1,7 +1,7 @@
-"""What the nets that look at pictures learn from: renders, and renders as the VAE gives them back, disturbed.
+"""What the nets for perception learn from: renders, and renders as the VAE gives them back, disturbed.
 
 A generated picture comes out of the VAE's decoder, from latents that are those of no render. So a share of the
-lessons went through the VAE with noise on their latents, and half of all have their colours shifted, their edges
+examples went through the VAE with noise on their latents, and half of all have their colours shifted, their edges
 softened and some noise on their pixels.
 """
 
@@ -22,7 +22,7 @@ from trueline.world.scenes import Scene, make_scene, render
 from trueline.world.vae import to_tensor
 
 FIRST = 1_000_000  #: training scenes from here on go through the VAE; fresh renders are of those before
-SHARE = 0.4  #: of the lessons that went through the VAE
+SHARE = 0.4  #: of the examples that went through the VAE
 LATENT_NOISE = 0.35  #: most noise on latents, as a share of their standard deviation
 
 
@@ -62,15 +62,15 @@ class Trips:
         return cls(load_file(path)["pictures"].numpy())
 
     def save(self, path: Path) -> None:
-        beside = path.with_suffix(".tmp")
-        save_file({"pictures": torch.from_numpy(self.pictures)}, beside)
-        beside.rename(path)
+        temporary = path.with_suffix(".tmp")
+        save_file({"pictures": torch.from_numpy(self.pictures)}, temporary)
+        temporary.rename(path)
 
-    def lessons(self, step: int, batch: int, seed: int) -> tuple[list[Scene], np.ndarray]:
-        """The scenes of one training step and their pictures, uint8 (batch, SIZE, SIZE, 3)."""
+    def batch(self, step: int, size: int, seed: int) -> tuple[list[Scene], np.ndarray]:
+        """The scenes of one training step and their pictures, uint8 (size, SIZE, SIZE, 3)."""
         rng = np.random.default_rng([seed, step])
         scenes, pictures = [], []
-        for _ in range(batch):
+        for _ in range(size):
             if rng.random() < SHARE:
                 kept = int(rng.integers(len(self.pictures)))
                 scenes.append(make_scene("train", FIRST + kept))
