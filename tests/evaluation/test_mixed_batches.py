@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from trueline.evaluation.benchmarks.benchmark import Example
-from trueline.evaluation.run import Row, Run, Settings
+from trueline.evaluation.run import EvaluationRun, EvaluationSettings, Row
 from trueline.layout import Layout, Region
 from trueline.methods.boxdiff import BoxDiff
 from trueline.sampling.options import Sampling
@@ -19,8 +19,8 @@ def test_a_batch_without_boxes_of_a_benchmark_with_some(gated, tmp_path):
         Example("boxed", Layout("a blue car", regions=[Region("a blue car", (0, 0, 0.5, 0.5))]), "", {}),
     ]
     benchmark = SimpleNamespace(name="mixed", source="here", examples=examples)
-    settings = Settings("mixed", "tiny", None, (0,), Sampling(steps=2, guidance_scale=3), "fp32", 1)
-    run = Run(tmp_path, benchmark, settings)
+    settings = EvaluationSettings("mixed", "tiny", None, (0,), Sampling(steps=2, guidance_scale=3), "fp32", 1)
+    run = EvaluationRun(tmp_path, benchmark, settings)
     row = Row("boxdiff", False, True, (BoxDiff(cells=8, refinements=1),), True)
     run.claim(row)
     run.draw(row, Pipeline(gated), False)
@@ -33,9 +33,11 @@ def test_a_folder_of_before_an_option_was_written_down_goes_on(tmp_path):
         name="mixed", source="here", examples=[Example("bare", Layout("a red apple"), "", {})]
     )
 
-    def begun(**options) -> Run:
+    def begun(**options) -> EvaluationRun:
         sampling = Sampling(steps=2, **options)
-        return Run(tmp_path, benchmark, Settings("mixed", "tiny", None, (0,), sampling, "fp32", 1))
+        return EvaluationRun(
+            tmp_path, benchmark, EvaluationSettings("mixed", "tiny", None, (0,), sampling, "fp32", 1)
+        )
 
     begun()
     manifest = json.loads((tmp_path / "run.json").read_text())

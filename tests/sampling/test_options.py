@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trueline.commands import evaluate, generate
 from trueline.commands._parser import add_settings, flag_of, settings_of
-from trueline.evaluation.run import Settings
+from trueline.evaluation.run import EvaluationSettings
 from trueline.sampling.loop import sample
 from trueline.sampling.options import Sampling, recorded
 from trueline.sampling.request import Request
@@ -58,7 +58,7 @@ def test_a_record_says_every_option(name):
 
 
 def test_settings_of_an_evaluation_hold_every_option_that_decides_pixels():
-    settings = Settings("world", "world", None, (0,), SAID, "fp32", 16).to_json()
+    settings = EvaluationSettings("world", "world", None, (0,), SAID, "fp32", 16).to_json()
     own = {"benchmark", "model", "n", "seeds", "dtype", "batch_size", "plan"}
     assert settings.keys() == own | {*recorded()}
     assert Sampling.of_record(json.loads(json.dumps(settings))) == SAID

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from trueline.evaluation.judgements import Judgement
     from trueline.evaluation.metrics.observations import Mode
     from trueline.evaluation.report import Shot
-    from trueline.evaluation.run import Judge, Run
+    from trueline.evaluation.run import EvaluationRun, Judge
 
 
 def report(
-    run: "Run",
+    run: "EvaluationRun",
     judges: "list[Judge]",
     seen: "dict[str, dict[str, list[Judgement]]]",
     command: str,
@@ -62,7 +62,7 @@ def report(
     return _judged(table) if settings.benchmark == "world" else 0
 
 
-def _study(run: "Run", shots: "list[Shot]") -> None:
+def _study(run: "EvaluationRun", shots: "list[Shot]") -> None:
     """The page for blind votes, where there are two methods to vote on."""
     from trueline.evaluation.votes import write_study
 
@@ -80,7 +80,7 @@ def _study(run: "Run", shots: "list[Shot]") -> None:
 
 
 def _shots(
-    run: "Run",
+    run: "EvaluationRun",
     pictures: "Sequence[Wanted]",
     judges: "list[Judge]",
     seen: "dict[str, dict[str, list[Judgement]]]",

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from trueline.evaluation.drawing_list import Wanted
     from trueline.evaluation.judgements import Judgement
     from trueline.evaluation.planned_benchmark import PlannedBenchmark
-    from trueline.evaluation.run import Judge, Row, Run
+    from trueline.evaluation.run import EvaluationRun, Judge, Row
 
 NO_JUDGES = ["none"]
 GROUPS = (*METHODS, *PLANNERS)  #: names with settings of their own, --NAME.setting
@@ -167,9 +166,9 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
     from trueline.commands._model import fast_dtype, warnings_as_lines
     from trueline.evaluation.drawing_list import Shard, choose, wanted
     from trueline.evaluation.judges import unmeasured
-    from trueline.evaluation.run import Run, Settings
+    from trueline.evaluation.run import EvaluationRun, EvaluationSettings
 
-    settings = Settings(
+    settings = EvaluationSettings(
         options.benchmark,
         options.model,
         options.n,
@@ -187,7 +186,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         planned = None
         if options.planner not in (None, [NONE]):
             benchmark = planned = _planned(benchmark, options, of_planners)
-            settings = replace(settings, plan=planned.digest)
+            settings = settings.model_copy(update={"plan": planned.digest})
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
         elsewhere, loras = read_images(options, pictures), read_loras(options.loras)
         if options.methods is None and not loras:
@@ -198,7 +197,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         against = compared_with(
             options.against, [*(m.name for m in methods), *(each.method for each in elsewhere)]
         )
-        run = Run(Path(options.out), benchmark, settings, shard, elsewhere)
+        run = EvaluationRun(Path(options.out), benchmark, settings, shard, elsewhere)
         if planned is not None:
             planned.keep(run.folder)
         notes = [f"prompts of {benchmark.source}"]
@@ -233,7 +232,7 @@ def _planned(benchmark: "Benchmark", options: argparse.Namespace, given: Given) 
     return planned
 
 
-def _export(run: "Run", methods: list[str], folder: Path) -> None:
+def _export(run: "EvaluationRun", methods: list[str], folder: Path) -> None:
     from trueline.evaluation.benchmarks.t2i_compbench.folder import export_compbench
 
     for method in methods:
@@ -287,7 +286,7 @@ def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> li
 
 
 def _seen(
-    run: "Run", methods: "list[Row]", names: list[str], options: argparse.Namespace
+    run: "EvaluationRun", methods: "list[Row]", names: list[str], options: argparse.Namespace
 ) -> "tuple[list[Judge], dict[str, dict[str, list[Judgement]]]]":
     """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
     from trueline.commands._model import find_device, load_pipeline, silence_libraries

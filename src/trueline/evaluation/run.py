@@ -16,12 +16,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from trueline.errors import Frozen
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.drawing_list import Shard, Wanted, batches, choose, wanted
 from trueline.evaluation.elsewhere import Elsewhere
@@ -30,7 +31,7 @@ from trueline.evaluation.loras import RowLora, worn
 from trueline.files import Folder, json_digest
 from trueline.layout import Layout
 from trueline.pictures import BrokenPicture, open_picture
-from trueline.sampling.options import Sampling
+from trueline.sampling.options import Sampling, Within
 from trueline.sampling.pipeline import Pipeline
 
 SCHEMA = 2
@@ -99,9 +100,11 @@ class Row:
 PLAIN, GLIGEN = Row("plain"), Row("gligen", grounded=True)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All that decides the pixels of a run; a folder belongs to one of these."""
+class EvaluationSettings(Frozen):
+    """All that decides the pixels of a run; a folder belongs to one of these.
+
+    ``plan``: hash of the boxes that were planned, where the benchmark has none.
+    """
 
     benchmark: str
     model: str
@@ -109,16 +112,15 @@ class Settings:
     seeds: tuple[int, ...]
     sampling: Sampling
     dtype: str
-    batch_size: int
-    plan: str | None = None  #: hash of the boxes that were planned, where the benchmark has none
+    batch_size: Annotated[int, Within(1, whole=True)]
+    plan: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The options of ``sampling`` beside the others."""
-        fields = {name: value for name, value in self.__dict__.items() if name != "sampling"}
-        return fields | {"seeds": list(self.seeds)} | self.sampling.to_record()
+        return self.model_dump(mode="json", exclude={"sampling"}) | self.sampling.to_record()
 
 
-class Run:
+class EvaluationRun:
     """The pictures that ``settings`` ask for, in ``out``.
 
     Raises:
@@ -129,7 +131,7 @@ class Run:
         self,
         out: Path,
         benchmark: Benchmark,
-        settings: Settings,
+        settings: EvaluationSettings,
         shard: Shard | None = None,
         elsewhere: Sequence[Elsewhere] = (),
     ):
