@@ -169,13 +169,13 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
     from trueline.evaluation.run import EvaluationRun, EvaluationSettings
 
     settings = EvaluationSettings(
-        options.benchmark,
-        options.model,
-        options.n,
-        seeds,
-        settings_of(options, Sampling, DEFAULTS),
-        options.dtype or fast_dtype(options.device),
-        options.batch_size,
+        benchmark=options.benchmark,
+        model=options.model,
+        n=options.n,
+        seeds=seeds,
+        sampling=Sampling(**(DEFAULTS | settings_of(options, Sampling))),
+        dtype=options.dtype or fast_dtype(options.device),
+        batch_size=options.batch_size,
     )
     shard = Shard.parse(options.shard)
     with warnings_as_lines():

@@ -64,16 +64,16 @@ class TemplateWords(Frozen):
 
 #: Everyday things of COCO's 80 categories that stand alone in pictures, and T2I-CompBench's kinds of adjectives.
 COMMON = TemplateWords(
-    "common",
-    (
+    name="common",
+    objects=(
         "apple", "backpack", "banana", "bear", "bench", "bicycle", "bird", "boat", "book", "bottle", "bowl", "bus",
         "cake", "car", "cat", "chair", "clock", "couch", "cow", "cup", "dog", "donut", "elephant", "giraffe",
         "handbag", "horse", "kite", "laptop", "motorcycle", "orange", "pizza", "sheep", "skateboard", "suitcase",
         "teddy bear", "train", "truck", "umbrella", "vase", "zebra",
     ),
-    ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"),
-    ("round", "square", "rectangular", "oval", "triangular", "cubic", "spherical", "cylindrical"),
-    ("wooden", "metallic", "plastic", "glass", "leather", "rubber", "fluffy", "fabric"),
+    colours=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"),
+    shapes=("round", "square", "rectangular", "oval", "triangular", "cubic", "spherical", "cylindrical"),
+    textures=("wooden", "metallic", "plastic", "glass", "leather", "rubber", "fluffy", "fabric"),
 )  # fmt: skip
 
 
@@ -89,7 +89,12 @@ def read_words(source: str) -> TemplateWords:
         textures = tuple(texture for texture in WORDS.textures if texture != "plain")  # which is never said
         objects = tuple(dict.fromkeys(WORDS.names.values()))
         return TemplateWords(
-            "world", objects, tuple(WORDS.colours), (), textures, True, max(WORDS.numbers.values())
+            name="world",
+            objects=objects,
+            colours=tuple(WORDS.colours),
+            textures=textures,
+            coloured_textures=True,
+            most=max(WORDS.numbers.values()),
         )
     if source == "common":
         return COMMON
@@ -110,6 +115,6 @@ def _of_file(path: Path) -> TemplateWords:
     if not isinstance(content, dict) or "name" in content:
         raise ValueError(f"words: {path} must hold objects, a list of nouns, and perhaps adjectives")
     try:
-        return TemplateWords(str(path.name), **{str(key): value for key, value in content.items()})
+        return TemplateWords(name=path.name, **{str(key): value for key, value in content.items()})
     except FieldError as error:
         raise ValueError(f"words: {path}: {error}") from None
