@@ -3,7 +3,6 @@
 ``TRUELINE_FUZZ=10000 pytest tests/planner/test_rules_planner.py -k any_text`` runs the long fuzz.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from collections import defaultdict
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tiny import reading
 
 from trueline.english import words
@@ -49,15 +49,15 @@ def test_a_plan():
 
 def test_settings():
     assert make_planner("rules:coco", tagger="textblob").name == "rules[coco]"
-    for wrong in (
-        {"what": "esperanto"},
-        {"tagger": "mine"},
-        {"colour": "red"},
-        {"what": "coco", "vocabulary": "open"},
+    for wrong, problem in (
+        ({"what": "esperanto"}, "vocabulary: input should be 'open' or 'coco'"),
+        ({"tagger": "mine"}, "tagger: input should be 'textblob' or 'spacy'"),
+        ({"colour": "red"}, "colour: unknown key; RulesPlanner has tagger, vocabulary"),
+        ({"what": "coco", "vocabulary": "open"}, "vocabulary: is in rules:coco already; give it once"),
     ):
-        with pytest.raises(ValueError, match=r"vocabulary|tagger"):
+        with pytest.raises(ValueError, match=f"^{problem}"):
             RulesPlanner.of(**({"what": ""} | wrong))
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         PLANNER.tagger = None
 
 

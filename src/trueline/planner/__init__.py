@@ -47,11 +47,8 @@ class Planner(Protocol):
         ...
 
 
-PLANNERS = {
-    "rules": "rules:RulesPlanner",
-    "llm": "llm:LLMPlanner",
-    "replay": "replay:ReplayPlanner",
-}  #: name -> "module:class" in this package
+#: name -> "module:class" in this package
+PLANNERS = {"rules": "rules:RulesPlanner", "llm": "llm:LLMPlanner", "replay": "replay:ReplayPlanner"}
 
 
 def make_planner(spec: str, **settings: Any) -> Planner:
@@ -63,7 +60,7 @@ def make_planner(spec: str, **settings: Any) -> Planner:
     """
     name, _, what = spec.partition(":")
     if name not in PLANNERS:
-        raise ValueError(f"--planner: there is no {name!r}; there are {', '.join(PLANNERS)}")
+        raise ValueError(f"planner: there is no {name!r}; there are {', '.join(PLANNERS)}")
     module, _, attribute = PLANNERS[name].partition(":")
     kind: Any = getattr(import_module(f"{__name__}.{module}"), attribute)
     return kind.of(what, **settings)

@@ -1,18 +1,19 @@
 """Plans that are there already, read as they are: LayoutGPT's ``llm_output/*.json``, and JSON Lines of layouts.
 
-``trueline evaluate nsr-1k-layout --planner replay:FILE`` scores a file of LayoutGPT's; ``ReplayPlanner`` looks
-prompts up in either.
+``replay`` reads a file of LayoutGPT's, whose plans are scored as they are; ``ReplayPlanner`` finds prompts in either.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from trueline.boxes import MIN_AREA, Corners
 from trueline.english.naming import bare_noun
+from trueline.errors import first_problem
 from trueline.files import read_json_list
 from trueline.layout import MAX_REGIONS, Layout, Region, read_layouts
 from trueline.planner import Planned
@@ -68,8 +69,6 @@ def replay(path: str | Path) -> list[PublishedPlan]:
                 raise ValueError(
                     f"query_id {plan.query}, iter {plan.iteration} is there twice; keep one of them"
                 )
-        except KeyError as error:
-            raise ValueError(f"{path}, row {number}: {error} is missing; give LayoutGPT's format") from None
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from None
         plans[key] = plan
@@ -89,7 +88,9 @@ class ReplayPlanner:
     """
 
     def __init__(self, path: str | Path, *, iteration: int = 0):
-        self.name, self.path, self.iteration = f"replay:{path}", Path(path), _whole(iteration, "iteration")
+        if isinstance(iteration, bool) or not isinstance(iteration, int) or iteration < 0:
+            raise ValueError(f"iteration: must be a whole number, 0 or more (got {iteration!r})")
+        self.name, self.path, self.iteration = f"replay:{path}", Path(path), iteration
         self.plans = _layouts(self.path) if _is_jsonl(self.path) else _published(self.path)
         if not self.plans:
             raise ValueError(f"{path}: holds no plan; give LayoutGPT's JSON or a JSONL of layouts")
@@ -102,7 +103,7 @@ class ReplayPlanner:
             ValueError: no file, an unknown setting, or a file that cannot be read.
         """
         if not what:
-            raise ValueError("--planner: replay needs a file, as replay:FILE")
+            raise ValueError("planner: replay needs a file, as replay:FILE")
         if unknown := sorted(settings.keys() - {"iteration"}):
             raise ValueError(f"{unknown[0]}: no such setting of replay; there is iteration")
         return cls(what, **settings)
@@ -192,36 +193,24 @@ def _plain(prompt: str) -> str:
     return " ".join(prompt.split())
 
 
+_Whole = Annotated[int, Field(strict=True, ge=0)]
+_Corner = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class _Row(BaseModel):
+    """A row of LayoutGPT's files; it may have other keys besides."""
+
+    query_id: _Whole
+    iter: _Whole
+    prompt: str
+    object_list: list[tuple[str | None, tuple[_Corner, _Corner, _Corner, _Corner]]]
+
+
 def _plan(row: dict[str, Any]) -> PublishedPlan:
-    things = row["object_list"]
-    if not isinstance(row["prompt"], str) or not row["prompt"].strip():
-        raise ValueError(f"prompt: must be text (got {row['prompt']!r})")
-    if not isinstance(things, list):
-        raise ValueError(f"object_list: must be a list of [name, box] (got {type(things).__name__})")
-    placed = tuple(_thing(thing, place) for place, thing in enumerate(things))
-    return PublishedPlan(
-        _whole(row["query_id"], "query_id"), _whole(row["iter"], "iter"), row["prompt"], placed
-    )
-
-
-def _thing(thing: Any, place: int) -> tuple[str | None, Corners]:
-    field = f"object_list[{place}]"
-    if not isinstance(thing, list) or len(thing) != 2:
-        raise ValueError(f"{field}: must be [name, [x0, y0, x1, y1]] (got {thing!r})")
-    name, box = thing
-    if name is not None and not isinstance(name, str):
-        raise ValueError(f"{field}: its name must be text or null (got {name!r})")
-    numbers = isinstance(box, list) and all(
-        isinstance(corner, int | float) and not isinstance(corner, bool) and math.isfinite(corner)
-        for corner in box
-    )
-    if not numbers or len(box) != 4:
-        raise ValueError(f"{field}: its box must be four numbers x0, y0, x1, y1 (got {box!r})")
-    x0, y0, x1, y1 = (float(corner) for corner in box)
-    return name, (x0, y0, x1, y1)
-
-
-def _whole(value: Any, field: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{field}: must be a whole number, 0 or more (got {value!r})")
-    return value
+    try:
+        read = _Row.model_validate(row)
+    except ValidationError as error:
+        raise first_problem(error, _Row) from None
+    if not read.prompt.strip():
+        raise ValueError("prompt: is empty; give its words")
+    return PublishedPlan(read.query_id, read.iter, read.prompt, tuple(read.object_list))

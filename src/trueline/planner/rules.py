@@ -9,13 +9,14 @@ What was not understood, what has no box and which numbers were chosen, stands i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Any, Literal
 
 from trueline.boxes import Corners
 from trueline.english.plurals import plurals, singular
 from trueline.english.tagging import Tagger, best_tagger
 from trueline.english.words import PEOPLE
+from trueline.errors import Frozen
 from trueline.layout import MAX_PHRASE, MAX_REGIONS, Layout, Region
 from trueline.planner import Planned
 from trueline.planner.categories import coco_category
@@ -30,35 +31,31 @@ Vocabulary = Literal["open", "coco"]
 _SIZE_STEP = 1.3  # in side, from "a smaller than b"
 
 
-@dataclass(frozen=True)
-class RulesPlanner:
-    """``tagger``: what tells nouns from verbs, "textblob" or "spacy" (with its model en_core_web_sm); None takes
-    spaCy where it is installed. ``vocabulary``: "open", or "coco" for boxes and names of COCO's 80 categories only.
-    ``name`` says which they were."""
+class RulesPlanner(Frozen):
+    """The planner and its two settings. ``name`` says which they were.
+
+    Attributes:
+        tagger: what tells nouns from verbs, "textblob" or "spacy" (with its model en_core_web_sm); None takes spaCy
+            where it is installed.
+        vocabulary: "open", or "coco" for boxes and names of COCO's 80 categories only.
+
+    Raises:
+        ValueError: no such tagger or vocabulary.
+    """
 
     tagger: Tagger | None = None
     vocabulary: Vocabulary = "open"
 
     @classmethod
-    def of(cls, what: str = "", **settings: str | None) -> RulesPlanner:
+    def of(cls, what: str = "", **settings: Any) -> RulesPlanner:
         """From what follows "rules:" on the command line: nothing, or the vocabulary ("rules:coco").
 
         Raises:
             ValueError: no such setting, vocabulary or tagger.
         """
-        if unknown := settings.keys() - {"tagger", "vocabulary"}:
-            raise ValueError(
-                f"--planner rules: there is no setting {min(unknown)!r}; there are tagger, vocabulary"
-            )
         if what and "vocabulary" in settings:
-            raise ValueError("--planner rules: the vocabulary is given twice; give it once")
-        return cls(**({"vocabulary": what} if what else {}), **settings)  # type: ignore[arg-type]
-
-    def __post_init__(self) -> None:
-        if self.tagger not in (None, *get_args(Tagger)):
-            raise ValueError(f"tagger: must be textblob or spacy (got {self.tagger!r})")
-        if self.vocabulary not in get_args(Vocabulary):
-            raise ValueError(f"vocabulary: must be open or coco (got {self.vocabulary!r})")
+            raise ValueError(f"vocabulary: is in rules:{what} already; give it once")
+        return cls(**({"vocabulary": what} if what else {}) | settings)
 
     @property
     def name(self) -> str:
