@@ -28,9 +28,8 @@ from trueline.sampling.pipeline import Pipeline
 from trueline.sampling.records import commit
 from trueline.training.clip import FrozenCLIP
 from trueline.training.data.latents import encode_pictures
-from trueline.training.losses.denoising import ground, noised
+from trueline.training.losses.denoising import decoded, ground, noised
 from trueline.training.losses.dsalign import DSAlign
-from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch
 from trueline.training.recipes.goal import GoalSettings, goal_clip
 from trueline.world.captions import caption

@@ -19,7 +19,7 @@ from trueline.models.grounding import grounded, pack
 from trueline.models.schedulers import target_of, x0_of
 from trueline.models.text import locate_phrase
 from trueline.training.clip import FrozenCLIP
-from trueline.training.losses.denoising import DenoisingObjective, noised
+from trueline.training.losses.denoising import DenoisingObjective, decoded, noised
 from trueline.training.losses.dsalign import DSAlign, region_pictures, spherical_distance
 from trueline.training.losses.goal import GoalObjective
 from trueline.training.losses.maalign import (
@@ -31,7 +31,6 @@ from trueline.training.losses.maalign import (
     counted,
     why_not,
 )
-from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch, Nets
 
 TWO = Layout(

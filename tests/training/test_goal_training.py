@@ -18,11 +18,10 @@ from trueline.layout import Layout, Region
 from trueline.models.backbone import Backbone
 from trueline.training.clip import FrozenCLIP
 from trueline.training.loop import TrainingLoop
-from trueline.training.losses.denoising import ground, noised
+from trueline.training.losses.denoising import decoded, ground, noised
 from trueline.training.losses.dsalign import DSAlign, region_pictures
 from trueline.training.losses.goal import GoalObjective
 from trueline.training.losses.maalign import MAAlign
-from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch, Nets
 from trueline.training.parts import open_part
 from trueline.training.recipes.goal import GoalSettings, attention_view, goal_clip, prepare

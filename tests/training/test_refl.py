@@ -16,8 +16,8 @@ from trueline.models.lora import without_lora
 from trueline.models.schedulers import Stepper, make_scheduler
 from trueline.models.stable_diffusion import StableDiffusion
 from trueline.perception.caption_nets import Blip2TextEncoder, BlipCaptioner
+from trueline.training.losses.denoising import decoded
 from trueline.training.losses.refl import ReFL, drawn_step, phi
-from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch, Nets
 from trueline.training.parts import open_part
 from trueline.training.rewards.caption import CaptionReward, Cosine

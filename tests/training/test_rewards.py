@@ -28,6 +28,7 @@ from trueline.perception.caption_nets import (
     load_captioner,
 )
 from trueline.training.early_stop import Best, diversity, drift
+from trueline.training.rewards import REWARDS
 from trueline.training.rewards.caption import (
     CaptionReward,
     Cosine,
@@ -37,7 +38,8 @@ from trueline.training.rewards.caption import (
 )
 from trueline.training.rewards.clip import ClipReward
 from trueline.training.rewards.match import MatchReward
-from trueline.training.rewards.reward import PluginReward, RewardError, probe
+from trueline.training.rewards.models import model_parts, reward_kind
+from trueline.training.rewards.reward import PluginReward, RewardError, RewardKind, probe
 from trueline.training.rewards.weighted import LEAST, Rewards, Running
 
 PROMPTS = ["a red apple", "a blue car and the cat"]
@@ -685,3 +687,15 @@ def test_best_and_when_to_stop():
     assert not Best().stale
     with pytest.raises(ValueError, match="0 or more"):
         Best(patience=-1)
+
+
+def test_the_table_of_rewards_holds():
+    """Each entry is there, says its parts with an example, and no two parts of one name differ."""
+    parts = {}
+    for name in REWARDS:
+        kind = reward_kind(name)
+        assert isinstance(kind, RewardKind) and kind.parts, name
+        for part in kind.parts:
+            assert part.example and parts.setdefault(part.name, part) is part
+    assert all(part.may_be in parts for part in parts.values() if part.may_be)
+    assert list(parts) == list(model_parts())

@@ -142,6 +142,57 @@ def test_a_cosine_cannot_be_made_longer():
     assert short != long and short.keys() == long.keys()
 
 
+# Any nets
+
+
+class Numbers:
+    """A batch, and the stream of it, that know nothing of diffusion."""
+
+    def __init__(self, places=range(0)):
+        self.x = torch.randn(len(places), 3, generator=torch.Generator().manual_seed(places.start))
+
+    def batch(self, step: int, places: range) -> "Numbers":
+        return Numbers(places)
+
+    def about(self) -> dict:
+        return {"rows": len(self.x)}
+
+
+class Falling(Optimisation):
+    """A rate of its own."""
+
+    betas = (0.9, 0.99)
+
+    def rate(self, step: int) -> float:
+        return self.lr / (step + 1)
+
+
+def test_nets_without_a_backbone_are_trained_and_go_on_bit_for_bit(tmp_path):
+    def loop(folder, **more) -> tuple[TrainingLoop, torch.nn.Module]:
+        torch.manual_seed(1)
+        net, plan = torch.nn.Linear(3, 1), Falling(**QUICK | {"log_every": 1}, steps=6, ema=0.5)
+
+        def objective(batch: Numbers) -> dict[str, torch.Tensor]:
+            return {"total": (net(batch.x) - batch.x.sum(1, keepdim=True)).square().mean()}
+
+        trained, accelerator = dict(net.named_parameters()), make_accelerator(plan, CPU)
+        return TrainingLoop(
+            folder, objective, {"net": net}, trained, Numbers(), plan, accelerator, **more
+        ), net
+
+    whole, net = loop(tmp_path / "whole")
+    found = run(whole)
+    assert [line["lr"] for line in found] == pytest.approx([0.01 / (step + 1) for step in range(6)], rel=1e-5)
+    assert whole._optimiser.param_groups[0]["betas"] == (0.9, 0.99)
+    first, _ = loop(tmp_path / "parts", stop=After(4))
+    run(first)
+    second, again = loop(tmp_path / "parts")
+    assert second.step == 4
+    run(second)
+    assert same(dict(net.state_dict()), dict(again.state_dict()))
+    assert same(whole.average.values, second.average.values)
+
+
 # One step
 
 

@@ -18,6 +18,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import Blip2ForImageTextRetrieval, BlipForImageTextRetrieval
 
+from trueline.models.devices import at_least_float32
 from trueline.models.pretrained import Checkpoint, batched, precision, rgb
 
 LONGEST = 32  #: tokens of a text that BLIP-2 reads (LAVIS); BLIP reads 35
@@ -58,14 +59,17 @@ class Blip2:
     @torch.inference_mode()
     def _match(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
         pixels = self.pictures(rgb(images), return_tensors="pt").pixel_values
+        scores = self.scores(pixels.to(self.model.device, self.model.dtype), texts)
+        return scores.softmax(1)[:, 1] if self.head == "itm" else scores
+
+    def scores(self, pixels: Tensor, texts: Sequence[str]) -> Tensor:
+        """Of pictures as the net reads them, with gradient: logits (n, 2) of the head itm, cosines (n,) of itc."""
         ids, mask = self.tokens(texts)
+        itm = self.head == "itm"
         scores = self.model(
-            pixel_values=pixels.to(self.model.device, self.model.dtype),
-            input_ids=ids,
-            attention_mask=mask,
-            use_image_text_matching_head=self.head == "itm",
-        ).logits_per_image.float()
-        return scores.softmax(1)[:, 1] if self.head == "itm" else scores.diagonal()
+            pixel_values=pixels, input_ids=ids, attention_mask=mask, use_image_text_matching_head=itm
+        ).logits_per_image
+        return at_least_float32(scores if itm else scores.diagonal())
 
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask (n, tokens); behind as many place-holders as there are queries, if the net wants them."""
@@ -78,7 +82,8 @@ class Blip2:
 
 
 class Blip:
-    """The same two heads of ``BlipForImageTextRetrieval`` (Salesforce/blip-itm-base-coco); one vector a picture."""
+    """The same two heads of ``BlipForImageTextRetrieval`` (Salesforce/blip-itm-base-coco), with one vector for
+    each picture."""
 
     def __init__(
         self,
@@ -102,22 +107,22 @@ class Blip:
 
     @torch.inference_mode()
     def _match(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
-        net = self.model  # its forward() makes a mask on the CPU, so its parts are called here
         pixels = self.pictures(rgb(images), return_tensors="pt").pixel_values
-        seen = net.vision_model(pixel_values=pixels.to(net.device, net.dtype)).last_hidden_state
+        scores = self.scores(pixels.to(self.model.device, self.model.dtype), texts)
+        return scores.softmax(1)[:, 1] if self.head == "itm" else scores
+
+    def scores(self, pixels: Tensor, texts: Sequence[str]) -> Tensor:
+        """As ``Blip2.scores``."""
+        net = self.model  # its forward() makes a mask on the CPU, so its parts are called here
+        states = net.vision_model(pixel_values=pixels).last_hidden_state
         text = _read(self.tokenizer, texts, 35).to(net.device)
+        given = {"input_ids": text.input_ids, "attention_mask": text.attention_mask}
         if self.head == "itm":
-            read = net.text_encoder(
-                input_ids=text.input_ids,
-                attention_mask=text.attention_mask,
-                encoder_hidden_states=seen,
-                encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=net.device),
-            )
-            return net.itm_head(read.last_hidden_state[:, 0]).float().softmax(1)[:, 1]
-        read = net.text_encoder(input_ids=text.input_ids, attention_mask=text.attention_mask)
-        return F.cosine_similarity(
-            net.vision_proj(seen[:, 0]).float(), net.text_proj(read.last_hidden_state[:, 0]).float()
-        )
+            read = net.text_encoder(**given, encoder_hidden_states=states)
+            return at_least_float32(net.itm_head(read.last_hidden_state[:, 0]))
+        read = net.text_encoder(**given)
+        pictures, words = net.vision_proj(states[:, 0]), net.text_proj(read.last_hidden_state[:, 0])
+        return F.cosine_similarity(at_least_float32(pictures), at_least_float32(words))
 
 
 def blip2_itc(checkpoint: str, *settings: Any, **more: Any) -> Blip2:

@@ -7,7 +7,6 @@ import logging
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -244,7 +243,6 @@ class TrainingRun:
                 self.accelerator.process_index,
                 self.accelerator.num_processes,
                 self.accelerator.wait_for_everyone,
-                self._encoding_progress(),
             )
         else:
             latents, mark = Unseen(len(examples), backbone.latent_size()), examples.fingerprint
@@ -374,16 +372,6 @@ class TrainingRun:
         self._say(
             f"step {line['step']} of {self.settings.steps}: {terms} ({per_step:.2f} s a step, {left:.0f} min left)"
         )
-
-    def _encoding_progress(self) -> Callable[[int, int], None]:
-        """Tells of encoded pictures, if they take more than five seconds."""
-        begun = time.monotonic()
-
-        def report(done: int, of: int) -> None:
-            if time.monotonic() - begun > 5:
-                self._say(f"encoded {done} of {of} pictures")
-
-        return report
 
     def _say(self, sentence: str) -> None:
         """Once, however many processes there are."""

@@ -9,6 +9,8 @@ stopped while it encodes goes on with the next part. Pictures that could not be 
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +29,7 @@ from trueline.models.backbone import Backbone
 from trueline.pictures import BrokenPicture
 from trueline.training.data.examples import Examples, bytes_of, digest
 
+logger = logging.getLogger(__name__)
 PART = 512  #: examples of one file
 BATCH = 16  #: pictures that are encoded at once
 FORMAT = "means, scaled, float16, 1"
@@ -96,17 +99,16 @@ def encoded(
     process: int = 0,
     processes: int = 1,
     wait: Callable[[], None] = lambda: None,
-    report: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[Latents, str]:
     """All examples encoded, from ``folder`` where they are there already; and their fingerprint.
 
     Broken pictures are counted and named in ``examples.left_out``. Several processes share the parts; ``wait``
-    returns when all have come to it. ``report`` hears how many examples are done.
+    returns when all have come to it. What takes longer than five seconds is logged.
 
     Raises:
         ValueError: more than ``max_broken`` of the pictures cannot be read, or none can.
     """
-    mark = fingerprint(backbone, examples, size)
+    mark, begun = fingerprint(backbone, examples, size), time.monotonic()
     home = Folder(folder / mark)
     starts = range(0, len(examples), PART)
     paths = [home.path / f"{start:08d}.safetensors" for start in starts]
@@ -119,7 +121,8 @@ def encoded(
                 whole = {} if before is None else before.latents
                 content = _content(backbone, _LatentPart(whole | now.latents, now.broken))
                 home.write(path.name, partial(_fill, content))
-        report(min(start + PART, len(examples)), len(examples))
+        if process == 0 and time.monotonic() - begun > 5:
+            logger.info(f"encoded {min(start + PART, len(examples))} of {len(examples)} pictures")
     wait()
     latents = Latents(paths)
     _check(latents, examples, max_broken)

@@ -60,6 +60,19 @@ def ground(backbone: Backbone, batch: Batch) -> Grounding | None:
     return Grounding(grounding.boxes, grounding.masks * batch.boxed[:, None], grounding.embeddings)
 
 
+def decoded(
+    backbone: Backbone, clean: Float[Tensor, "batch c h w"], through: bool = False
+) -> Float[Tensor, "batch 3 height width"]:
+    """Pictures in 0..1 of clean latents; gradients reach the latents.
+
+    ``through``: clamped pixels keep their gradient, which is 0 otherwise: a bright picture, whose pixels lie above 1,
+    could not be made darker.
+    """
+    pixels = backbone.decode_with_gradient(clean)
+    clamped = pixels.clamp(0, 1)
+    return pixels + (clamped - pixels).detach() if through else clamped
+
+
 @dataclass(frozen=True)
 class DenoisingObjective:
     """Squared error of the U-Net's prediction at z_t, or at the latents that ``align`` makes of it.

@@ -1,6 +1,6 @@
 """DSAlign: CLIP must recognise each region's phrase in its box, and the caption in the picture.
 
-Source: GOAL, eq. 5-10. With unit vectors of CLIP and xhat_0 the one-step picture (``losses.x0``):
+Source: GOAL, eq. 5-10. With unit vectors of CLIP and xhat_0 the one-step picture (``Backbone.x0``):
 
     D_sp(p, x) = arcsin(||p - x|| / 2)^2                                        (7)   = (angle / 2)^2
     D_local    = 1/B sum_i D_sp(CLIP_text(p_i), CLIP_img(xhat_0 * M_i))         (5), (6), (8)

@@ -25,10 +25,9 @@ from torch import Tensor
 
 from trueline.models.attention import Maps
 from trueline.models.backbone import Backbone
-from trueline.training.losses.denoising import ground, noised
+from trueline.training.losses.denoising import decoded, ground, noised
 from trueline.training.losses.dsalign import Distances, DSAlign
 from trueline.training.losses.maalign import Attention, MAAlign, why_not
-from trueline.training.losses.x0 import decoded
 from trueline.training.objective import Batch, Losses, Nets
 
 PerPicture = Float[Tensor, " batch"]

@@ -36,8 +36,7 @@ from trueline.models.pixels import Images
 from trueline.models.schedulers import Stepper
 from trueline.seeds import generator_of
 from trueline.training.early_stop import drift
-from trueline.training.losses.denoising import DenoisingObjective, ground, noised
-from trueline.training.losses.x0 import decoded
+from trueline.training.losses.denoising import DenoisingObjective, decoded, ground, noised
 from trueline.training.objective import Batch, Losses, Nets
 from trueline.training.rewards.reward import Reward, Scores
 from trueline.training.rewards.weighted import Rewards

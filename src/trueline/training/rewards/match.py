@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from trueline.models.devices import at_least_float32
 from trueline.models.pixels import Fitting, Images
 from trueline.perception import load
 from trueline.perception.blip2 import Blip, Blip2
@@ -37,38 +35,10 @@ class MatchReward(nn.Module):
         self.name = matcher.name
 
     def forward(self, images: Images, prompts: Sequence[str], generators: Generators | None = None) -> Scores:
-        pixels = self.fitting(images).to(self.net.dtype)
-        if isinstance(self._matcher, Blip2):
-            scores = self._of_blip2(pixels, prompts)
-        else:
-            scores = self._of_blip(pixels, prompts)
+        scores = self._matcher.scores(self.fitting(images).to(self.net.dtype), prompts)
         if self._matcher.head == "itc":
             return scores
         return scores[:, 1] - scores[:, 0] if self.logit else scores.softmax(1)[:, 1]
-
-    def _of_blip2(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        ids, mask = self._matcher.tokens(prompts)  # type: ignore[union-attr]
-        head = self._matcher.head == "itm"
-        scores = self.net(
-            pixel_values=pixels, input_ids=ids, attention_mask=mask, use_image_text_matching_head=head
-        ).logits_per_image
-        return at_least_float32(scores if head else scores.diagonal())
-
-    def _of_blip(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        net = self.net  # part by part, as ``perception.blip2.Blip``
-        seen = net.vision_model(pixel_values=pixels).last_hidden_state
-        text = self._matcher.tokenizer(
-            list(prompts), padding=True, truncation=True, max_length=35, return_tensors="pt"
-        ).to(net.device)
-        given = {"input_ids": text.input_ids, "attention_mask": text.attention_mask}
-        if self._matcher.head == "itm":
-            read = net.text_encoder(**given, encoder_hidden_states=seen)
-            return at_least_float32(net.itm_head(read.last_hidden_state[:, 0]))
-        read = net.text_encoder(**given)
-        return F.cosine_similarity(
-            at_least_float32(net.vision_proj(seen[:, 0])),
-            at_least_float32(net.text_proj(read.last_hidden_state[:, 0])),
-        )
 
 
 def _load(kind: str, name: str, device: str, settings: Any) -> Blip | Blip2:
