@@ -77,6 +77,8 @@ class TrainingRun:
 
     home: Folder = field(init=False)
     accelerator: Accelerator = field(init=False)
+    examples: Examples = field(init=False)
+    task: Task = field(init=False)
 
     def __post_init__(self) -> None:
         self.home = Folder(self.out)
@@ -95,26 +97,26 @@ class TrainingRun:
         # As they were read: recipes add layers to them.
         nets = {name: checksum(net) for name, net in backbone.nets().items() if name != "vae"}
         # All that can be wrong is said before pictures are encoded, which may take hours.
-        examples = open_examples(self.settings.data, backbone.picture_size(None, None), backbone.max_regions)
-        task = recipe(self.name).prepare(self.settings, backbone, self.home.path)
-        if task.pictures and not examples.pictured:
+        size = backbone.picture_size(None, None)
+        self.examples = open_examples(self.settings.data, size, backbone.max_regions)
+        self.task = recipe(self.name).prepare(self.settings, backbone, self.home.path)
+        if self.task.pictures and not self.examples.pictured:
             raise ValueError(
                 f"data.source: {self.settings.data.source} holds prompts, and this recipe trains on pictures; give "
                 'layouts with "image"'
             )
-        bound = self._bound(examples, nets, task)
+        bound = self._bound(nets)
         self._check_bound(bound)
-        validator = self._validator(task, examples)
-        trained = self._trained(task)
-        latents, mark = self._latents(task, examples)
+        validator = self._validator()
+        trained = self._trained()
+        latents, mark = self._latents()
         bound |= {"order": latents.order}
-        facts = self._facts(task, examples, latents, mark) | {BOUND_TO: bound} | dict(task.facts)
+        facts = self._facts(len(latents), mark) | {BOUND_TO: bound} | dict(self.task.facts)
         with Interrupt() as interrupt:
-            stream = self._stream(examples, latents)
-            loop = self._loop(task, trained, stream, bound, validator, interrupt.wanted)
+            loop = self._loop(trained, self._stream(latents), bound, validator, interrupt.wanted)
             self._train(loop, facts)
         if loop.finished:
-            self._finish(task, loop, facts)
+            self._finish(loop, facts)
             return 0
         self._record(facts, loop, "stopped")
         self._say(
@@ -125,14 +127,14 @@ class TrainingRun:
 
     def _loop(
         self,
-        task: Task,
         trained: Parameters,
         stream: Shuffled,
         bound: Mapping[str, Any],
         validator: Validator | None,
         stop: Callable[[], bool],
     ) -> TrainingLoop[Batch]:
-        settings, nets = self.settings, Nets(task.backbone, task.further)
+        settings, task = self.settings, self.task
+        nets = Nets(task.backbone, task.further)
         gated = task.part != "none" and not settings.lora
         return TrainingLoop(
             self.home.path,
@@ -204,9 +206,9 @@ class TrainingRun:
         whole = record["status"] == "complete" and (steps >= self.settings.steps or stale)
         return steps if whole and (self.home.path / RESULT).is_dir() else None
 
-    def _bound(self, examples: Examples, nets: Mapping[str, str], task: Task) -> dict[str, Any]:
+    def _bound(self, nets: Mapping[str, str]) -> dict[str, Any]:
         """What the run is bound to besides its settings, as far as it is known before the pictures are encoded."""
-        backbone = task.backbone
+        task, backbone = self.task, self.task.backbone
         frozen = {
             name: checksum(net)
             for name, net in task.further.items()
@@ -214,7 +216,7 @@ class TrainingRun:
         }
         sums = {f"nets.{name}": found for name, found in (dict(nets) | frozen | dict(task.identity)).items()}
         return sums | {
-            "pictures": fingerprint(backbone, examples, backbone.picture_size(None, None)),
+            "pictures": fingerprint(backbone, self.examples, backbone.picture_size(None, None)),
             "processes": self.accelerator.num_processes,
             "mixed_precision": self.accelerator.mixed_precision,
         }
@@ -229,11 +231,11 @@ class TrainingRun:
             before = {key: value for key, value in record[BOUND_TO].items() if key != "order"}
             check_same(before, bound, self.home.path)
 
-    def _latents(self, task: Task, examples: Examples) -> tuple[Latents | Unseen, str]:
+    def _latents(self) -> tuple[Latents | Unseen, str]:
         """Of the examples, and what they depend on."""
-        backbone, data = task.backbone, self.settings.data
+        backbone, examples, data = self.task.backbone, self.examples, self.settings.data
         latents: Latents | Unseen
-        if task.pictures:
+        if self.task.pictures:
             latents, mark = encoded(
                 backbone,
                 examples,
@@ -246,13 +248,13 @@ class TrainingRun:
             )
         else:
             latents, mark = Unseen(len(examples), backbone.latent_size()), examples.fingerprint
-        self._write_left_out(examples, len(latents))
+        self._write_left_out(len(latents))
         return latents, mark
 
-    def _write_left_out(self, examples: Examples, used: int) -> None:
+    def _write_left_out(self, used: int) -> None:
         if not self.accelerator.is_main_process:
             return
-        left_out = examples.left_out
+        left_out = self.examples.left_out
         lines = [json.dumps({"what": what, "why": why}) + "\n" for what, why in left_out.items]
         self.home.write("left_out.jsonl", lambda file: file.write("".join(lines).encode()))
         if left_out.counts:
@@ -264,35 +266,33 @@ class TrainingRun:
             first = {"step": 0, "examples": used, "left_out": left_out.counts}
             self.home.write(LOG, lambda file: file.write((json.dumps(first) + "\n").encode()))
 
-    def _trained(self, task: Task) -> Parameters:
+    def _trained(self) -> Parameters:
         """What learns, by name; the part of the U-Net is opened here."""
-        settings = self.settings
-        unet = open_part(
-            task.backbone, task.part or settings.part, settings.position_net, settings.lora, settings.seed
-        )
-        trained: Parameters = {f"unet.{name}": weight for name, weight in unet.items()}
+        settings, task = self.settings, self.task
+        part = task.part or settings.part
+        opened = open_part(task.backbone, part, settings.position_net, settings.lora, settings.seed)
+        trained: Parameters = {f"unet.{name}": weight for name, weight in opened.items()}
         for owner, net in task.further.items():
-            trained |= {
-                f"{owner}.{n}": weight for n, weight in net.named_parameters() if weight.requires_grad
-            }
+            learning = ((name, weight) for name, weight in net.named_parameters() if weight.requires_grad)
+            trained |= {f"{owner}.{name}": weight for name, weight in learning}
         if not trained:
             raise ValueError(NOTHING)
         return trained
 
-    def _stream(self, examples: Examples, latents: Latents | Unseen) -> Shuffled:
+    def _stream(self, latents: Latents | Unseen) -> Shuffled:
         settings, data = self.settings, self.settings.data
         times = settings.t_low, settings.t_high
-        return Shuffled(examples, latents, settings.seed, data.drop_captions, data.drop_boxes, times)
+        return Shuffled(self.examples, latents, settings.seed, data.drop_captions, data.drop_boxes, times)
 
-    def _validator(self, task: Task, examples: Examples) -> Validator | None:
-        settings = self.settings.validation
+    def _validator(self) -> Validator | None:
+        settings, task = self.settings.validation, self.task
         if settings.patience and task.best is None:
             raise ValueError(
                 f"validation.patience: this run of {self.name} has no held-out score to wait for; set it to 0"
             )
         if not settings.every:
             return None
-        layouts = validation_layouts(settings, examples)
+        layouts = validation_layouts(settings, self.examples)
         pictures = ValidationPictures(task, task.backbone, layouts, settings, self.home)
         if self.accelerator.is_main_process:  # who draws them
             pictures.check()
@@ -302,13 +302,13 @@ class TrainingRun:
 
     # After
 
-    def _finish(self, task: Task, loop: TrainingLoop[Batch], facts: dict[str, Any]) -> None:
+    def _finish(self, loop: TrainingLoop[Batch], facts: Mapping[str, Any]) -> None:
         """The result appears whole or not at all."""
         if self.accelerator.is_main_process:
             target, temporary = self.home.path / RESULT, self.home.path / f".{RESULT}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
             with loop.averaged():
-                task.save(temporary)
+                self.task.save(temporary)
             record = self._about(facts, loop, "complete")
             Folder(temporary).write_json(RECORD, record)
             replace_folder(temporary, target)
@@ -329,7 +329,8 @@ class TrainingRun:
             f"{loop.step} steps in {loop.seconds:.0f} s ({loop.skipped} skipped): {self.home.path / RESULT}"
         )
 
-    def _facts(self, task: Task, examples: Examples, latents: Latents | Unseen, mark: str) -> dict[str, Any]:
+    def _facts(self, used: int, mark: str) -> dict[str, Any]:
+        backbone = self.task.backbone
         return {
             "recipe": self.name,
             "settings": self.settings.model_dump(mode="json"),
@@ -339,12 +340,8 @@ class TrainingRun:
             "device": str(self.accelerator.device),
             "processes": self.accelerator.num_processes,
             "precision": self.accelerator.mixed_precision,
-            "model": {"source": task.backbone.source, "revision": task.backbone.revision},
-            "data": {
-                "fingerprint": mark,
-                "examples": len(latents),
-                "left_out": examples.left_out.counts,
-            },
+            "model": {"source": backbone.source, "revision": backbone.revision},
+            "data": {"fingerprint": mark, "examples": used, "left_out": self.examples.left_out.counts},
         }
 
     def _about(self, facts: Mapping[str, Any], loop: TrainingLoop[Batch], status: str) -> dict[str, Any]:
