@@ -12,7 +12,7 @@ from torch import Tensor
 from training_builders import loop_of, stream
 from transformers import CLIPTokenizer
 
-from trueline.training.losses.refl import ReFL
+from trueline.training.losses.refl import ReFL, ReflSettings
 from trueline.training.objective import Batch, Losses, Nets
 from trueline.training.parts import open_part
 from trueline.training.rewards.weighted import Rewards
@@ -58,7 +58,7 @@ def train(folder: Path, tokenizer: Path, processes: int, checkpointing: bool) ->
         for weight in names.values():
             weight.normal_(std=0.3)
     rewards = Rewards({"taste": (Taste(), 1.0)})
-    objective = Noted(ReFL(rewards, seed=3, scale=1.0, steps=4, span=(0, 3), backprop=1))
+    objective = Noted(ReFL(rewards, ReflSettings(scale=1.0, sampling_steps=4, first=0, last=3), seed=3))
     plan = Optimisation(
         batch=PICTURES // processes,
         steps=4,

@@ -190,7 +190,7 @@ def test_a_whole_net_is_trained_beside_its_base(plain, folders, tmp_path):
         ),
         ({"models": {"captioner": "/nowhere"}}, "objective.models.captioner: the config.json"),
         ({"rewards": {"clip": 1.0}}, "objective.held_out: clip is trained on"),
-        ({"last": 3}, "objective.span: must be first <= last of the steps 0 to 2"),
+        ({"last": 3}, "objective.first: must be at most last, and last below the 3 sampling_steps"),
         ({"draft": 4}, "objective.draft: must be at most the 3 sampling_steps (got 4)"),
         ({"captions": 1}, "objective.captions: must be 2 or more"),
         ({"scheduler": "heun"}, "objective.scheduler: unknown name 'heun'"),

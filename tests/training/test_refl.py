@@ -17,7 +17,7 @@ from trueline.models.schedulers import Stepper, make_scheduler
 from trueline.models.stable_diffusion import StableDiffusion
 from trueline.perception.caption_nets import Blip2TextEncoder, BlipCaptioner
 from trueline.training.losses.denoising import decoded
-from trueline.training.losses.refl import ReFL, drawn_step, phi
+from trueline.training.losses.refl import ReFL, ReflSettings, drawn_step, phi
 from trueline.training.objective import Batch, Nets
 from trueline.training.parts import open_part
 from trueline.training.rewards.caption import CaptionReward, Cosine
@@ -66,8 +66,11 @@ def with_lora(backbone: StableDiffusion, moved: bool = True) -> tuple[StableDiff
 
 
 def objective(**settings) -> ReFL:
-    given = {"rewards": rewards(), "steps": 4, "span": (1, 3), "scale": 1.0, "preserve": "none"}
-    return ReFL(**(given | settings))
+    given = {"sampling_steps": 4, "span": (1, 3), "scale": 1.0, "preserve": "none"} | settings
+    parts = {name: given.pop(name) for name in ("seed", "held_out") if name in given}
+    first, last = given.pop("span")
+    scored = given.pop("rewards", None) or rewards()
+    return ReFL(scored, ReflSettings(first=first, last=last, **given), **parts)
 
 
 def gradients(made: ReFL, backbone: StableDiffusion, names: dict, batch: Batch) -> tuple[float, list[Tensor]]:
@@ -124,7 +127,7 @@ def test_one_call_has_a_gradient_and_the_steps_before_have_none(plain):
     """DRaFT-1 is ReFL at the last step: the sampling loop up to there and one call by hand. DRaFT-3 differs."""
     backbone, names = with_lora(plain)
     batch, steps = batch_of(), 4
-    one = gradients(objective(**ReFL.draft(1, steps)), backbone, names, batch)
+    one = gradients(objective(draft=1, sampling_steps=steps), backbone, names, batch)
     refl = gradients(objective(span=(3, 3)), backbone, names, batch)
     assert one[0] == refl[0] and all(map(torch.equal, one[1], refl[1]))
 
@@ -145,8 +148,8 @@ def test_one_call_has_a_gradient_and_the_steps_before_have_none(plain):
             found, torch.zeros_like(found) if slope is None else slope, rtol=1e-3, atol=1e-6
         )
 
-    three = gradients(objective(**ReFL.draft(3, steps)), backbone, names, batch)
-    stopped = gradients(objective(**ReFL.draft(3, steps), detach=True), backbone, names, batch)
+    three = gradients(objective(draft=3, sampling_steps=steps), backbone, names, batch)
+    stopped = gradients(objective(draft=3, sampling_steps=steps, detach=True), backbone, names, batch)
     assert three[0] == pytest.approx(one[0], rel=1e-6) == pytest.approx(stopped[0], rel=1e-6)
     whole = [torch.cat([s.flatten() for s in found[1]]) for found in (one, three, stopped)]
     for a, b in ((0, 1), (0, 2), (1, 2)):
@@ -173,7 +176,7 @@ def test_a_bounded_gradient_is_no_longer_than_that_of_x0(plain, monkeypatch):
     def lengths(rows=(0, 1), **more) -> tuple[list[Tensor], Tensor, Tensor]:
         """The gradient of the weights; its length at x0; at the steps before."""
         found.clear()
-        made = objective(**ReFL.draft(4, 4), guidance_scale=8.0, **more)
+        made = objective(draft=4, guidance_scale=8.0, **more)
         # As a training step: hooks act where gradients are accumulated, too.
         for weight in names.values():
             weight.grad = None
@@ -268,7 +271,7 @@ def test_it_draws_what_the_sampling_loop_draws(gated, guidance_scale):
 def test_the_late_step_is_one_for_all_and_uniform(plain):
     """It comes from (seed, step) alone: not from the pictures, nor from their generator."""
     backbone, _ = with_lora(plain)
-    made = objective(steps=6, span=(2, 5), seed=11)
+    made = objective(sampling_steps=6, span=(2, 5), seed=11)
     with torch.no_grad():
         found = {
             int(
@@ -385,11 +388,11 @@ def test_standardised_rewards_follow_the_run(plain):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"span": (2, 4)}, "span: must be first <= last of the steps 0 to 3"),
-        ({"span": (3, 1)}, "span: must be first <= last"),
+        ({"span": (2, 4)}, "first: must be at most last, and last below the 4 sampling_steps"),
+        ({"span": (3, 1)}, "first: must be at most last"),
         ({"backprop": 3}, r"backprop: must be 1 to 2.*got 3"),
-        ({"backprop": 0}, "backprop: must be 1 to 2"),
-        ({"scale": 0.0}, "scale: must be above 0"),
+        ({"backprop": 0}, "backprop: input should be greater than or equal to 1"),
+        ({"scale": 0.0}, "scale: input should be greater than 0"),
     ],
 )
 def test_settings_that_do_not_fit(settings, problem):

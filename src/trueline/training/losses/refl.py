@@ -22,24 +22,28 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from trueline.errors import FieldError, Frozen
 from trueline.models.backbone import Backbone
 from trueline.models.encoded import Encoded
 from trueline.models.grounding import Grounding, alpha_schedule
 from trueline.models.lora import without_lora
 from trueline.models.pixels import Images
 from trueline.models.schedulers import Stepper
+from trueline.models.schedules import SCHEDULERS
 from trueline.seeds import generator_of
 from trueline.training.early_stop import drift
 from trueline.training.losses.denoising import DenoisingObjective, decoded, ground, noised
 from trueline.training.objective import Batch, Losses, Nets
 from trueline.training.rewards.reward import Reward, Scores
 from trueline.training.rewards.weighted import Rewards
+from trueline.training.settings import Count
 
 Latents = Float[Tensor, "batch c h w"]
 Preserve = Literal["prior", "pictures", "none"]
@@ -111,6 +115,74 @@ class DrawnClean(NamedTuple):
     images: Images
 
 
+class ReflSettings(Frozen):
+    """What is drawn, and what is minimised.
+
+    Args:
+        scale: lambda. margin, phi: of the loss of a score.
+        sampling_steps: T of a whole run (RealignDiff: 50; ImageReward's code: 40).
+        first, last: the late step is one of these, of 0..sampling_steps-1; the last has the least noise.
+        draft: DRaFT-K: all steps are done, and the last K calls have a gradient, in place of the late step; None =
+            ReFL.
+        backprop: calls of the U-Net with gradient, the late step the last of them.
+        detach: no gradient through the input of the U-Net, only through its output (DRTune; for ``backprop`` > 1).
+        bounded: a picture's gradient at the steps before is no longer than at its x0. Through many guided calls it
+            may grow a hundredfold for one picture of a batch, whose step that picture then is (ours).
+        scheduler: of ``SCHEDULERS``; None = the checkpoint's own. eta: of DDIM; 1 is as noisy as ImageReward's DDPM.
+        guidance_scale: None, or at most 1 = without classifier-free guidance (ImageReward's code), as the picture is
+            trained; else its strength, also in the calls with gradient, where the checkpoint wants guidance.
+        boxes: draw with the layouts' boxes, for a grounded U-Net.
+        preserve: "prior": MSE to the base's noise at a z_t of the batch's t made of the drawn x0; "pictures": the
+            noise loss on the batch's latents (eq. 3); "none". The data may be prompts alone (``data.source`` a .txt)
+            unless it is "pictures".
+        weight: of L_pre.
+    """
+
+    scale: Annotated[float, Field(gt=0)] = 1e-3
+    margin: float = 2.0
+    phi: Phi = "relu"
+    sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    first: Annotated[int, Field(ge=0)] = 30
+    last: Annotated[int, Field(ge=0)] = 49
+    draft: Count | None = None
+    backprop: Count = 1
+    detach: bool = False
+    bounded: bool = False
+    scheduler: str | None = "ddim"
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    guidance_scale: Annotated[float, Field(ge=0)] | None = None
+    boxes: bool = False
+    preserve: Preserve = "prior"
+    weight: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> ReflSettings:
+        steps, (first, last) = self.sampling_steps, self.span
+        if self.draft is not None and self.draft > steps:
+            raise FieldError("draft", f"must be at most the {steps} sampling_steps (got {self.draft})")
+        if not first <= last < steps:
+            span = f"must be at most last, and last below the {steps} sampling_steps"
+            raise FieldError("first", f"{span} (got {first} and {last})")
+        if self.calls > first + 1:
+            calls = f"must be 1 to {first + 1}, the calls up to the first late step"
+            raise FieldError("backprop", f"{calls} (got {self.backprop})")
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
+            known = ", ".join(SCHEDULERS)
+            raise FieldError("scheduler", f"unknown name {self.scheduler!r}; choose from {known}")
+        return self
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first and the last late step."""
+        end = self.sampling_steps - 1
+        return (self.first, self.last) if self.draft is None else (end, end)
+
+    @property
+    def calls(self) -> int:
+        """Calls with gradient."""
+        return self.backprop if self.draft is None else self.draft
+
+
 @dataclass(frozen=True)
 class ReFL:
     """lambda mean phi(R) + weight L_pre, a mean over the pictures of the batch.
@@ -118,75 +190,29 @@ class ReFL:
     The batch's prompts are all read, whether or not it drops them; its noise is the first noise of the pictures, so
     that a picture does not depend on its batch mates. Its latents count with ``preserve`` = "pictures" alone.
 
-    Settings:
-        rewards: named rewards with weights.
+    Args:
+        rewards: named rewards with weights. held_out: a score that is not trained on, for the log.
         seed: of the late step, with the training step.
-        scale: lambda (1e-3). margin, phi: of the loss of a score (2, "relu").
-        steps: T of a whole run (RealignDiff: 50; ImageReward's code: 40). scheduler: of ``SCHEDULERS``; None = the
-            checkpoint's own. eta: of DDIM; 1 is as noisy as ImageReward's DDPM.
-        span: (first, last) late step, of 0..steps-1; the last has the least noise.
-        backprop: calls of the U-Net with gradient, the late step the last of them. ``draft`` gives DRaFT-K.
-        detach: no gradient through the input of the U-Net, only through its output (DRTune; for ``backprop`` > 1).
-        bounded: a picture's gradient at the steps before is no longer than at its x0. Through many guided calls it
-            may grow a hundredfold for one picture of a batch, whose step that picture then is (ours).
-        guidance_scale: None, or at most 1 = without classifier-free guidance (ImageReward's code), as the picture is
-            trained; else its strength, also in the calls with gradient, where the checkpoint wants guidance.
-        boxes: draw with the layouts' boxes, for a grounded U-Net.
-        preserve: "prior": MSE to the base's noise at a z_t of the batch's t made of the drawn x0; "pictures": the
-            noise loss on the batch's latents (eq. 3); "none".
-        weight: of L_pre.
-        held_out: a score that is not trained on, for the log.
 
     Nets: with "prior" and without a LoRA, ``nets["base"]``, a frozen copy of the U-Net.
 
     Logged: "reward" (what phi reads), "reward/NAME" and "held_out" (raw), "refl" (mean phi), "preserve" (L_pre), with
     "prior" also "drift" (relative RMS), "late" (the step).
 
-    Raises, when made or called:
-        ValueError: settings that do not fit each other; RewardError: a reward without a gradient.
+    Raises, when called:
+        RewardError: a reward without a gradient.
     """
 
     rewards: Rewards
+    settings: ReflSettings
     seed: int = 0
-    scale: float = 1e-3
-    margin: float = 2.0
-    phi: Phi = "relu"
-    steps: int = 50
-    scheduler: str | None = "ddim"
-    eta: float = 0.0
-    span: tuple[int, int] = (30, 49)
-    backprop: int = 1
-    detach: bool = False
-    bounded: bool = False
-    guidance_scale: float | None = None
-    boxes: bool = False
-    preserve: Preserve = "prior"
-    weight: float = 1.0
     held_out: Reward | None = None
     _probed: list[tuple[int, int]] = field(default_factory=list, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        first, last = self.span
-        if not 0 <= first <= last < self.steps:
-            raise ValueError(
-                f"span: must be first <= last of the steps 0 to {self.steps - 1} (got {first} and {last})"
-            )
-        if not 1 <= self.backprop <= first + 1:
-            raise ValueError(
-                f"backprop: must be 1 to {first + 1}, the calls up to the first late step (got {self.backprop})"
-            )
-        if self.scale <= 0:
-            raise ValueError(f"scale: must be above 0 (got {self.scale:g})")
-
-    @staticmethod
-    def draft(k: int, steps: int) -> dict[str, Any]:
-        """Settings of DRaFT-K: all steps are done, and the last ``k`` calls have a gradient."""
-        return {"steps": steps, "span": (steps - 1, steps - 1), "backprop": k}
 
     def __call__(self, batch: Batch, nets: Nets) -> Losses:
         backbone = nets.backbone
         prompts = [layout.prompt for layout in batch.layouts]
-        late = drawn_step(self.seed, batch.step, self.span)
+        late = drawn_step(self.seed, batch.step, self.settings.span)
         drawn = self.draw(backbone, batch, late)
         self.check(backbone, (drawn.images.shape[-2], drawn.images.shape[-1]))
         captioning = own_generators(batch.noise, "captions")
@@ -196,16 +222,16 @@ class ReFL:
             parts = self.rewards.parts(drawn.images, prompts, captioning)
         self.rewards.take(parts)
         scores = self.rewards.combine(parts)
-        loss = phi(self.phi, scores, self.margin).mean()
+        loss = phi(self.settings.phi, scores, self.settings.margin).mean()
         named = {f"reward/{name}": found.detach().mean() for name, found in parts.items()}
         named |= {"reward": scores.detach().mean(), "refl": loss.detach(), "late": torch.tensor(float(late))}
         if self.held_out is not None:
             with torch.no_grad(), torch.autocast(drawn.images.device.type, enabled=False):
                 named["held_out"] = self.held_out(drawn.images.detach(), prompts, captioning).mean()
-        total = self.scale * loss
-        if self.preserve != "none" and self.weight:
+        total = self.settings.scale * loss
+        if self.settings.preserve != "none" and self.settings.weight:
             kept, more = self.kept(batch, nets, drawn.clean.detach())
-            total = total + self.weight * kept
+            total = total + self.settings.weight * kept
             named |= {"preserve": kept.detach(), **more}
         return {"total": total, **named}
 
@@ -226,28 +252,28 @@ class ReFL:
 
     def draw(self, backbone: Backbone, batch: Batch, late: int) -> DrawnClean:
         """x0 of step ``late``, as its prediction means it, and the picture."""
-        stepper = backbone.stepper(self.scheduler, self.steps)
+        stepper = backbone.stepper(self.settings.scheduler, self.settings.sampling_steps)
         if late >= len(stepper.timesteps):
             raise ValueError(f"span: {late} is past the {len(stepper.timesteps)} steps of the scheduler")
         z = stepper.start(batch.noise.to(backbone.device))
         text = backbone.encode([layout.prompt for layout in batch.layouts])
-        negative, strength = None, self.guidance_scale or 1.0
+        negative, strength = None, self.settings.guidance_scale or 1.0
         if strength > 1:  # as ``sample`` has it
             negative = backbone.encode([layout.negative_prompt for layout in batch.layouts])
         calls = _Calls(backbone, stepper, text, negative, strength)
-        if self.boxes:
+        if self.settings.boxes:
             calls.grounding = ground(backbone, batch)
             calls.boxed = torch.tensor([float(bool(layout.regions)) for layout in batch.layouts])
         still = torch.zeros(len(z), dtype=torch.bool)
         noises = own_generators(batch.noise, "steps")
-        bound = _Bound() if self.bounded else None
+        bound = _Bound() if self.settings.bounded else None
         for index in range(late):
-            with torch.set_grad_enabled(index > late - self.backprop):
-                prediction = calls.predict(z.detach() if self.detach else z)
-                z = stepper.step(prediction, z, still, noises, self.eta)
+            with torch.set_grad_enabled(index > late - self.settings.calls):
+                prediction = calls.predict(z.detach() if self.settings.detach else z)
+                z = stepper.step(prediction, z, still, noises, self.settings.eta)
                 if bound and z.requires_grad:
                     z.register_hook(bound.keep)
-        prediction = calls.predict(z.detach() if self.detach else z)
+        prediction = calls.predict(z.detach() if self.settings.detach else z)
         clean = stepper.x0(prediction, z)
         if bound and clean.requires_grad:
             clean.register_hook(bound.see)
@@ -257,7 +283,7 @@ class ReFL:
 
     def kept(self, batch: Batch, nets: Nets, clean: Latents) -> tuple[Tensor, Losses]:
         """L_pre, and what else of it is logged."""
-        if self.preserve == "pictures":
+        if self.settings.preserve == "pictures":
             terms = DenoisingObjective()(batch, nets)
             return terms["total"], {}
         ours, base = self.predictions(batch, nets, clean)
@@ -275,7 +301,10 @@ class ReFL:
         t = batch.t.to(backbone.device)
         alpha, sigma = (part.to(clean) for part in backbone.noise_level(batch.t))
         z = noised(clean, fresh, (alpha, sigma))
-        text, grounding = backbone.encode(batch.captions), ground(backbone, batch) if self.boxes else None
+        text, grounding = (
+            backbone.encode(batch.captions),
+            ground(backbone, batch) if self.settings.boxes else None,
+        )
         with backbone.recomputed():
             ours = backbone.predict(z, t, text, grounding)
         if "base" in nets.further:

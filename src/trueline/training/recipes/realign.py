@@ -12,24 +12,22 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL.Image import Image
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from trueline.errors import FieldError
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
-from trueline.models.schedules import SCHEDULERS
 from trueline.models.shipped import WORLD
 from trueline.seeds import generator_of
 from trueline.training.clip import FrozenCLIP
 from trueline.training.data.latents import encode_pictures
 from trueline.training.early_stop import diversity, drift
-from trueline.training.losses.refl import ReFL
+from trueline.training.losses.refl import ReFL, ReflSettings
 from trueline.training.objective import Batch, Nets
 from trueline.training.recipes.recipe import Recipe, Task
 from trueline.training.rewards.models import RewardModels, RewardSettings
@@ -38,44 +36,8 @@ from trueline.training.rewards.weighted import Rewards
 from trueline.training.settings import Count, Part, Training
 
 
-class RealignObjectiveSettings(RewardSettings):
-    """What ReFL has to set besides the loop and the rewards; ``ReFL`` says more of each.
-
-    Args:
-        scale, margin, phi: lambda and the loss of a score. sampling_steps: T. first, last: the late step.
-        draft: DRaFT-K: all steps, the last K with gradient, in place of the late step; None = ReFL.
-        backprop, detach, bounded: more calls with gradient; none through their inputs; its length limited.
-        scheduler, eta, guidance_scale, boxes: how pictures are drawn; guidance_scale None = without.
-        preserve, weight: the pre-training term: "prior", "pictures" (the data's) or "none". The data may be prompts
-            alone (``data.source`` a .txt) unless it is "pictures".
-    """
-
-    scale: Annotated[float, Field(gt=0)] = 1e-3
-    margin: float = 2.0
-    phi: Literal["relu", "linear"] = "relu"
-    sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    first: Annotated[int, Field(ge=0)] = 30
-    last: Annotated[int, Field(ge=0)] = 49
-    draft: Count | None = None
-    backprop: Count = 1
-    detach: bool = False
-    bounded: bool = False
-    scheduler: str | None = "ddim"
-    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
-    guidance_scale: Annotated[float, Field(ge=0)] | None = None
-    boxes: bool = False
-    preserve: Literal["prior", "pictures", "none"] = "prior"
-    weight: Annotated[float, Field(ge=0)] = 1.0
-
-    @model_validator(mode="after")
-    def _known_steps(self) -> RealignObjectiveSettings:
-        if self.draft is not None and self.draft > self.sampling_steps:
-            most = f"must be at most the {self.sampling_steps} sampling_steps (got {self.draft})"
-            raise FieldError("draft", most)
-        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
-            known = ", ".join(SCHEDULERS)
-            raise FieldError("scheduler", f"unknown name {self.scheduler!r}; choose from {known}")
-        return self
+class RealignObjectiveSettings(ReflSettings, RewardSettings):
+    """What ReFL has to set besides the loop, and its rewards."""
 
 
 class RealignSettings(Training):
@@ -143,10 +105,6 @@ def prepare(settings: RealignSettings, backbone: Backbone, folder: Path) -> Real
 
 RECIPE = Recipe(RealignSettings, prepare)
 
-#: Settings of ``ReFL`` under their own names.
-REFL = {"scale", "margin", "phi", "scheduler", "eta", "detach", "bounded", "guidance_scale", "boxes"}
-REFL |= {"preserve", "weight"}
-
 
 def refl(settings: RealignSettings, backbone: Backbone, models: RewardModels) -> ReFL:
     """The objective; its rewards have a gradient.
@@ -158,16 +116,9 @@ def refl(settings: RealignSettings, backbone: Backbone, models: RewardModels) ->
     weighted = {name: (models.reward(name), weight) for name, weight in own.rewards.items()}
     held_out = models.reward(own.held_out) if own.held_out else None
     _warn_if_shared(own, models)
-    late: dict[str, Any] = {
-        "steps": own.sampling_steps,
-        "span": (own.first, own.last),
-        "backprop": own.backprop,
-    }
-    if own.draft is not None:
-        late = ReFL.draft(own.draft, own.sampling_steps)
     try:
         rewards = Rewards(weighted, own.standardise).to(backbone.device)
-        made = ReFL(rewards, settings.seed, held_out=held_out, **own.model_dump(include=REFL), **late)
+        made = ReFL(rewards, own, settings.seed, held_out)
         width, height = backbone.picture_size(None, None)
         made.check(backbone, (height, width))
     except ValueError as error:
