@@ -235,7 +235,7 @@ RECORD = {
     **{"layout": {"prompt": "a cat"}, "made_with": {"model": "world", "dtype": "fp32", "threads": 1}},
 }
 RECORDS = {
-    "": "is not JSON",
+    "": "not whole JSON",
     "[]": "its schema is not 1",
     "{}": "its schema is not 1",
     json.dumps({"schema": 1}): "its layout is missing",

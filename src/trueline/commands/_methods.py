@@ -15,11 +15,7 @@ Given = dict[str, dict[str, Any]]
 def split_settings(
     arguments: Sequence[str], names: Collection[str] = tuple(METHODS), kinds: Sequence[str] = ("method",)
 ) -> tuple[list[str], Given]:
-    """The arguments without ``--NAME.key value``, and those settings by name. ``kinds``: what ``names`` are.
-
-    Raises:
-        ValueError: a setting without its value, given twice, or of no such name.
-    """
+    """The arguments without ``--NAME.key value``, and those settings by name. ``kinds``: what ``names`` are."""
     rest: list[str] = []
     given: Given = {}
     waiting = iter(arguments)
@@ -53,11 +49,7 @@ def read_value(text: str) -> Any:
 
 
 def chosen(names: Sequence[str], given: Given) -> list[Any]:
-    """The methods of these names, with their settings.
-
-    Raises:
-        ValueError: a name given twice, settings of a method that is not among them, or ``methods.make``'s.
-    """
+    """The methods of these names, with their settings."""
     if twice := [name for name in names if list(names).count(name) > 1]:
         raise ValueError(f"--method: {twice[0]} is there twice")
     refuse_idle(given, names, "--method")

@@ -16,11 +16,7 @@ KNOWN = "; it knows: "  #: before the words that a model knows, in the warning a
 
 
 def load_pipeline(settings: dict[str, Any]) -> Pipeline:
-    """The pipeline of "model", "revision", "lora" (a file, or a name for the world), "dtype" and "device".
-
-    Raises:
-        ValueError: naming the flag, or saying what is wrong with the checkpoint.
-    """
+    """The pipeline of "model", "revision", "lora" (a file, or a name for the world), "dtype" and "device"."""
     device = find_device(settings["device"])
     silence_libraries()
     dtype = getattr(torch, DTYPES[settings["dtype"]])

@@ -19,11 +19,7 @@ MAX_SHOWN, MAX_SENTENCE = 60, 300  #: characters of a prompt in a message, and o
 
 
 def split_all(arguments: Sequence[str]) -> tuple[list[str], Given, Given]:
-    """The arguments without ``--NAME.key value``, the settings of methods, and those of planners.
-
-    Raises:
-        ValueError: as ``_methods.split_settings``.
-    """
+    """The arguments without ``--NAME.key value``, the settings of methods, and those of planners."""
     rest, given = split_settings(arguments, (*METHODS, *PLANNERS), ("method", "planner"))
     return rest, _of(METHODS, given), _of(PLANNERS, given)
 
@@ -33,11 +29,7 @@ def _of(names: Collection[str], given: Given) -> Given:
 
 
 def make_chosen(specs: Sequence[str], given: Given) -> "list[Planner]":
-    """The planners of these names, with their settings.
-
-    Raises:
-        ValueError: no such planner or setting, settings of one that is not among them, or a secret among them.
-    """
+    """The planners of these names, with their settings."""
     check_planners(specs, given)
     return [_make(spec, given.get(spec.partition(":")[0], {})) for spec in specs]
 
@@ -71,10 +63,6 @@ def with_boxes(
 
     Args:
         spec: the planner; None: the rules, where a method needs boxes and no layout has any; "none": no planner.
-
-    Raises:
-        ValueError: no such planner or setting; a prompt that cannot be planned, or in none of them anything that can
-            be placed though a method needs it.
     """
     check_planners([spec or ""], given)
     bare = [place for place, layout in enumerate(layouts) if not layout.regions]

@@ -84,9 +84,6 @@ def read_realign(
 ) -> Redrawing:
     """The flags, checked as far as that needs no model; the settings that are this command's leave ``given`` and
     ``of_planners``.
-
-    Raises:
-        ValueError: naming the flag.
     """
     if METHOD in (options.method or []):
         raise ValueError(

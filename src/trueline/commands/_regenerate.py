@@ -1,7 +1,6 @@
 """``trueline generate --regenerate``: a recorded picture once more, and whether every pixel is the same."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from trueline.commands._model import load_pipeline, warnings_as_lines
 from trueline.commands._parser import DTYPES
 from trueline.errors import FieldError
-from trueline.files import Folder, pixel_hash
+from trueline.files import Folder, pixel_hash, read_json
 from trueline.layout import Layout
 from trueline.methods import of_record
 from trueline.pictures import overlay
@@ -49,17 +48,11 @@ def _remake(old: dict[str, Any]) -> Any:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record in a file, checked as far as it steers what happens before sampling.
-
-    Raises:
-        ValueError: it cannot be read, or was not written by ``trueline generate``.
-    """
+    """The record in a file, checked as far as it steers what happens before sampling."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"--regenerate: cannot read {path} ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"--regenerate: {path} is not JSON; give the NAME.json beside a picture") from None
+        record = read_json(path, "give the NAME.json next to a picture")
+    except ValueError as error:
+        raise ValueError(f"--regenerate: {error}") from None
     if problem := _problem(record):
         raise ValueError(f"--regenerate: {path} is no record of trueline generate: {problem}")
     return record

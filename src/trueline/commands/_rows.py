@@ -31,11 +31,7 @@ def default_rows(pictures: "Sequence[Wanted]", elsewhere: bool) -> "list[Row]":
 
 
 def read_loras(texts: Sequence[str]) -> dict[str, Path]:
-    """The files of ``NAME=FILE``, by name.
-
-    Raises:
-        ValueError: written otherwise, or the same name twice.
-    """
+    """The files of ``NAME=FILE``, by name."""
     found: dict[str, Path] = {}
     for text in texts:
         name, mark, file = text.partition("=")
@@ -52,9 +48,6 @@ def read_rows(
 ) -> "list[Row]":
     """What each row draws with. ``given``: settings for all rows, which a row's own go before. ``loras``: files by
     the names that rows call them by, besides those that come with ``model``.
-
-    Raises:
-        ValueError: no such method, setting or LoRA, one twice in a row, settings or a LoRA of no row.
     """
     loras = loras or {}
     rows = {text: _row(text, given, loras, model) for text in texts}
@@ -137,22 +130,14 @@ def write_rows(folder: "Folder", table: list[dict[str, Any]]) -> str:
 
 
 def compared_with(name: str | None, rows: Sequence[str]) -> str | None:
-    """The row that --against names, None for the first.
-
-    Raises:
-        ValueError: no row has that name.
-    """
+    """The row that --against names, None for the first."""
     if name in (None, *rows):
         return name
     raise ValueError(f"--against: there is no row {name}; give one of {', '.join(rows)}")
 
 
 def check_boxes(rows: "Sequence[Row]", pictures: "Sequence[Wanted]", benchmark: str) -> None:
-    """Refuse methods that need boxes on prompts that have none.
-
-    Raises:
-        ValueError: as said.
-    """
+    """Refuse methods that need boxes on prompts that have none."""
     needy = [row.name for row in rows if row.grounded or row.needy]
     if needy and not _boxed(pictures):
         raise ValueError(f"--methods: {needy[0]} needs boxes, and {benchmark} has none; leave it out")

@@ -83,11 +83,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_prompts(options: argparse.Namespace) -> list[str]:
-    """Those of the command line, then those of the file.
-
-    Raises:
-        ValueError: there are none, or the file cannot be read.
-    """
+    """Those of the command line, then those of the file."""
     prompts = list(options.prompt)
     if options.file is not None:
         prompts += _lines(options.file)

@@ -103,11 +103,7 @@ def _progress_on_stderr(quiet: bool) -> Iterator[None]:
 
 
 def gathered(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the file, of its section for the stage, and of the flags, later ones over earlier ones.
-
-    Raises:
-        ValueError: a file that cannot be read, or a flag that is not KEY=VALUE or is there twice.
-    """
+    """The settings of the file, of its section for the stage, and of the flags, later ones over earlier ones."""
     from trueline.training.settings import flat, put, read_yaml
 
     settings = read_yaml(options.config) if options.config else {}
