@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trueline.commands._parser import Parser
+from trueline.commands._parser import Parser, add_flags, settings_of
 
 ACTIONS = {
     "build": "make the world's files from nothing, stage by stage; a stage that is done is not done again",
@@ -45,24 +45,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--folder", type=Path, default=Path("runs/world"), help="where stages work (default: %(default)s)"
     )
     top.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    top.add_argument(
-        "--smoke", action="store_true", help="a few steps of every stage, to see that all of it runs"
+    add_flags(
+        top,
+        {
+            "--smoke": "a few steps of every stage, to see that all of it runs",
+            "--compile": "train the U-Net through torch.compile",
+            "--again": "run a stage although it is done (from its checkpoint)",
+            "--restore": "begin with the nets that ship: stages not begun count as done; train them further with "
+            "--again",
+            "--favour COLOUR=FACTOR": "draw scenes with this colour so much more often",
+        },
     )
-    top.add_argument("--compile", action="store_true", help="train the U-Net through torch.compile")
-    top.add_argument("--threads", type=int, help="CPU threads")
-    top.add_argument(
-        "--again", action="store_true", help="run a stage although it is done (from its checkpoint)"
-    )
-    top.add_argument(
-        "--restore",
-        action="store_true",
-        help="begin with the nets that ship: stages not begun count as done; train them further with --again",
-    )
-    top.add_argument("--steps", type=int, help="training steps, instead of the stage's own")
-    top.add_argument("--lr", type=float, help="highest learning rate, instead of the stage's own")
-    top.add_argument(
-        "--favour", metavar="COLOUR=FACTOR", help="draw scenes with this colour so much more often"
-    )
+    numbers = {
+        "--threads COUNT": "CPU threads",
+        "--steps COUNT": "training steps, instead of the stage's own",
+    }
+    add_flags(top, numbers, type=int)
+    add_flags(top, {"--lr RATE": "highest learning rate, instead of the stage's own"}, type=float)
     return top
 
 
@@ -81,13 +80,13 @@ def _build(arguments: Sequence[str]) -> None:
     work = Workspace(
         options.folder,
         torch.device(options.device),
-        options.smoke,
-        options.compile,
+        bool(options.smoke),
+        bool(options.compile),
         options.steps,
         options.lr,
         _favour(options.favour) if options.favour else None,
     )
-    build_world(work, options.stage or (), options.again, options.restore)
+    build_world(work, options.stage or (), bool(options.again), bool(options.restore))
 
 
 def _favour(text: str) -> tuple[str, float]:
@@ -125,18 +124,14 @@ def _report(arguments: Sequence[str]) -> None:
     import torch
 
     from trueline.evaluation.world_report import PARTS, Examiner, default_dtype, report
+    from trueline.sampling.options import Sampling
     from trueline.sampling.pipeline import Pipeline
     from trueline.sampling.records import commit
 
     options = report_parser().parse_args(arguments)
     dtype = options.dtype or default_dtype()
-    examiner = Examiner(
-        Pipeline.from_pretrained(options.model, dtype=getattr(torch, dtype)),
-        options.steps,
-        options.guidance_scale,
-        options.guidance_interval,
-        options.split,
-    )
+    pipe = Pipeline.from_pretrained(options.model, dtype=getattr(torch, dtype))
+    examiner = Examiner(pipe, settings_of(options, Sampling), options.split)
 
     def show(figure: Any) -> None:
         print(

@@ -25,6 +25,7 @@ from trueline.layout import Layout, Region
 from trueline.models.devices import fast_bfloat16
 from trueline.perception import Detection
 from trueline.pictures import contact_sheet
+from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import Pipeline
 from trueline.world.captions import Caption, CaptionGroup, caption
 from trueline.world.clip import crop_box, retrieval
@@ -109,9 +110,7 @@ class Examiner:
     """Draws pictures and lets the oracle say what is in them."""
 
     pipeline: Pipeline
-    steps: int
-    guidance_scale: float
-    guidance_interval: Sequence[float] | None = None  #: None = the model's own
+    sampling: Sampling
     split: str = SPLIT
     batch: int = 32
 
@@ -121,9 +120,7 @@ class Examiner:
         stream = self.pipeline.stream(
             layouts,
             seeds=list(range(len(layouts))),
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            guidance_interval=self.guidance_interval,
+            sampling=self.sampling,
             batch_size=self.batch,
             progress=False,
         )
@@ -244,12 +241,11 @@ def report(
             show(made)
             figures.append(made)
     backbone = examiner.pipeline.backbone
+    sampling = examiner.sampling.completed(backbone).to_record()
     return {
         "model": model,
         "split": examiner.split,
-        "steps": examiner.steps,
-        "guidance_scale": examiner.guidance_scale,
-        "guidance_interval": list(examiner.guidance_interval or backbone.guidance_interval),
+        **{name: sampling[name] for name in ("steps", "guidance_scale", "guidance_interval")},
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "seconds": round(time.monotonic() - began, 1),
         "figures": [asdict(f) | {"verdict": f.verdict} for f in figures],
