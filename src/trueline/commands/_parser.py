@@ -80,18 +80,12 @@ def add_settings(
             group.add_argument(flag_of(name), action="store_true", default=None, help=field.description)
             continue
         kind: Any = str if default is None else type(default)
+        metavar = {int: "COUNT", float: "NUMBER"}.get(kind, "NAME")
         if field.examples:
-            kind = fractions(field.examples[0])
+            kind, metavar = fractions(field.examples[0]), "A,B,C"[: 2 * field.examples[0].count(",") + 1]
         shown = "the model's own" if default is None else default
-        group.add_argument(
-            flag_of(name),
-            type=kind,
-            metavar=_METAVAR[type(default)],
-            help=f"{field.description} (default {shown})",
-        )
-
-
-_METAVAR = {int: "COUNT", float: "NUMBER", str: "NAME", type(None): "A,B,..."}
+        text = f"{field.description} (default {shown})"
+        group.add_argument(flag_of(name), type=kind, metavar=metavar, help=text)
 
 
 def settings_of(
