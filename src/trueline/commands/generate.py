@@ -106,11 +106,6 @@ def _how(group: argparse._ArgumentGroup) -> None:
 
 
 def _realign(group: argparse._ArgumentGroup) -> None:
-    rounds = (
-        "draw again at most so often, every second time from other noise; look each time, stop when all is there, "
-        "keep the best (default 1: once)"
-    )
-    add_flags(group, {"--realign-rounds COUNT": rounds}, type=int)
     add_flags(
         group,
         {
@@ -127,6 +122,11 @@ def _realign(group: argparse._ArgumentGroup) -> None:
             "sets it",
         },
     )
+    rounds = (
+        "draw again at most so often, every second time from other noise; look each time, stop when all is there, "
+        "keep the best (default 1: once)"
+    )
+    add_flags(group, {"--realign-rounds COUNT": rounds}, type=int)
 
 
 def _default(name: str, what: str) -> str:
