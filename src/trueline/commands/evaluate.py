@@ -173,7 +173,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         model=options.model,
         n=options.n,
         seeds=seeds,
-        sampling=Sampling(**(DEFAULTS | settings_of(options, Sampling))),
+        sampling=settings_of(options, Sampling, DEFAULTS),
         dtype=options.dtype or fast_dtype(options.device),
         batch_size=options.batch_size,
     )
