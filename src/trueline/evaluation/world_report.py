@@ -28,10 +28,10 @@ from trueline.pictures import contact_sheet
 from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import Pipeline
 from trueline.world.captions import Caption, CaptionGroup, caption
-from trueline.world.clip import crop_box, retrieval
+from trueline.world.clip import scene_retrieval
 from trueline.world.judge import accuracy, check, match
 from trueline.world.oracle import detect
-from trueline.world.scenes import Scene, Thing, make_scene, render
+from trueline.world.scenes import Scene, Thing, make_scene
 from trueline.world.vae import psnr
 
 SPLIT, TUNE = SPLITS = ("held-out", "tune")
@@ -187,12 +187,7 @@ def measure_vae(pipeline: Pipeline, count: int) -> list[Figure]:
 def measure_clip(count: int) -> list[Figure]:
     """Retrieval of the caption of a picture, and of the phrase of a region, among ``count``."""
     clip, tokenizer = CLIPModel.from_pretrained(WEIGHTS).eval(), CLIPTokenizer.from_pretrained(WEIGHTS)
-    scenes = [make_scene(SPLIT, i) for i in range(count)]
-    pictures, captions = np.stack([render(s) for s in scenes]), [caption(s).text for s in scenes]
-    crops = np.stack([crop_box(p, s.things[0].box) for p, s in zip(pictures, scenes, strict=True)])
-    phrases = [s.things[0].phrase for s in scenes]
-    whole = retrieval(clip, tokenizer, pictures, captions, captions)
-    region = retrieval(clip, tokenizer, crops, phrases, phrases)
+    whole, region = scene_retrieval(clip, tokenizer, [make_scene(SPLIT, i) for i in range(count)])
     return [
         figure(f"clip_caption_among_{count}", [[float(v)] for v in whole]),
         figure(f"clip_phrase_among_{count}", [[float(v)] for v in region]),

@@ -18,7 +18,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, CLIPModel
 
 from trueline.world import captioner, clip, denoiser, language, matcher, seer, vae
-from trueline.world.captions import caption
 from trueline.world.fitting import Fitting, finished
 from trueline.world.pack import pack_world
 from trueline.world.restore import restore
@@ -132,20 +131,14 @@ def clip_stage(work: Workspace) -> Metrics:
 
 
 def retrieval(work: Workspace, net: CLIPModel) -> Metrics:
-    """Share of held-out pictures (regions) whose caption (phrase) is found among 256."""
-    scenes = work.held_out(256, smoke=16)
-    pictures, captions = np.stack([render(s) for s in scenes]), [caption(s).text for s in scenes]
-    crops = np.stack([clip.crop_box(p, s.things[0].box) for p, s in zip(pictures, scenes, strict=True)])
-    phrases, every = [s.things[0].phrase for s in scenes], language.all_phrases()
-    net = net.to("cpu")
-
-    def share(shown: np.ndarray, texts: list[str], candidates: list[str]) -> float:
-        return float(clip.retrieval(net, work.tokenizer, shown, texts, candidates).mean())
-
+    """Share of held-out pictures (regions) whose caption (phrase) is found among 256, or all phrases."""
+    scenes, every = work.held_out(256, smoke=16), language.all_phrases()
+    whole, region = clip.scene_retrieval(net.to("cpu"), work.tokenizer, scenes)
+    _, region_of_all = clip.scene_retrieval(net, work.tokenizer, scenes, every)
     return {
-        "caption_among_256": share(pictures, captions, captions),
-        "phrase_among_256": share(crops, phrases, phrases),
-        f"phrase_among_{len(every)}": share(crops, phrases, every),
+        "caption_among_256": float(whole.mean()),
+        "phrase_among_256": float(region.mean()),
+        f"phrase_among_{len(every)}": float(region_of_all.mean()),
     }
 
 

@@ -22,6 +22,7 @@ from trueline.world.blip import VARIANTS, BlipWithHeads, blip_config, picture_st
 from trueline.world.captions import Caption, caption
 from trueline.world.clip import patch_loss
 from trueline.world.fitting import Fitting, StageSettings, fit
+from trueline.world.judge import Agreement
 from trueline.world.language import LENGTH, tokenize
 from trueline.world.scenes import Scene
 from trueline.world.training_pictures import Trips, disturbed
@@ -140,23 +141,14 @@ def caption_accuracy(texts: Sequence[str], scenes: Sequence[Scene]) -> dict[str,
     small leaves some out). ``invented``: things said whose name the scene does not have so often; ``wrong``: whose
     name and colour it does not have so often.
     """
-    things = said_things = named = coloured = 0
+    named, coloured = Agreement(), Agreement()
     for text, scene in zip(texts, scenes, strict=True):
-        said = Counter(things_named(text))
-        true: Counter[Pair] = Counter((thing.name, thing.colour) for thing in scene.things)
-        coloured += (said & true).total()
-        named += (_names(said) & _names(true)).total()
-        things, said_things = things + true.total(), said_things + said.total()
+        said, true = things_named(text), [(thing.name, thing.colour) for thing in scene.things]
+        coloured.add(Counter(said), Counter(true))
+        named.add(Counter(name for name, _ in said), Counter(name for name, _ in true))
     return {
-        "named": named / max(things, 1),
-        "named_and_coloured": coloured / max(things, 1),
-        "invented": 1 - named / max(said_things, 1),
-        "wrong": 1 - coloured / max(said_things, 1),
+        "named": named.recall,
+        "named_and_coloured": coloured.recall,
+        "invented": 1 - named.precision,
+        "wrong": 1 - coloured.precision,
     }
-
-
-def _names(pairs: Counter[Pair]) -> Counter[str]:
-    names: Counter[str] = Counter()
-    for (name, _), count in pairs.items():
-        names[name] += count
-    return names

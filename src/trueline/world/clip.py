@@ -174,3 +174,17 @@ def retrieval(
     text, image = embed_texts(clip, tokenizer, candidates), embed_pictures(clip, pictures)
     nearest = (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T).argmax(1)
     return np.array([candidates[int(n)] == text for n, text in zip(nearest, texts, strict=True)])
+
+
+def scene_retrieval(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, scenes: Sequence[Scene], others: list[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """``retrieval`` of each scene's caption, and of its first thing's phrase by the picture's part in the box.
+
+    Among the captions of all the scenes; the phrases among theirs, or among ``others``.
+    """
+    pictures, captions = np.stack([render(s) for s in scenes]), [caption(s).text for s in scenes]
+    crops = np.stack([crop_box(p, s.things[0].box) for p, s in zip(pictures, scenes, strict=True)])
+    phrases = [s.things[0].phrase for s in scenes]
+    whole = retrieval(clip, tokenizer, pictures, captions, captions)
+    return whole, retrieval(clip, tokenizer, crops, phrases, others or phrases)

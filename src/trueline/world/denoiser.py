@@ -77,10 +77,8 @@ class LatentCache:
 
     def favouring(self, colour: str, factor: float) -> LatentCache:
         """The same scenes; those that hold a thing of ``colour`` are drawn ``factor`` times as often as others."""
-        held = [
-            any(t.colour == colour for t in make_scene(self.split, i).things)
-            for i in range(len(self.latents))
-        ]
+        scenes = (make_scene(self.split, i) for i in range(len(self.latents)))
+        held = [any(thing.colour == colour for thing in scene.things) for scene in scenes]
         return replace(self, weights=torch.where(torch.tensor(held), factor, 1.0))
 
     def batch(self, step: int, generator: torch.Generator, size: int) -> tuple[Tensor, list[Scene]]:
@@ -98,11 +96,10 @@ def encode_scenes(vae: AutoencoderKL, split: str, count: int, device: torch.devi
     parts = []
     for start in range(0, count, 32):
         scenes = [make_scene(split, i) for i in range(start, min(count, start + 32))]
-        picture = to_tensor(np.stack([render(s) for s in scenes])).to(
-            device, memory_format=torch.channels_last
-        )
+        pictures = to_tensor(np.stack([render(s) for s in scenes]))
+        pictures = pictures.to(device, memory_format=torch.channels_last)
         with autocast(device):
-            parts.append(vae.encode(picture).latent_dist.mean.float().cpu())
+            parts.append(vae.encode(pictures).latent_dist.mean.float().cpu())
     return torch.cat(parts)
 
 
@@ -191,9 +188,8 @@ class Denoising:
         x0, scenes = self.cache.batch(step, generator, self.batch)
         silent = torch.rand(self.batch, generator=generator) < self.drop_caption
         variants = torch.randint(6, (self.batch,), generator=generator)
-        said = [
-            "" if s else caption(c, int(k)).text for c, k, s in zip(scenes, variants, silent, strict=True)
-        ]
+        drawn = zip(scenes, variants, silent, strict=True)
+        said = ["" if is_silent else caption(scene, int(v)).text for scene, v, is_silent in drawn]
         boxes = None
         if self.drop_boxes is not None:
             keep = torch.rand(self.batch, generator=generator) >= self.drop_boxes
@@ -246,16 +242,8 @@ def train_unet(
     torch.manual_seed(3)
     unet = (start or make_unet(gated=False)).to(device=conditioner.device, memory_format=torch.channels_last)
     plain_attention(unet)
-    loss = Denoising(
-        unet,
-        cache,
-        conditioner,
-        settings.batch,
-        low=400,
-        share=0.5,
-        drop_caption=DROP_CAPTION,
-        compiled=compiled,
-    )
+    parts = unet, cache, conditioner, settings.batch
+    loss = Denoising(*parts, low=400, share=0.5, drop_caption=DROP_CAPTION, compiled=compiled)
     return fit(folder, unet, settings, loss, seed=3)
 
 

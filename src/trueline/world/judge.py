@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -59,6 +60,29 @@ _NOTHING = ThingMatch(None, 0.0, False, False, False, False)
 def _compare(d: Detection, thing: Thing, overlap: float) -> ThingMatch:
     same = (d.label == thing.name, d.colour == thing.colour, d.texture == thing.texture)
     return ThingMatch(d, float(overlap), True, *same)
+
+
+class Agreement:
+    """How many names (or names with colours) are right, of those that are said and of those that are true.
+
+    Each counts as often as it is there.
+    """
+
+    def __init__(self) -> None:
+        self.right = self.said = self.true = 0
+
+    def add(self, said: Counter, true: Counter) -> None:
+        self.right += (said & true).total()
+        self.said += said.total()
+        self.true += true.total()
+
+    @property
+    def precision(self) -> float:
+        return self.right / max(self.said, 1)
+
+    @property
+    def recall(self) -> float:
+        return self.right / max(self.true, 1)
 
 
 @dataclass(frozen=True)

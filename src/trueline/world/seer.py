@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ from trueline.models.devices import autocast
 from trueline.perception import Detection
 from trueline.training.objective import Losses
 from trueline.world.fitting import Fitting, StageSettings, fit
-from trueline.world.judge import match
+from trueline.world.judge import Agreement, match
 from trueline.world.oracle import mask_of
 from trueline.world.scenes import SIZE, Scene, masks
 from trueline.world.training_pictures import Trips, disturbed
@@ -289,31 +288,13 @@ def load_seer(folder: str | Path) -> SeerNet:
 # Measuring
 
 
-@dataclass
-class _Shares:
-    """Sums of right ones, of ones found and of true ones."""
-
-    right: int = 0
-    found: int = 0
-    true: int = 0
-
-    def add(self, found: Counter, true: Counter) -> None:
-        self.right += (found & true).total()
-        self.found += found.total()
-        self.true += true.total()
-
-    def figures(self, name: str) -> dict[str, float]:
-        precision, recall = self.right / max(self.found, 1), self.right / max(self.true, 1)
-        return {f"{name}_precision": precision, f"{name}_recall": recall}
-
-
 def measure(found: Sequence[Sequence[Detection]], scenes: Sequence[Scene]) -> dict[str, float]:
     """How truly things were found in pictures of known scenes.
 
     Precision and recall of names, and of names with colours, each name as often as it is there. ``box_iou`` and
     ``mask_iou`` are means over all things of the scenes, 0 where no box overlaps by half.
     """
-    names, coloured, boxes, overlaps = _Shares(), _Shares(), [], []
+    names, coloured, boxes, overlaps = Agreement(), Agreement(), [], []
     for detections, scene in zip(found, scenes, strict=True):
         names.add(Counter(d.label for d in detections), Counter(t.name for t in scene.things))
         coloured.add(
@@ -324,8 +305,14 @@ def measure(found: Sequence[Sequence[Detection]], scenes: Sequence[Scene]) -> di
         boxes += [m.iou for m in matched]
         for m, true in zip(matched, masks(scene), strict=True):
             overlaps.append(_mask_iou(mask_of(m.detection) > 0.5, true) if m.detection else 0.0)
-    overlap = {"box_iou": float(np.mean(boxes)), "mask_iou": float(np.mean(overlaps))}
-    return names.figures("name") | coloured.figures("colour") | overlap
+    return {
+        "name_precision": names.precision,
+        "name_recall": names.recall,
+        "colour_precision": coloured.precision,
+        "colour_recall": coloured.recall,
+        "box_iou": float(np.mean(boxes)),
+        "mask_iou": float(np.mean(overlaps)),
+    }
 
 
 def _mask_iou(a: np.ndarray, b: np.ndarray) -> float:
