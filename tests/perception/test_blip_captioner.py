@@ -62,8 +62,11 @@ def test_half_precision(folders, pictures):
 
 def test_another_kind_of_checkpoint_is_refused(folders, clip_folder):
     for name, problem in (
-        (f"blip-captioner={folders['opt']}", "is a blip-2; give a checkpoint of blip"),
-        (f"blip2-captioner={folders['blip']}", "is a blip; give a checkpoint of blip-2"),
+        (f"blip-captioner={folders['opt']}", "is a blip-2, not a BLIP captioner; give a checkpoint of BLIP"),
+        (
+            f"blip2-captioner={folders['blip']}",
+            "is a blip, not a BLIP-2 captioner; give a checkpoint of BLIP-2",
+        ),
         (f"blip2-captioner={clip_folder}", "is a clip"),
         ("blip-captioner=/nowhere/at/all", r"config\.json of /nowhere/at/all cannot be read"),
         ("blip-captioner", "needs a checkpoint"),

@@ -54,6 +54,17 @@ class Checkpoint:
         """Its config.json, whatever model it is of."""
         return self._read(transformers.AutoConfig, "config.json")
 
+    def check_kind(self, title: str, *types: str) -> None:
+        """Refuse another model's checkpoint by the ``model_type`` of its config: its net would be built whole before
+        its weights are missed.
+
+        Raises:
+            ValueError: it is none of ``types``; ``title`` is what they are called.
+        """
+        found = self.config().model_type
+        if found not in types:
+            raise ValueError(f"{self.name} is a {found}, not a {title}; give a checkpoint of {title}")
+
     def tokenizer(self) -> Any:
         return self._read(transformers.AutoTokenizer, "tokenizer")
 
@@ -90,6 +101,11 @@ def precision(dtype: torch.dtype | str) -> torch.dtype:
 
 def rgb(images: Sequence[Image]) -> list[Image]:
     return [image.convert("RGB") for image in images]
+
+
+def pixels_for(net: Any, processor: Any, images: Sequence[Image]) -> Tensor:
+    """What ``net`` reads of the pictures, by transformers' image processor, on the net's device and in its dtype."""
+    return processor(rgb(images), return_tensors="pt").pixel_values.to(net.device, net.dtype)
 
 
 def batched(run: Callable[..., Tensor], *columns: Sequence[Any], size: int = BATCH) -> Tensor:

@@ -5,8 +5,6 @@ to four digits, and the net is transformers' (Salesforce/blip-vqa-base), whose t
 384 pixels; it is interpolated back to the 480 pixels that the scorer uses.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import BlipForQuestionAnswering
 
-from trueline.models.pretrained import Checkpoint, batched, rgb, same_length
+from trueline.models.pretrained import Checkpoint, batched, pixels_for, same_length
 
 SIDE = 480  #: pixels
 LONGEST = 35  #: tokens of a question
@@ -73,14 +71,12 @@ class BlipVqa:
 
     def first_step(self, images: Sequence[Image], ids: Sequence[list[int]]) -> Tensor:
         """Logits of the answer's first word, (n, vocabulary), to questions of one length in tokens."""
-        pixels = self.pictures(rgb(images), return_tensors="pt").pixel_values
-        seen = self.model.vision_model(
-            pixel_values=pixels.to(self.model.device, self.model.dtype), interpolate_pos_encoding=True
-        ).last_hidden_state
+        pixels = pixels_for(self.model, self.pictures, images)
+        image = self.model.vision_model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
         # Part by part: BlipForQuestionAnswering.forward makes a mask on the CPU and hides the decoder's logits.
         asked = torch.tensor(ids, device=self.model.device)
         read = self.model.text_encoder(
-            input_ids=asked, attention_mask=torch.ones_like(asked), encoder_hidden_states=seen
+            input_ids=asked, attention_mask=torch.ones_like(asked), encoder_hidden_states=image
         ).last_hidden_state
         start = torch.full((len(ids), 1), self.begin_answer, device=self.model.device)
         return self.model.text_decoder(input_ids=start, encoder_hidden_states=read).logits[:, 0]

@@ -1,6 +1,4 @@
-"""BLIP and BLIP-2 as captioners: one sentence a picture, greedily, by the nets of ``objectives.captioners``."""
-
-from __future__ import annotations
+"""BLIP and BLIP-2 as captioners: one sentence per picture, greedily, by the nets of ``caption_nets``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +18,8 @@ class GreedyCaptioner:
     """The likeliest word, one after the other, until the end or ``longest`` words: no sampling, no beams.
 
     Pictures are resized as transformers' processor does (PIL bicubic, squeezed to a square), so that the words are
-    those of its ``generate(do_sample=False, num_beams=1)``; but ids without a word are never said. ``net`` is one of
-    ``objectives.captioners``.
+    those of its ``generate(do_sample=False, num_beams=1)``; but ids without a word are never used. ``net`` is one of
+    ``caption_nets``.
     """
 
     def __init__(self, net: BlipCaptioner | Blip2Captioner, title: str = "captioner"):
@@ -40,8 +38,8 @@ class GreedyCaptioner:
         sized = [image.resize((width, height), Image.Resampling.BICUBIC) for image in images]
         pixels = torch.stack([_tensor(image) for image in sized]).to(self.net.model.device)
         ids = greedy(self.net, self.net.see(pixels))
-        said = self.net.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [" ".join(text.split()) for text in said]
+        texts = self.net.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
 
 
 def greedy(net: Autoregressive, seen: Tensor) -> Tensor:
@@ -78,10 +76,10 @@ def blip(
     Raises:
         ValueError: another model's checkpoint, or one that cannot be read.
     """
-    source = _source(checkpoint, "blip", files)
+    source = Checkpoint(checkpoint, **files)
+    source.check_kind("BLIP captioner", "blip")
     model = source.model(BlipForConditionalGeneration, device, dtype)
-    net = BlipCaptioner(model, source.tokenizer(), _pictures(source), longest=longest, prefix=prefix)
-    return GreedyCaptioner(net.to(device), source.title)
+    return _captioner(BlipCaptioner, model, source, longest, prefix)
 
 
 def blip2(
@@ -100,19 +98,13 @@ def blip2(
     """
     if precision(dtype) is torch.float16:
         raise ValueError("BLIP-2 is not stable in float16; use dtype bfloat16 or float32")
-    source = _source(checkpoint, "blip-2", files)
-    model = source.model(Blip2ForConditionalGeneration, device, dtype)
-    net = Blip2Captioner(model, source.tokenizer(), _pictures(source), longest=longest, prefix=prefix)
-    return GreedyCaptioner(net.to(device), source.title)
-
-
-def _source(checkpoint: str, kind: str, files: dict[str, Any]) -> Checkpoint:
-    """Its config is looked at first: a net of another kind would be built whole before its weights are missed."""
     source = Checkpoint(checkpoint, **files)
-    if (found := source.config().model_type) != kind:
-        raise ValueError(f"the captioner {checkpoint} is a {found}; give a checkpoint of {kind}")
-    return source
+    source.check_kind("BLIP-2 captioner", "blip-2")
+    model = source.model(Blip2ForConditionalGeneration, device, dtype)
+    return _captioner(Blip2Captioner, model, source, longest, prefix)
 
 
-def _pictures(source: Checkpoint) -> Any:
-    return source.image_processor("BlipImageProcessor", resample=3)
+def _captioner(kind: Any, model: Any, source: Checkpoint, longest: int, prefix: str) -> GreedyCaptioner:
+    pictures = source.image_processor("BlipImageProcessor", resample=3)
+    net = kind(model, source.tokenizer(), pictures, longest=longest, prefix=prefix)
+    return GreedyCaptioner(net.to(model.device), source.title)

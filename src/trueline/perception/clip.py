@@ -1,7 +1,5 @@
 """CLIP on transformers' ``CLIPModel``: unit vectors of pictures and texts, CLIP score, features for CMMD."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPModel
 
-from trueline.models.pretrained import Checkpoint, batched, rgb, same_length
+from trueline.models.pretrained import Checkpoint, batched, pixels_for, same_length
 
 
 class Clip:
@@ -77,8 +75,7 @@ class Clip:
         )
 
     def _embed_images(self, images: Sequence[Image]) -> Tensor:
-        pixels = self.pictures(rgb(images), return_tensors="pt").pixel_values
-        pixels = pixels.to(self.model.device, self.model.dtype)
+        pixels = pixels_for(self.model, self.pictures, images)
         return F.normalize(_pooled(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:

@@ -4,8 +4,6 @@ Its answers are text, "car<loc_52><loc_332><loc_932><loc_774>": places are thous
 reads them, whatever was written.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Sequence
@@ -28,9 +26,8 @@ _PIECE = re.compile(r"<loc_(\d{1,9})>|<(/?[A-Za-z_]+)>|([^<]+|<)")
 _MARK = re.compile(r"<[^<>]*>")
 
 Task = Literal["open-vocabulary", "grounding", "od"]
-Question = tuple[
-    int, str, Sequence[str]
-]  # which picture, what it is asked, the labels that the answer is about
+#: Which picture, what it is asked, the labels that the answer is about.
+Question = tuple[int, str, Sequence[str]]
 
 
 class Florence2:
@@ -41,7 +38,7 @@ class Florence2:
     and counted in ``unmatched``.
 
     Settings:
-        task: how it detects. "open-vocabulary": each label on its own, one run of the net a label. "grounding": all
+        task: how it detects. "open-vocabulary": each label on its own, one run of the net per label. "grounding": all
             labels in one caption, in which the net finds the phrases; it takes the caption for true. "od": it names
             the kinds of things that it knows, without being asked for any; those that are labels count.
         beams, longest: of its answers, in words and places. An answer cut at ``longest`` counts as broken.
@@ -63,8 +60,7 @@ class Florence2:
         if beams < 1 or longest < 1:
             raise ValueError(f"beams and longest must be at least 1 (got {beams} and {longest})")
         source = Checkpoint(checkpoint, **files)
-        if (kind := source.config().model_type) != "florence2":
-            raise ValueError(f"{checkpoint} is a {kind}, not a Florence-2; name the kind it belongs to")
+        source.check_kind("Florence-2", "florence2")
         self.model = source.model(Florence2ForConditionalGeneration, device, dtype)
         self.processor = self._processor(source)
         self.places = self.model.config.text_config.max_position_embeddings
@@ -117,8 +113,8 @@ class Florence2:
                 label = self._label(phrase, names)
                 if label is None:
                     self.unmatched += 1
-                elif (seen := Detection(label, box)) not in found[i]:
-                    found[i].append(seen)
+                elif (detection := Detection(label, box)) not in found[i]:
+                    found[i].append(detection)
         return found
 
     def _questions(self, image: int, labels: Sequence[str]) -> list[Question]:
@@ -147,7 +143,7 @@ class Florence2:
         return [boxes for boxes, _ in read]
 
     def _lost(self, pieces: int, level: int) -> None:
-        """Count and say it, as of the caller ``level`` calls up."""
+        """Count them and warn, as of the caller ``level`` calls up."""
         if pieces:
             self.broken += pieces
             warnings.warn(
@@ -161,10 +157,10 @@ class Florence2:
         texts: list[str] = []
         cut = 0
         for start in range(0, len(questions), BATCH):
-            some = questions[start : start + BATCH]
+            part = questions[start : start + BATCH]
             inputs = self.processor(
-                images=rgb([images[i] for i, _, _ in some]),
-                text=[text for _, text, _ in some],
+                images=rgb([images[i] for i, _, _ in part]),
+                text=[text for _, text, _ in part],
                 padding=True,
                 return_tensors="pt",
             )
@@ -185,7 +181,7 @@ class Florence2:
         return texts, cut
 
 
-# Reading what it wrote
+# Reading the answers
 
 
 def located(text: str) -> tuple[list[tuple[str, Corners]], int]:
@@ -195,19 +191,21 @@ def located(text: str) -> tuple[list[tuple[str, Corners]], int]:
     the box around is taken; places before any phrase have the phrase "". Broken pieces are places that make no four,
     or are not below 1000; boxes without an area; a phrase without places.
     """
-    reader = _Reader()
+    reader = _AnswerParser()
     for place, mark, words in _PIECE.findall(text):
         if place:
             reader.places.append(int(place))
         elif mark:
             reader.mark(mark)
         elif words.strip():
-            reader.say(words.strip())
+            reader.begin(words.strip())
     reader.end()
     return reader.found, reader.broken
 
 
-class _Reader:
+class _AnswerParser:
+    """Boxes of an answer, piece by piece."""
+
     def __init__(self) -> None:
         self.found: list[tuple[str, Corners]] = []
         self.broken = 0
@@ -215,7 +213,7 @@ class _Reader:
         self.points: list[int] = []  # of the polygon's parts before
         self.phrase, self.placed, self.polygon = "", True, False
 
-    def say(self, phrase: str) -> None:
+    def begin(self, phrase: str) -> None:
         self.end()
         self.phrase, self.placed = phrase, False
 

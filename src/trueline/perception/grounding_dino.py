@@ -1,7 +1,5 @@
 """Grounding DINO as a detector (Liu et al., 2023), any checkpoint of transformers, MM Grounding DINO too."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +11,6 @@ from trueline.models.pretrained import Checkpoint, asked_only, rgb
 from trueline.perception import Detection
 
 BATCH = 4
-_TYPES = ("grounding-dino", "mm-grounding-dino")
 
 
 class GroundingDino:
@@ -35,10 +32,8 @@ class GroundingDino:
         **files: Any,
     ):
         source = Checkpoint(checkpoint, **files)
+        source.check_kind("Grounding DINO", "grounding-dino", "mm-grounding-dino")
         self.model = source.model(AutoModelForZeroShotObjectDetection, device, dtype)
-        if self.model.config.model_type not in _TYPES:
-            kind = self.model.config.model_type
-            raise ValueError(f"{checkpoint} is a {kind}, not a Grounding DINO; name the kind it belongs to")
         self.processor = GroundingDinoProcessor(
             source.image_processor("GroundingDinoImageProcessor"), source.tokenizer()
         )
@@ -70,15 +65,15 @@ class GroundingDino:
         return [self._named(hits, names) for hits, names in zip(read, labels, strict=True)]
 
     def _named(self, hits: Any, labels: list[str]) -> list[Detection]:
-        seen = []
+        found = []
         boxes = hits["boxes"].float().clamp(0, 1).tolist()
         for box, score, phrase in zip(boxes, hits["scores"].tolist(), hits["text_labels"], strict=True):
             label = label_of(phrase, labels)
             if label is None:
                 self.unmatched += 1
             else:
-                seen.append(Detection(label, tuple(box), score))
-        return sorted(seen, key=lambda d: -d.score)
+                found.append(Detection(label, tuple(box), score))
+        return sorted(found, key=lambda d: -d.score)
 
 
 def caption(labels: Sequence[str]) -> str:

@@ -10,8 +10,6 @@ Both need the extra ``fid`` and the weights as a file (``weights-inception-2015-
 torch-fidelity's release v0.2.0). clean-fid's own weights are TorchScript, which is code, and are refused.
 """
 
-from __future__ import annotations
-
 import tempfile
 import zipfile
 from collections.abc import Sequence

@@ -8,8 +8,6 @@ plain ``ViT-B-32`` has the exact GELU and gives other scores from the same file 
 are-bows#35, open_clip#771). Here it is always the quick one.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -143,21 +141,24 @@ def _sizes(state: dict[str, Tensor]) -> dict[str, Any]:
         }
         inner = state[f"{prefix}resblocks.0.mlp.c_fc.weight"].shape[0]
         return {
-            "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": len(layers),
-            "num_attention_heads": max(width // _HEAD, 1), "hidden_act": "quick_gelu",
-        }  # fmt: skip
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": len(layers),
+            "num_attention_heads": max(width // _HEAD, 1),
+            "hidden_act": "quick_gelu",
+            "projection_dim": common,
+        }
 
     patches, width = state["visual.positional_embedding"].shape
     patch, common = state["visual.conv1.weight"].shape[-1], state["text_projection"].shape[1]
     words, text_width = state["token_embedding.weight"].shape
     side = patch * round((patches - 1) ** 0.5)
     vision = tower("visual.transformer.", width) | {"image_size": side, "patch_size": patch}
+    # open_clip takes the state at the highest id, and the end token is the last word of the vocabulary.
     text = tower("transformer.", text_width) | {
-        "vocab_size": words, "max_position_embeddings": state["positional_embedding"].shape[0],
-        # open_clip takes the state at the highest id, and the end token is the last word of the vocabulary.
-        "bos_token_id": words - 2, "eos_token_id": words - 1,
-    }  # fmt: skip
-    sides = {"vision_config": vision, "text_config": text}
-    for settings in sides.values():
-        settings["projection_dim"] = common
-    return sides | {"projection_dim": common}
+        "vocab_size": words,
+        "max_position_embeddings": state["positional_embedding"].shape[0],
+        "bos_token_id": words - 2,
+        "eos_token_id": words - 1,
+    }
+    return {"vision_config": vision, "text_config": text, "projection_dim": common}

@@ -1,7 +1,5 @@
 """OWLv2 as a detector (Minderer et al., "Scaling Open-Vocabulary Object Detection", 2023)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import Owlv2ForObjectDetection
 
-from trueline.models.pretrained import Checkpoint, asked_only, rgb
+from trueline.models.pretrained import Checkpoint, asked_only, pixels_for, rgb
 from trueline.perception import Detection
 
 #: What fills the square beside a picture: mid-grey, as in Google's code and transformers 4; transformers 5 pads
@@ -51,12 +49,11 @@ class Owlv2:
 
     @torch.inference_mode()
     def _detect(self, images: list[Image.Image], labels: list[list[str]]) -> list[list[Detection]]:
-        pixels = self.pictures([pad(image) for image in rgb(images)], return_tensors="pt").pixel_values
         ids, mask = self.tokens(labels)
         out = self.model(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
-            pixel_values=pixels.to(self.model.device, self.model.dtype),
+            pixel_values=pixels_for(self.model, self.pictures, [pad(image) for image in rgb(images)]),
         )
         scores, boxes = out.logits.float().sigmoid().cpu(), out.pred_boxes.float().cpu()
         return [

@@ -1,7 +1,5 @@
 """PickScore (Kirstain et al., "Pick-a-Pic", 2023; checkpoint yuvalkirstain/PickScore_v1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

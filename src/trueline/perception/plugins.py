@@ -14,8 +14,6 @@ segmenter function(images, boxes)     a list of masks each, one a box: (height, 
 ========  ==========================  ==========================================================================
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from collections.abc import Callable, Sequence

@@ -9,17 +9,16 @@ prompt; a tag comes once for each phrase that names it ("a red cat and a blue ca
 masks can tell them apart.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, WrapValidator
 
 from trueline.chat import Chat, ChatError, keep_usable
 from trueline.english.naming import Noun, how_named, nouns, same_words, standing, words_of
+from trueline.errors import one_line, short
 
 CERTAIN, POSSIBLE, UNLIKELY = 2.0, 0.5, 0.0
 MAX_TAGS = 1000
@@ -102,9 +101,10 @@ def _lost(prompt: str, objects: Sequence[Reasoned]) -> list[str]:
     """A note on the prompt's things that no tag is; none where there is nothing to say."""
     described = [each.phrase for each in objects if each.phrase]
     lost = [
-        noun.phrase for noun in nouns(prompt)
+        noun.phrase
+        for noun in nouns(prompt)
         if not noun.absent and not any(same_words(phrase, noun.phrase) for phrase in described)
-    ]  # fmt: skip
+    ]
     return [f"of the prompt, no tag is {', '.join(map(repr, dict.fromkeys(lost)))}"] if lost else []
 
 
@@ -180,7 +180,7 @@ class LLMReasoner:
         self.name = f"llm:{chat.name}"
 
     @classmethod
-    def of(cls, model: str = "", **settings: Any) -> LLMReasoner:
+    def of(cls, model: str = "", **settings: Any) -> Self:
         """``model`` and ``settings``: as ``trueline.chat.Chat.of``, whose errors these are."""
         return cls(Chat.of(model, **settings))
 
@@ -201,7 +201,7 @@ class LLMReasoner:
                 reason = str(error)
                 break
             except Exception as error:  # of a model that others wrote
-                reason = f"it failed: {_short(' '.join(str(error).split()) or type(error).__name__)}"
+                reason = f"it failed: {short(one_line(error))}"
                 break
         if missing := len(kept) - len(judged):
             notes.append(
@@ -249,15 +249,15 @@ def _read(answer: _Judgement, prompt: str, by_rules: Judged, problems: list[str]
             others.append(Reasoned(tag, _SCORES[each.likelihood], phrase))
     if invented:
         problems.append(
-            f"{len(invented)} judged tags are none that were seen, such as {_short(invented[0])}: left out"
+            f"{len(invented)} judged tags are none that were seen, such as {short(invented[0])}: left out"
         )
     if strange:
         problems.append(
-            f"{len(strange)} phrases are not in the prompt, such as {_short(strange[0])}: not used"
+            f"{len(strange)} phrases are not in the prompt, such as {short(strange[0])}: not used"
         )
     if vague:
         problems.append(
-            f"{len(vague)} phrases do not name one thing of the prompt, such as {_short(vague[0])}: not used"
+            f"{len(vague)} phrases do not name one thing of the prompt, such as {short(vague[0])}: not used"
         )
     return found
 
@@ -267,8 +267,3 @@ def _names_one(phrase: str, prompt: str) -> bool:
     and the words of a car must not be led to where the apple is."""
     named = nouns(phrase)
     return len(named) == 1 and named[0].head in {noun.head for noun in nouns(prompt) if not noun.absent}
-
-
-def _short(text: str) -> str:
-    shown = ascii(text)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."

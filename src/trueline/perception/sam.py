@@ -1,7 +1,5 @@
 """SAM (Kirillov et al., 2023) and SAM 2 (Ravi et al., 2024) on pictures, as segmenters of boxes."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +49,7 @@ class _BoxSegmenter:
         """What the mask decoder reads of each picture."""
 
     @abstractmethod
-    def _inside(self, seen: Any, row: int) -> tuple[int, int]:
+    def _inside(self, inputs: Any, row: int) -> tuple[int, int]:
         """(height, width) that picture ``row`` of the processor's output covers of the net's square."""
 
     @torch.inference_mode()
@@ -69,16 +67,16 @@ class _BoxSegmenter:
         asked = [i for i, row in enumerate(usable) if any(row)]
         for start in range(0, len(asked), BATCH):
             rows = asked[start : start + BATCH]
-            seen = self.pictures(rgb([images[i] for i in rows]), return_tensors="pt")
-            pixels = seen["pixel_values"].to(self.model.device, self.model.dtype)
+            inputs = self.pictures(rgb([images[i] for i in rows]), return_tensors="pt")
+            pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
             for place, (i, embedding) in enumerate(zip(rows, self._embed(pixels), strict=True)):
                 found = [k for k, box in enumerate(usable[i]) if box]
-                inside, square = self._inside(seen, place), pixels.shape[-2:]
-                for some in (found[k : k + BOXES] for k in range(0, len(found), BOXES)):
-                    drawn = self._draw(embedding, [usable[i][k] for k in some], inside)
+                inside, square = self._inside(inputs, place), pixels.shape[-2:]
+                for part in (found[k : k + BOXES] for k in range(0, len(found), BOXES)):
+                    drawn = self._draw(embedding, [usable[i][k] for k in part], inside)
                     whole = _resized(self._unpadded(drawn, square, inside), images[i].size[::-1])
                     whole = whole.sigmoid() if self.soft else (whole > 0).float()
-                    for k, mask in zip(some, whole.cpu().numpy(), strict=True):
+                    for k, mask in zip(part, whole.cpu().numpy(), strict=True):
                         masks[i][k] = mask
         return masks
 
@@ -114,7 +112,8 @@ class Sam(_BoxSegmenter):
         soft: bool = False,
         **files: Any,
     ):
-        source = _source(checkpoint, ("sam",), "SAM", files)
+        source = Checkpoint(checkpoint, **files)
+        source.check_kind("SAM", "sam")
         super().__init__(source, multimask, least, soft)
         self.model = source.model(SamModel, device, dtype)
         self.pictures = source.image_processor("SamImageProcessor")
@@ -123,8 +122,8 @@ class Sam(_BoxSegmenter):
     def _embed(self, pixels: Tensor) -> list[Tensor]:
         return list(self.model.get_image_embeddings(pixels).split(1))
 
-    def _inside(self, seen: Any, row: int) -> tuple[int, int]:
-        height, width = seen["reshaped_input_sizes"][row].tolist()
+    def _inside(self, inputs: Any, row: int) -> tuple[int, int]:
+        height, width = inputs["reshaped_input_sizes"][row].tolist()
         return height, width
 
     def _unpadded(self, logits: Tensor, square: Sequence[int], inside: tuple[int, int]) -> Tensor:
@@ -149,7 +148,8 @@ class Sam2(_BoxSegmenter):
         soft: bool = False,
         **files: Any,
     ):
-        source = _source(checkpoint, ("sam2", "sam2_video"), "SAM 2", files)
+        source = Checkpoint(checkpoint, **files)
+        source.check_kind("SAM 2", "sam2", "sam2_video")
         super().__init__(source, multimask, least, soft)
         self.model = source.model(Sam2Model, device, dtype)
         self.pictures = source.image_processor("ViTImageProcessor")
@@ -159,19 +159,10 @@ class Sam2(_BoxSegmenter):
         levels = self.model.get_image_embeddings(pixels)
         return [[level[row : row + 1] for level in levels] for row in range(len(pixels))]
 
-    def _inside(self, seen: Any, row: int) -> tuple[int, int]:
-        height, width = seen["pixel_values"].shape[-2:]
+    def _inside(self, inputs: Any, row: int) -> tuple[int, int]:
+        height, width = inputs["pixel_values"].shape[-2:]
         return height, width
 
 
 def _resized(masks: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(masks[None], tuple(size), mode="bilinear", align_corners=False)[0]
-
-
-def _source(checkpoint: str, kinds: tuple[str, ...], title: str, files: dict[str, Any]) -> Checkpoint:
-    """Its config is looked at first: a net of another kind would be built whole before its weights are missed."""
-    source = Checkpoint(checkpoint, **files)
-    found = source.config().model_type
-    if found not in kinds:
-        raise ValueError(f"{checkpoint} is a {found}, not a {title}; give a checkpoint of {title}")
-    return source

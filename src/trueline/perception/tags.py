@@ -1,9 +1,7 @@
 """The things that a prompt names, as the tags of its picture: no model is needed.
 
-It cannot name what is in the picture and not in the prompt; a tagger that looks, such as Florence-2, can.
+It cannot name what is in the picture and not in the prompt; a tagger that sees the picture, such as Florence-2, can.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,11 +33,12 @@ class NounTagger:
         asked = [i for i, names in enumerate(named) if names]
         if self.detector is None or not asked:
             return named
-        seen = self.detector.detect([images[i] for i in asked], [named[i] for i in asked])
-        for i, found in zip(asked, seen, strict=True):
-            best = {name: max((d.score for d in found if d.label == name), default=None) for name in named[i]}
-            sure = {name: score for name, score in best.items() if score is not None}
-            named[i] = sorted(sure, key=lambda name: -sure[name])
+        rows = self.detector.detect([images[i] for i in asked], [named[i] for i in asked])
+        for i, detections in zip(asked, rows, strict=True):
+            best: dict[str, float] = {}
+            for each in detections:
+                best[each.label] = max(each.score, best.get(each.label, each.score))
+            named[i] = sorted((name for name in named[i] if name in best), key=lambda name: -best[name])
         return named
 
 
