@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from numpy_maps import numpy_smooth, numpy_softmax
-from pydantic import ValidationError
 from tiny import sampled
 
 import trueline.methods.attention_refocusing as module
+from trueline.errors import FieldError
 from trueline.layout import Layout, Region
 from trueline.methods import make
 from trueline.methods.attention_refocusing import (
@@ -258,9 +258,9 @@ def test_the_method_steps_as_its_stages_say(gated, monkeypatch):
     "settings", [{"stages": [[0, 4, -1]]}, {"inside": [[0.1]]}, {"every": 0}, {"cells": 1}, {"sar": -1}]
 )
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValueError, match=f"--attention-refocusing.{next(iter(settings))}"):
+    with pytest.raises(ValueError, match=f"attention-refocusing.{next(iter(settings))}"):
         make("attention-refocusing", settings)
-    with pytest.raises(ValidationError):
+    with pytest.raises(FieldError):
         AttentionRefocusing(**settings)
 
 
@@ -269,15 +269,15 @@ def test_settings_out_of_range_are_refused(settings):
 
 def watch(monkeypatch):
     """(index of the step, maps, losses) of each look."""
-    looks, look = [], module.look
+    looks, evaluate = [], module.evaluate
 
     def watched(z, ctx, where, loss):
         kept = []
-        seen = look(z, ctx, where, lambda maps: kept.append(maps) or loss(maps))
+        seen = evaluate(z, ctx, where, lambda maps: kept.append(maps) or loss(maps))
         looks.append((ctx.index, {site: probs.detach() for site, probs in kept[0].items()}, seen.loss))
         return seen
 
-    monkeypatch.setattr(module, "look", watched)
+    monkeypatch.setattr(module, "evaluate", watched)
     return looks
 
 

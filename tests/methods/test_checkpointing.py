@@ -10,7 +10,7 @@ from trueline.methods.boxdiff import BoxDiff
 from trueline.methods.dense_diffusion import DenseDiffusion
 from trueline.methods.layout_guidance import LayoutGuidance
 from trueline.models.attention import recomputed, sites, tapped
-from trueline.sampling.guidance import look, mean_map
+from trueline.sampling.guidance import evaluate, mean_map
 from trueline.sampling.method import Method
 
 TWO = Layout(
@@ -81,7 +81,7 @@ def test_pictures_are_the_same_bit_for_bit_and_the_nets_are_restored(backbone, m
 
 def test_gradients_are_the_same_with_grounding_and_another_methods_edits(backbone):
     """Taps, edits and the fusers' scale are off when the gradient is taken; the blocks run as they were."""
-    act = lambda z, ctx: look(z, ctx, up_and_middle, loss)  # noqa: E731
+    act = lambda z, ctx: evaluate(z, ctx, up_and_middle, loss)  # noqa: E731
     expected = at_a_step(backbone, act, DenseDiffusion())
     assert not torch.allclose(expected.gradient, at_a_step(backbone, act).gradient), "edits matter"
     backbone.enable_gradient_checkpointing()
@@ -102,7 +102,7 @@ def test_blocks_run_twice_and_keep_little(backbone):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            at_a_step(backbone, lambda z, ctx: look(z, ctx, up_and_middle, loss))
+            at_a_step(backbone, lambda z, ctx: evaluate(z, ctx, up_and_middle, loss))
         handle.remove()
         return len(ran), sum(kept)
 
@@ -131,7 +131,7 @@ def test_the_gradient_may_be_taken_after_all_is_closed_and_twice(backbone):
         return gradients
 
     one, two = at_a_step(backbone, act)
-    expected = at_a_step(backbone, lambda z, ctx: look(z, ctx, up_and_middle, loss))
+    expected = at_a_step(backbone, lambda z, ctx: evaluate(z, ctx, up_and_middle, loss))
     assert torch.equal(one, expected.gradient) and torch.equal(two, one)
 
 
@@ -146,7 +146,7 @@ def test_an_error_in_a_block_is_the_users_and_the_net_is_restored(backbone):
     before = state(backbone.unet)
     backbone.enable_gradient_checkpointing()
     with pytest.raises(ZeroDivisionError):
-        at_a_step(backbone, lambda z, ctx: look(z, ctx, up_and_middle, loss), Breaks())
+        at_a_step(backbone, lambda z, ctx: evaluate(z, ctx, up_and_middle, loss), Breaks())
     assert state(backbone.unet) == before
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from pydantic import ValidationError
 from tiny import sampled
 
+from trueline.errors import FieldError
 from trueline.layout import Layout, Region
 from trueline.methods.composable import Composable, compose, split_prompt
 from trueline.models.grounding import pack
@@ -225,7 +225,7 @@ def test_misuse_is_one_sentence(plain):
     ],
 )
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValidationError, match=next(iter(settings))):
+    with pytest.raises(FieldError, match=next(iter(settings))):
         Composable(**settings)
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from seen_logits import logits_of, opened
 from tiny import sampled, tiny_backbone
 
+from trueline.errors import FieldError
 from trueline.layout import Layout, Region
 from trueline.methods.dense_diffusion import DenseDiffusion, covered_area, matched_pairs, regularised
 from trueline.models.attention import sites
@@ -305,8 +305,7 @@ def test_a_picture_does_not_depend_on_its_mates(kind, request):
 @pytest.mark.parametrize("off", [{"creg": 0, "sreg": 0}, {"duration": 0}])
 def test_without_a_pull_it_is_plain_sampling(gated, off):
     zero = run(gated, [BOTH, THREE], DenseDiffusion(**{"phrases_alone": False} | off))[-1].z
-    assert torch.equal(zero, run(gated, [BOTH, THREE], record=opened)[-1].z)
-    torch.testing.assert_close(zero, run(gated, [BOTH, THREE])[-1].z, rtol=0, atol=1e-5)
+    assert torch.equal(zero, run(gated, [BOTH, THREE])[-1].z), "no layer is opened"
 
 
 def test_each_part_acts_by_itself(gated):
@@ -341,5 +340,5 @@ def test_bfloat16(tokenizer):
 
 def test_bad_input_is_one_sentence(plain):
     for settings in ({"duration": 1.5}, {"creg": -1}, {"sreg": 3}, {"size": 2}, {"power": -1}, {"crag": 1}):
-        with pytest.raises(ValidationError, match=next(iter(settings))):
+        with pytest.raises(FieldError, match=next(iter(settings))):
             DenseDiffusion(**settings)

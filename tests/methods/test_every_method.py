@@ -167,9 +167,11 @@ def test_a_picture_that_it_has_nothing_to_do_for_is_plain_and_says_so(method, dr
 @pytest.mark.parametrize("name", GUIDES)
 def test_its_own_loss_falls(name, method, nets, monkeypatch):
     """What the last guided step sees, against the same run without the moves before it."""
-    seen, real = [], guidance.Look.__init__
+    seen, real = [], guidance.LossAndGradient.__init__
     monkeypatch.setattr(
-        guidance.Look, "__init__", lambda self, loss, *more: seen.append(loss) or real(self, loss, *more)
+        guidance.LossAndGradient,
+        "__init__",
+        lambda self, loss, *more: seen.append(loss) or real(self, loss, *more),
     )
     last = {}
     for each in (method, small(name, strength=1e-9)):

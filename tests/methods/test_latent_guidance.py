@@ -21,7 +21,7 @@ from trueline.models.attention import Site
 from trueline.sampling.guidance import (
     Subject,
     cross_sites,
-    look,
+    evaluate,
     map_grid,
     mean_map,
     move,
@@ -197,18 +197,20 @@ def test_attend_and_excite_equals_diffusers(plain):
 class TestClaims:
     def test_its_loss_falls(self, gated, method, monkeypatch):
         losses = []
-        module = __import__(type(method).__module__, fromlist=["look"])
+        module = __import__(type(method).__module__, fromlist=["evaluate"])
         home = (
-            module if hasattr(module, "look") else __import__("trueline.sampling.guidance", fromlist=["look"])
+            module
+            if hasattr(module, "evaluate")
+            else __import__("trueline.sampling.guidance", fromlist=["evaluate"])
         )
-        look = home.look
+        evaluate = home.evaluate
 
         def watched(*arguments):
-            seen = look(*arguments)
+            seen = evaluate(*arguments)
             losses.append(float(seen.loss[0]))
             return seen
 
-        monkeypatch.setattr(home, "look", watched)
+        monkeypatch.setattr(home, "evaluate", watched)
         gentle = method.model_copy(update={"until": 0.01, "scale": 2.0, "strength": 1.0})
         many = (
             {"iterations": 8, "enough": 0.0}
@@ -229,7 +231,7 @@ def test_a_step_is_taken_in_latents_of_unit_variance(plain, scheduler):
                 return mean_map(maps, (8, 8))[..., 1:4].square().sum((1, 2, 3)) * 100
 
             where = cross_sites(ctx, 8)
-            seen = look(z, ctx, where, loss)
+            seen = evaluate(z, ctx, where, loss)
             unit = float(ctx.stepper.net_input(torch.ones(1)))
             with torch.enable_grad():
                 u = (z * unit).detach().requires_grad_(True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from pydantic import ValidationError
 from tiny import exact, sampled, tiny_backbone
 
+from trueline.errors import FieldError
 from trueline.layout import Layout, Region
 from trueline.methods.multidiffusion import (
     MultiDiffusion,
@@ -293,7 +293,7 @@ def test_composes_with_another_method(gated):
     "settings", [{"strength": -0.1}, {"bootstrap": 1.5}, {"bootstrap": float("nan")}, {"steps": 20}]
 )
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValidationError, match=next(iter(settings))):
+    with pytest.raises(FieldError, match=next(iter(settings))):
         MultiDiffusion(**settings)
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from tiny import sampled, tiny_backbone
 
 from trueline.english import noun_chunks
+from trueline.errors import FieldError
 from trueline.layout import Layout, Region
 from trueline.methods.structured import Structured, noun_places, structured_values
 from trueline.models.attention import sites, tapped
@@ -206,5 +206,5 @@ def test_spacy_that_is_not_there_is_one_sentence(gated):
 
 def test_bad_settings_name_themselves():
     for settings in ({"strength": 1.5}, {"strength": -1}, {"parser": "stanza"}, {"conjunction": True}):
-        with pytest.raises(ValidationError, match=next(iter(settings))):
+        with pytest.raises(FieldError, match=next(iter(settings))):
             Structured(**settings)

@@ -508,10 +508,13 @@ def test_targets_are_to_the_last_bit_those_of_each_region_by_itself(gated):
 
 def test_what_does_not_fit_is_said(gated):
     net = backbone_net(gated)
-    assert misfit(net, gated, (4, 8, 8)) is None
-    assert misfit(net, gated, (4, 8, 12)) == "is for latents of 4 x 8 x 8, not 4 x 8 x 12"
-    assert misfit(tiny_net(in_channels=3), gated, (4, 8, 8)) == "is for latents of 3 x 8 x 8, not 4 x 8 x 8"
-    assert misfit(tiny_net(), gated, (4, 8, 8)) == "is for text features of width 6, not 32"
+    assert misfit(net.config, gated, (4, 8, 8)) is None
+    assert misfit(net.config, gated, (4, 8, 12)) == "is for latents of 4 x 8 x 8, not 4 x 8 x 12"
+    assert (
+        misfit(tiny_net(in_channels=3).config, gated, (4, 8, 8))
+        == "is for latents of 3 x 8 x 8, not 4 x 8 x 8"
+    )
+    assert misfit(tiny_net().config, gated, (4, 8, 8)) == "is for text features of width 6, not 32"
 
 
 # Files

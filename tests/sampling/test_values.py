@@ -81,7 +81,7 @@ def test_what_guiding_methods_see_has_the_values_too(gated):
 
     class Peek(Method):
         def guide(self, z, ctx):
-            prediction, _ = ctx.look(z)
+            prediction, _ = ctx.predict_cond(z)
             seen.append(prediction)
             return z
 

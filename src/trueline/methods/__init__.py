@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from trueline.errors import FieldError
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -64,10 +66,10 @@ def method_class(name: str) -> Any:
     """The class of that name.
 
     Raises:
-        ValueError: there is none.
+        FieldError: there is no method of that name.
     """
     if name not in METHODS:
-        raise ValueError(f"method: there is no {name!r}; there are {', '.join(METHODS)}")
+        raise FieldError("method", f"there is no {name!r}; there are {', '.join(METHODS)}")
     module, _, attribute = METHODS[name].home.partition(":")
     return getattr(import_module(f"{__name__}.{module}"), attribute)
 
@@ -76,33 +78,25 @@ def of_record(recorded: list[dict[str, Any]]) -> list[Any]:
     """The methods that a picture's record names.
 
     Raises:
-        ValueError: one that is not in the table.
+        FieldError: one of them is not in the table.
     """
     names = {entry.home.partition(":")[2]: name for name, entry in METHODS.items()}
     if unknown := [one["name"] for one in recorded if one["name"] not in names]:
-        raise ValueError(f"record: its method {unknown[0]} is none of {', '.join(names)}")
+        raise FieldError("record", f"its method {unknown[0]} is none of {', '.join(names)}")
     return [make(names[one["name"]], one["settings"]) for one in recorded]
 
 
 def make(name: str, settings: dict[str, Any]) -> Any:
-    """The method with these settings (numbers, or text as on the command line).
+    """The method with these settings (numbers, or text as on a command line).
 
     Raises:
-        ValueError: an unknown method or setting, or a value out of its range, in one sentence; a setting is called
-            ``boxdiff.scale``.
+        FieldError: "boxdiff.scale: ...", an unknown setting or a value out of its range; or an unknown method.
     """
-    from pydantic import ValidationError
-
-    from trueline.errors import FieldError, first_problem
-
     kind = method_class(name)
     if unknown := [key for key in settings if key not in kind.model_fields]:
         known = ", ".join(kind.model_fields)
         raise FieldError(f"{name}.{unknown[0]}", f"{name} has no such setting; it has {known}")
     try:
         return kind(**settings)
-    except ValidationError as error:
-        found = first_problem(error, kind)
     except FieldError as error:
-        found = error
-    raise FieldError(f"{name}.{found.field}", found.problem)
+        raise FieldError(f"{name}.{error.field}", error.problem) from None

@@ -11,16 +11,17 @@ from trueline.english.noun_chunks import chunks
 from trueline.layout import Layout
 from trueline.models.attention import Maps
 from trueline.models.backbone import Backbone
-from trueline.models.text import locate_phrase, own_tokens
+from trueline.models.text import locate_phrase
 from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     Subject,
     cross_sites,
+    evaluate,
     latent_grid,
-    look,
     mean_map,
     move,
-    say_missing,
+    note_missing,
+    prompt_tokens,
     sharpened,
     smoothed,
     subjects,
@@ -44,13 +45,17 @@ def excite_loss(maps: Float[Tensor, "subjects height width"]) -> Float[Tensor, "
 
 def named_subjects(ctx: Context) -> list[list[Subject]]:
     """Of each picture the phrases of its regions, or the noun phrases of its prompt where it has none."""
-    found = subjects(ctx)
+    return ctx.once("named subjects", lambda: _named_subjects(ctx))
+
+
+def _named_subjects(ctx: Context) -> list[list[Subject]]:
+    found = list(subjects(ctx))
     for row, layout in enumerate(ctx.layouts):
         if layout.regions:
             continue
         places = [locate_phrase(ctx.backbone, layout.prompt, phrase) for phrase in chunks(layout.prompt)]
         for place in places:
-            say_missing(ctx, row, place)
+            note_missing(ctx, row, place)
         found[row] = [Subject(p.phrase, p.tokens, p.head, ()) for p in places if p.tokens]
     return found
 
@@ -87,7 +92,7 @@ class AttendAndExcite(Method):
         if ctx.progress >= self.until and ctx.index not in targets:
             return z
         found, latent, where = named_subjects(ctx), latent_grid(ctx), cross_sites(ctx, self.cells)
-        prompts = [own_tokens(ctx.backbone, layout.prompt) for layout in ctx.layouts]
+        prompts = [prompt_tokens(ctx, row) for row in range(len(z))]
         size = self.strength * self.scale * math.sqrt(1 - 0.5 * ctx.index / max(ctx.steps - 1, 1))
 
         def loss(maps: Maps) -> Losses:
@@ -100,15 +105,15 @@ class AttendAndExcite(Method):
                 ]
             )
 
-        seen = look(z, ctx, where, loss)
+        result = evaluate(z, ctx, where, loss)
         if ctx.index in targets:
-            active = seen.loss > targets[ctx.index]
+            active = result.loss > targets[ctx.index]
             for _ in range(self.refinements):
                 if not active.any():
                     break
-                z = move(z, seen, size, "raw", ctx, active, "attend-and-excite")
-                active = active & (seen.loss > targets[ctx.index])
-                seen = look(z, ctx, where, loss)
+                z = move(z, result, size, "raw", ctx, active, "attend-and-excite")
+                active = active & (result.loss > targets[ctx.index])
+                result = evaluate(z, ctx, where, loss)
         if ctx.progress < self.until:
-            z = move(z, seen, size, "raw", ctx, None, "attend-and-excite")
+            z = move(z, result, size, "raw", ctx, None, "attend-and-excite")
         return z

@@ -25,16 +25,17 @@ from torch import Tensor
 from trueline.layout import Layout, Region
 from trueline.models.attention import Kind, Maps, Site
 from trueline.models.backbone import Backbone
-from trueline.models.text import Located, locate, own_tokens
+from trueline.models.text import Located, locate
 from trueline.sampling.guidance import (  # fmt: skip
     Losses,
+    evaluate,
     latent_grid,
-    look,
     map_grid,
     mean_map,
     move,
     near_sites,
-    say_missing,
+    note_missing,
+    prompt_tokens,
     sharpened,
     smoothed,
 )
@@ -116,8 +117,8 @@ def gated_loss(
     Mean over the region's places, greatest over the tokens (null tokens are among them), mean over heads, sum over
     each word's regions, mean over the words. ``slots`` is 1 where a region's own token is.
     """
-    seen = torch.stack([_from_inside(head, masks) for head in attention])
-    wrong = (seen * (1 - slots)).amax(-1).mean(0)
+    attended = torch.stack([_from_inside(head, masks) for head in attention])
+    wrong = (attended * (1 - slots)).amax(-1).mean(0)
     return (owns.to(wrong) @ wrong).mean()
 
 
@@ -175,12 +176,12 @@ class _Picture:
 def _picture(ctx: Context, row: int, layout: Layout) -> _Picture:
     owners: dict[tuple[int, ...], list[int]] = {}
     for place, found in enumerate(locate(ctx.backbone, layout)):
-        say_missing(ctx, row, found)
+        note_missing(ctx, row, found)
         for word in words_of(ctx.backbone, layout.prompt, found):
             owners.setdefault(word, []).append(place)
     slots = sorted({place for places in owners.values() for place in places})
     owns = torch.tensor([[slot in places for slot in slots] for places in owners.values()], dtype=torch.bool)
-    own = own_tokens(ctx.backbone, layout.prompt)
+    own = prompt_tokens(ctx, row)
     return _Picture(own, tuple(owners), tuple(layout.regions[slot] for slot in slots), tuple(slots), owns)
 
 
@@ -278,28 +279,27 @@ class AttentionRefocusing(Method):
 
     def guide(self, z: Float[Tensor, "batch c h w"], ctx: Context) -> Float[Tensor, "batch c h w"]:
         stage, early, where = self.stage(ctx.index, ctx.steps), ctx.progress < self.early, self._where(ctx)
-        if stage is None and ctx.index > 0:
-            return z
-        found = [
-            _picture(ctx, row, layout) for row, layout in enumerate(ctx.layouts)
-        ]  # at 0 it says what is not
+        found = ctx.once(
+            f"words of {_NAME}",
+            lambda: [_picture(ctx, row, layout) for row, layout in enumerate(ctx.layouts)],
+        )
         if stage is None or where is None:
             return z
         active = torch.tensor([bool(picture.words) for picture in found], device=z.device)
         least = torch.zeros(len(z), device=z.device)
 
         def loss(maps: Maps) -> Losses:
-            losses, seen = self._losses(maps, found, ctx, early)
-            least.copy_(seen)
+            losses, inside = self._losses(maps, found, ctx, early)
+            least.copy_(inside)
             return stage.factor * losses
 
         for _ in range(stage.iterations):
             if not active.any():
                 break
-            seen = look(z, ctx, where, loss)
-            z = move(z, seen, self.strength, "raw", ctx, active, _NAME)
+            result = evaluate(z, ctx, where, loss)
+            z = move(z, result, self.strength, "raw", ctx, active, _NAME)
             # One that is not finite stays active, and is counted. The move is made before the test, as released.
-            done = (least >= self.reached) | ((seen.loss <= self.enough) & stage.by_loss)
+            done = (least >= self.reached) | ((result.loss <= self.enough) & stage.by_loss)
             active = active & ~done
         return z
 

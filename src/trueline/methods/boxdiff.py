@@ -10,16 +10,16 @@ from pydantic import Field
 from torch import Tensor
 
 from trueline.models.attention import Maps
-from trueline.models.text import own_tokens
 from trueline.sampling.guidance import (  # fmt: skip
     Losses,
     Subject,
     cross_sites,
+    evaluate,
     latent_grid,
-    look,
     map_grid,
     mean_map,
     move,
+    prompt_tokens,
     sharpened,
     smoothed,
     subjects,
@@ -117,13 +117,13 @@ class BoxDiff(Method):
         if ctx.index in targets:
             active = torch.ones(len(z), dtype=torch.bool, device=z.device)
             for _ in range(self.refinements):
-                seen = look(z, ctx, where, foreground)
-                active = active & (seen.loss > targets[ctx.index])
+                result = evaluate(z, ctx, where, foreground)
+                active = active & (result.loss > targets[ctx.index])
                 if not active.any():
                     break
-                z = move(z, seen, size, "raw", ctx, active, "boxdiff")
+                z = move(z, result, size, "raw", ctx, active, "boxdiff")
         if ctx.progress < self.until:
-            z = move(z, look(z, ctx, where, loss), size, "raw", ctx, None, "boxdiff")
+            z = move(z, evaluate(z, ctx, where, loss), size, "raw", ctx, None, "boxdiff")
         return z
 
     def _all(self, maps: Tensor, masks: Tensor) -> Tensor:
@@ -137,12 +137,12 @@ class BoxDiff(Method):
         latent = latent_grid(ctx)
         attention, grid = mean_map(maps, latent), map_grid(next(iter(maps)), latent)
         losses = []
-        for row, some, layout in zip(attention, found, ctx.layouts, strict=True):
+        for row, some in enumerate(found):
             if not some:
-                losses.append(row.new_zeros(()))
+                losses.append(attention.new_zeros(()))
                 continue
-            words = sharpened(row, own_tokens(ctx.backbone, layout.prompt))
+            words = sharpened(attention[row], prompt_tokens(ctx, row))
             own = torch.stack([words[..., list(subject.head)].mean(-1) for subject in some])
-            masks = torch.stack([union_mask(subject, grid) for subject in some]).to(row)
+            masks = torch.stack([union_mask(subject, grid) for subject in some]).to(attention)
             losses.append(loss(smoothed(own), masks))
         return torch.stack(losses)

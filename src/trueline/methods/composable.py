@@ -9,6 +9,7 @@ may come from the regions; ``strength`` mixes with the plain prediction; other m
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, ClassVar
 
 from jaxtyping import Float
@@ -60,20 +61,21 @@ class Composable(Method):
     stays added. Needs guidance: without it (``guidance_scale <= 1``) nothing is composed, with a note. Boxes and
     masks are not used.
 
-    Settings:
-        weights: one per part, in the order of the parts, each -100..100 or None; None, and any part beyond the list,
-            has the run's guidance scale (the official default). A negative weight means "not".
-        negative_weight: how strongly the regions' negatives are pushed away, 0..100; None = the run's guidance scale,
-            0 = not at all.
-        strength: 0..1, from the plain prediction (bit for bit) to the composed one.
-
     Raises, when the run begins:
         ValueError: a prompt of "|" only; more weights than a picture has parts.
     """
 
-    weights: tuple[Annotated[float, Field(ge=-100, le=100)] | None, ...] = ()
-    negative_weight: float | None = Field(None, ge=0, le=100)
-    strength: float = Field(1.0, ge=0, le=1)
+    weights: tuple[Annotated[float, Field(ge=-100, le=100)] | None, ...] = Field(
+        (),
+        description='one per part, in order; null and parts beyond the list: the guidance scale; below 0: "not"',
+    )
+    negative_weight: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="how strongly the regions' negatives are pushed away; null: the guidance scale",
+    )
+    strength: float = Field(1.0, ge=0, le=1, description="from the plain prediction to the composed one")
 
     reads: ClassVar[frozenset[Part]] = frozenset({"negative"})
 
@@ -123,15 +125,15 @@ class Composable(Method):
             return prediction
         scale = ctx.guidance_scale
         recipes = [self.parts(layout, scale) for layout in ctx.layouts]
-        self._say_unseen(recipes, ctx)
+        ctx.once((self, "vain"), lambda: self._note_vain(recipes, ctx))
         # What earlier methods made of the prediction is kept: only the difference to plain guidance is added, which
         # is exactly zero for a picture whose one part is its prompt.
         composed = compose(uncond, *_predict_parts(recipes, cond, uncond, z, ctx))
         plain = uncond + scale * (cond - uncond)
         return prediction + self.strength * (composed - plain)
 
-    def _say_unseen(self, recipes: Sequence[dict[str, float]], ctx: Context) -> None:
-        """Once a run: methods that act on the prompt, where only its parts count."""
+    def _note_vain(self, recipes: Sequence[dict[str, float]], ctx: Context) -> None:
+        """Say which methods act on the prompt, where only its parts count."""
         vain = [
             type(method).__name__
             for method in ctx.methods
@@ -139,8 +141,7 @@ class Composable(Method):
         ]
         for row, (layout, recipe) in enumerate(zip(ctx.layouts, recipes, strict=True)):
             sentence = f"Composable predicts the parts and not the prompt, so {' and '.join(vain)} cannot act"
-            seen = self.strength < 1 or layout.prompt in recipe
-            if vain and not seen and (row, sentence) not in ctx.notes:
+            if vain and self.strength == 1 and layout.prompt not in recipe:
                 ctx.note(row, sentence)
 
 
@@ -172,8 +173,7 @@ def _predict_parts(
                 rows.append(row)
                 texts.append(text)
         if rows:
-            # Once per step: no hook may leave something for later steps. The text encoder is small beside the U-Net.
-            encoded = ctx.backbone.encode(texts)
+            encoded = ctx.once(("encoded", *texts), partial(ctx.backbone.encode, texts))
             grounding = None if ctx.grounding is None else ctx.grounding[rows]
             some = replace(ctx, grounding_scale=ctx.grounding_scale[rows])
             parts[rows, turn] = some.predict(z[rows], encoded, grounding)

@@ -7,7 +7,6 @@ of the prompt.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -16,11 +15,11 @@ from pydantic import Field
 from torch import Tensor
 
 from trueline.layout import Layout, Region
-from trueline.models.attention import Site
+from trueline.models.attention import Kind, Site
 from trueline.models.backbone import Backbone
 from trueline.models.encoded import Encoded, Spans
-from trueline.models.text import locate, own_tokens
-from trueline.sampling.guidance import latent_grid, map_grid
+from trueline.models.text import locate
+from trueline.sampling.guidance import latent_grid, map_grid, prompt_tokens
 from trueline.sampling.masks import region_masks
 from trueline.sampling.method import Context, Method, Part
 
@@ -114,21 +113,20 @@ class DenseDiffusion(Method):
     def taps(self, site: Site) -> bool:
         return site.kind in ("self", "cross")
 
+    def acts(self, ctx: Context) -> bool:
+        return ctx.progress < self.duration and bool(self.creg or self.sreg)
+
     def edit(
         self, site: Site, logits: Float[Tensor, "batch heads queries keys"], ctx: Context
     ) -> Float[Tensor, "batch heads queries keys"]:
         gain = self.strength * (self.creg if site.kind == "cross" else self.sreg)
-        if gain == 0 or ctx.progress >= self.duration:
+        if gain == 0:
             return logits
         height, width = map_grid(site, latent_grid(ctx))
-        if site.kind == "cross":
-            named = named_regions(ctx, logits.shape[-1])
-            masks, area = _placed(named.regions, height, width)
-            keys, counted = named.tokens, named.words
-        else:
-            masks, area = _placed(tuple(layout.regions for layout in ctx.layouts), height, width)
-            keys, counted = masks, torch.ones_like(area)
-        masks, area, keys, counted = (x.to(logits.device) for x in (masks, area, keys, counted))
+        masks, area, keys, counted = ctx.once(
+            ("dense-diffusion", site.kind, height, width),
+            lambda: _pairing(ctx, site.kind, height, width, logits.shape[-1]),
+        )
         noise = ctx.t.float() / ctx.backbone.timesteps
         strength = (gain * noise**self.power).to(logits.device).expand(len(logits))
         return regularised(logits, matched_pairs(masks, keys, counted), 1 - self.size * area, strength)
@@ -140,47 +138,49 @@ class Named(NamedTuple):
     regions: tuple[tuple[Region, ...], ...]
     tokens: Float[Tensor, "batch regions keys"]  # 1: a token of the region's phrase
     words: Float[Tensor, "batch keys"]  # 1: a token of the prompt, not start, end or padding
-    problems: tuple[tuple[int, str], ...]  # row, and what is wrong with the phrase of a region
 
 
 def named_regions(ctx: Context, keys: int) -> Named:
     """The regions of each picture whose phrases stand in its prompt, on maps of ``keys`` tokens; what is wrong with
     the others is noted, once a run."""
-    named = _named(ctx.backbone, ctx.layouts, keys)
-    for row, sentence in named.problems:
-        if (row, sentence) not in ctx.notes:
-            ctx.note(row, sentence)
-    return named
+    return ctx.once(("named regions", keys), lambda: _named_regions(ctx, keys))
 
 
-# Both are asked for by every layer at every step of a run, each time with the same arguments.
-
-
-@lru_cache(maxsize=8)
-def _named(backbone: Backbone, layouts: tuple[Layout, ...], keys: int) -> Named:
-    found = [locate(backbone, layout) for layout in layouts]
+def _named_regions(ctx: Context, keys: int) -> Named:
+    found = [locate(ctx.backbone, layout) for layout in ctx.layouts]
     kept = [[place for place in places if place.tokens] for places in found]
-    tokens = torch.zeros(len(layouts), max(map(len, kept)), keys)
-    words = torch.zeros(len(layouts), keys)
-    for row, (layout, places) in enumerate(zip(layouts, kept, strict=True)):
-        words[row, list(own_tokens(backbone, layout.prompt))] = 1
+    tokens = torch.zeros(len(found), max(map(len, kept)), keys)
+    words = torch.zeros(len(found), keys)
+    for row, places in enumerate(kept):
+        words[row, list(prompt_tokens(ctx, row))] = 1
         for index, place in enumerate(places):
             tokens[row, index, list(place.tokens)] = 1
+    left = {True: "its words before the cut are pulled", False: "its region acts on self-attention only"}
+    for row, places in enumerate(found):
+        for place in places:
+            if place.problem:
+                ctx.note(row, f"{place.problem}; {left[bool(place.tokens)]}")
     regions = tuple(
         tuple(region for region, place in zip(layout.regions, places, strict=True) if place.tokens)
-        for layout, places in zip(layouts, found, strict=True)
+        for layout, places in zip(ctx.layouts, found, strict=True)
     )
-    left = {True: "its words before the cut are pulled", False: "its region acts on self-attention only"}
-    problems = (
-        (row, f"{place.problem}; {left[bool(place.tokens)]}")
-        for row, places in enumerate(found) for place in places if place.problem
-    )  # fmt: skip
-    return Named(regions, tokens, words, tuple(problems))
+    return Named(regions, tokens, words)
 
 
-@lru_cache(maxsize=8)
-def _placed(
-    regions: tuple[tuple[Region, ...], ...], height: int, width: int
+def _pairing(ctx: Context, kind: Kind, height: int, width: int, keys: int) -> tuple[Tensor, ...]:
+    """What ``matched_pairs`` takes for a map, and the area covered at each place, on the backbone's device."""
+    if kind == "cross":
+        named = named_regions(ctx, keys)
+        masks, area = _covering(named.regions, height, width)
+        paired = masks, area, named.tokens, named.words
+    else:
+        masks, area = _covering([layout.regions for layout in ctx.layouts], height, width)
+        paired = masks, area, masks, torch.ones_like(area)
+    return tuple(part.to(ctx.backbone.device) for part in paired)
+
+
+def _covering(
+    regions: Sequence[tuple[Region, ...]], height: int, width: int
 ) -> tuple[Float[Tensor, "batch regions places"], Float[Tensor, "batch places"]]:
     """Each picture's masks on a map, padded with empty ones, and the area covered at each place."""
     masks = torch.zeros(len(regions), max(map(len, regions)), height * width)

@@ -4,16 +4,16 @@ Net, losses and gradients are those of ``models.alignment`` and ``models.alignme
 Written from the paper's description (its code cannot be had).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
 
 from jaxtyping import Float
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from trueline.layout import Layout
-from trueline.models.alignment import AlignmentNet, load_net, misfit
+from trueline.models.alignment import AlignmentNet, load_net, misfit, net_config
 from trueline.models.alignment_loss import (
     AlignmentTargets,
     Rule,
@@ -27,12 +27,8 @@ from trueline.models.backbone import Backbone
 from trueline.models.checkpoint import CheckpointError
 from trueline.models.schedulers import Stepper
 from trueline.models.shipped import shipped_folder
-from trueline.sampling.guidance import Look, move
+from trueline.sampling.guidance import LossAndGradient, move
 from trueline.sampling.method import Context, Method
-
-# What is kept between hooks, each as long as the object that it belongs to: nothing outlives a backbone or a run.
-_NETS: WeakKeyDictionary[Backbone, dict[Path, tuple[Any, AlignmentNet]]] = WeakKeyDictionary()
-_RUNS: WeakKeyDictionary[Stepper, dict[Path, tuple[AlignmentNet, AlignmentTargets]]] = WeakKeyDictionary()
 
 
 class HCMA(Method):
@@ -102,8 +98,9 @@ class HCMA(Method):
             return f"{'beta' if self.rule == 'norm' else 'eta'} is 0"
         if not (self.global_weight or self.local_weight):
             return "global_weight and local_weight are 0"
-        net = self._net(backbone)
-        if problem := misfit(net, backbone, backbone.latent_size(layout.width, layout.height)):
+        with self._named_errors():
+            config = net_config(self.folder)
+        if problem := misfit(config, backbone, backbone.latent_size(layout.width, layout.height)):
             raise ValueError(
                 f"hcma.weights: the net in {self.folder} {problem}; give the folder of one trained for this model "
                 "and size of picture (trueline train hcma)"
@@ -113,18 +110,18 @@ class HCMA(Method):
     def guide(self, z: Float[Tensor, "batch c h w"], ctx: Context) -> Float[Tensor, "batch c h w"]:
         if not (self.size and (self.global_weight or self.local_weight)):
             return z
-        net, wanted = self._run(ctx)
-        if ctx.index not in self._due(net, ctx):
+        net, wanted, due = ctx.once(self, lambda: self._prepared(ctx))
+        if ctx.index not in due:
             return z
         loss, gradient = alignment_gradient(
             net, ctx.stepper.net_input(z), ctx.t.expand(len(z)).to(z.device), wanted,
             (self.global_weight, self.local_weight), self.weighting,
         )  # fmt: skip
         step = step_of(gradient, self.rule, displacement(ctx.stepper))
-        return move(z, Look(loss, step), self.size, "raw", ctx, None, "hcma")
+        return move(z, LossAndGradient(loss, step), self.size, "raw", ctx, None, "hcma")
 
     def steps(self, count: int) -> range:
-        """The indices of the steps at which a run of so many is aligned, but for what its net was not trained for."""
+        """The indices of the steps at which a run of so many is aligned, where its net was trained for them."""
         first, past = (
             sum(i / count < fraction for i in range(count)) for fraction in (self.start, self.stop)
         )
@@ -138,11 +135,11 @@ class HCMA(Method):
         return Path(self.weights)
 
     def _due(self, net: AlignmentNet, ctx: Context) -> list[int]:
-        """The indices of the steps that are aligned. Once a run, what a picture's record should know of it."""
+        """The indices of the steps that are aligned; and notes about those that are not."""
         (first, past), times = net.config.timesteps, ctx.stepper.timesteps.tolist()
         wanted = self.steps(ctx.steps)
         able = [index for index in wanted if first <= times[index] < past]
-        for row, layout in enumerate(ctx.layouts if ctx.index == 0 else ()):
+        for row, layout in enumerate(ctx.layouts):
             if not wanted:
                 ctx.note(
                     row, f"hcma: no step of {ctx.steps} is between start and stop, so nothing is aligned"
@@ -157,30 +154,24 @@ class HCMA(Method):
                 ctx.note(row, "hcma: the layout has no regions, so it is aligned with its caption only")
         return able
 
-    def _net(self, backbone: Backbone) -> AlignmentNet:
-        """Read once for each backbone, and again when its files or the backbone's device change."""
-        folder, device = self.folder, backbone.device
-        if self.weights == "world" and not folder.is_dir():
+    def _prepared(self, ctx: Context) -> tuple[AlignmentNet, AlignmentTargets, list[int]]:
+        """The net, what it aligns the pictures with, and the steps at which it does."""
+        with self._named_errors():
+            net = load_net(self.folder).to(ctx.backbone.device)
+        return net, targets(net, ctx.backbone, ctx.layouts), self._due(net, ctx)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Errors of reading the net name the setting."""
+        if self.weights == "world" and not self.folder.is_dir():
             raise CheckpointError(
                 "hcma.weights: the embedded world has no alignment net here; run `trueline train hcma` and give the "
                 "folder that it writes"
             )
-        known = _NETS.setdefault(backbone, {})
-        state = (device, *sorted((path.name, path.stat().st_mtime_ns) for path in folder.glob("*")))
-        if folder not in known or known[folder][0] != state:
-            try:
-                known[folder] = state, load_net(folder).to(device)
-            except CheckpointError as error:
-                raise CheckpointError(f"hcma.weights: {error}") from error
-        return known[folder][1]
-
-    def _run(self, ctx: Context) -> tuple[AlignmentNet, AlignmentTargets]:
-        """The net of this run, and its targets: text features do not change from step to step."""
-        known = _RUNS.setdefault(ctx.stepper, {})
-        if self.folder not in known:
-            net = self._net(ctx.backbone)
-            known[self.folder] = net, targets(net, ctx.backbone, ctx.layouts)
-        return known[self.folder]
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(f"hcma.weights: {error}") from error
 
 
 def displacement(stepper: Stepper) -> float:

@@ -54,7 +54,7 @@ class LayoutGuidance(Method):
         if ctx.progress >= self.until:
             return z
         found, latent = subjects(ctx, joined=True), latent_grid(ctx)
-        up = [s for s in ctx.backbone.sites() if s.kind == "cross" and s.place == "up"]
+        up = [s for s in ctx.sites if s.kind == "cross" and s.place == "up"]
         scale = nearest_scale(up, latent, self.cells) if up else 0
 
         def where(site: Site) -> bool:
@@ -66,8 +66,8 @@ class LayoutGuidance(Method):
             return layout_losses(maps, found, latent)
 
         return descend(
-            z, ctx, where, loss, self.strength * self.scale, rule="variance", enough=self.enough,
-            most=self.iterations, name="layout-guidance",
+            z, ctx, where, loss, self.strength * self.scale, rule="variance",
+            target_loss=self.enough, max_steps=self.iterations, name="layout-guidance",
         )  # fmt: skip
 
 

@@ -84,10 +84,8 @@ class MultiDiffusion(Method):
     grounding acts (otherwise the unconditional prediction is the loop's). Without guidance negatives are not used,
     with a note. A region's mask is used where it has one.
 
-    Settings:
-        bootstrap: 0..1, the first fraction of the steps (official: 20 of 50) in which a region's prediction does not
-            see the picture outside its mask, but a noised plain colour instead, so that its object lies inside.
-        strength: 0..1, from the plain prediction (bit for bit) to the fused one.
+    In the first steps (officially 20 of 50), a region's prediction does not see the picture outside its mask, but a
+    noised plain colour instead, so that its object lies inside: the bootstrapping.
 
     Colour and noise of the bootstrapping depend on prompt, phrase, box and step only: not on the batch, nor on the
     seed, which a hook does not see.
@@ -96,8 +94,10 @@ class MultiDiffusion(Method):
         ValueError: no layout has regions.
     """
 
-    bootstrap: float = Field(0.4, ge=0, le=1)
-    strength: float = Field(1.0, ge=0, le=1)
+    bootstrap: float = Field(
+        0.4, ge=0, le=1, description="fraction of the steps, the first ones, bootstrapped"
+    )
+    strength: float = Field(1.0, ge=0, le=1, description="from the plain prediction to the fused one")
 
     needs_regions: ClassVar[bool] = True
     reads: ClassVar[frozenset[Part]] = frozenset({"mask", "negative"})
@@ -113,13 +113,10 @@ class MultiDiffusion(Method):
         if ctx.index == 0 and ctx.guidance_scale <= 1:
             self._say_unguided(ctx)
         most = max(len(layout.regions) for layout in ctx.layouts)
-        masks = torch.zeros(len(z), most, *z.shape[-2:], device=z.device)
+        masks = ctx.once(("region masks", z.shape[-2:]), lambda: _masks(ctx, most, z))
         regions = torch.zeros(len(z), most, *z.shape[1:], device=z.device)
-        for row, layout in enumerate(ctx.layouts):
-            masks[row, : len(layout.regions)] = region_masks(layout.regions, *z.shape[-2:]).to(z.device)
-        for turn in range(
-            most
-        ):  # the n-th regions of all pictures are one pass: no more rows than plain sampling
+        # The n-th regions of all pictures are one pass: no more rows than plain sampling.
+        for turn in range(most):
             rows = [row for row, layout in enumerate(ctx.layouts) if len(layout.regions) > turn]
             regions[rows, turn] = self._predict(rows, turn, masks[rows, turn], uncond, z, ctx)
         return torch.lerp(prediction, fuse(prediction, regions, masks), self.strength)
@@ -147,15 +144,12 @@ class MultiDiffusion(Method):
         bootstrap = ctx.progress < self.bootstrap
         if bootstrap:
             latents = self._bootstrapped(latents, [ctx.layouts[row] for row in rows], regions, masks, ctx)
-        # Once per step: no hook may leave something for later steps. The text encoder is small beside the U-Net.
-        text = ctx.backbone.encode([region.phrase for region in regions])
+        phrases = [region.phrase for region in regions]
+        text = ctx.once(("encoded", *phrases), lambda: ctx.backbone.encode(phrases))
         if uncond is None or ctx.negative is None:
             return ctx.backbone.predict(latents, ctx.t, text)
-        negative = ctx.negative[rows]
         own = [i for i, region in enumerate(regions) if region.negative]
-        if own:
-            encoded = ctx.backbone.encode([regions[i].negative or "" for i in own])
-            negative.states[own] = encoded.states.to(negative.states)
+        negative = ctx.once(("negatives", turn), lambda: _negatives(ctx, rows, regions))
         # The loop's unconditional prediction serves where it saw this very latent, text and (no) grounding.
         anew = torch.full((len(rows),), bootstrap)
         anew[own] = True
@@ -180,9 +174,35 @@ class MultiDiffusion(Method):
         noise = torch.stack(
             [draw(own, latents.shape[1:]) for own in noise_generators([(key, ctx.index + 1) for key in keys])]
         ).to(latents)
-        colours = torch.stack([torch.rand(3, generator=own) * 2 - 1 for own in noise_generators(keys)])
-        alpha, sigma = ctx.stepper.alpha_sigma()
-        return bootstrapped(latents, masks, colour_latents(ctx.backbone, colours), noise, alpha, sigma)
+        colours = ctx.once(("colours", *keys), lambda: _colours(ctx.backbone, keys))
+        return bootstrapped(latents, masks, colours, noise, *ctx.stepper.alpha_sigma())
+
+
+def _masks(ctx: Context, most: int, z: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch regions h w"]:
+    """Each picture's regions, padded with empty ones."""
+    masks = torch.zeros(len(z), most, *z.shape[-2:])
+    for row, layout in enumerate(ctx.layouts):
+        masks[row, : len(layout.regions)] = region_masks(layout.regions, *z.shape[-2:])
+    return masks.to(z.device)
+
+
+def _negatives(ctx: Context, rows: list[int], regions: Sequence[Region]) -> Encoded | None:
+    """What each region is predicted against: its own negative, else that of its picture; None without guidance."""
+    if ctx.negative is None:
+        return None
+    negative = ctx.negative[rows]
+    own = [i for i, region in enumerate(regions) if region.negative]
+    if not own:
+        return negative
+    states = negative.states.clone()
+    states[own] = ctx.backbone.encode([regions[i].negative or "" for i in own]).states.to(states)
+    return negative.with_states(states)
+
+
+def _colours(backbone: Backbone, keys: Sequence[int]) -> Float[Tensor, "rows c"]:
+    """A random colour for each key, as a latent."""
+    colours = torch.stack([torch.rand(3, generator=own) * 2 - 1 for own in noise_generators(keys)])
+    return colour_latents(backbone, colours)
 
 
 def background_seed(layout: Layout, region: Region) -> int:

@@ -4,10 +4,9 @@ Fang et al. 2023, "RealignDiff" (arXiv 2305.19599), equations 8 and 9, without t
 paper's second stage draws a picture again with it: ``trueline.realign`` finds masks, phrases and scores.
 """
 
-import json
 import math
-from functools import lru_cache
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,7 +16,7 @@ from torch.nn.functional import pad
 
 from trueline.layout import MAX_REGIONS, Layout, Region
 from trueline.methods.dense_diffusion import named_regions
-from trueline.models.attention import Site
+from trueline.models.attention import Kind, Site
 from trueline.models.backbone import Backbone
 from trueline.sampling.guidance import latent_grid, map_grid
 from trueline.sampling.masks import region_shares
@@ -103,6 +102,16 @@ def _union_area(masks: Float[Tensor, "regions places"]) -> Float[Tensor, " place
     return together.mean(dim=-1)[kind]
 
 
+class _Placed(NamedTuple):
+    """Regions on a map, then those of surplus, without a score; both are padded with empty ones. Those that score 0
+    have no place."""
+
+    masks: Float[Tensor, "batch regions places"]  # share of each cell, 0..1
+    area: Float[Tensor, "batch places"]
+    scores: Float[Tensor, "batch regions"]
+    muted: Float[Tensor, "batch regions"]  # 1: scored 0
+
+
 class Reweighting(Method):
     """RealignDiff's re-weighting attention modulation.
 
@@ -158,28 +167,25 @@ class Reweighting(Method):
     def taps(self, site: Site) -> bool:
         return site.kind in ("self", "cross")
 
+    def acts(self, ctx: Context) -> bool:
+        idle = ctx.once(
+            (self, "idle"), lambda: all(self.idle(layout, ctx.backbone) for layout in ctx.layouts)
+        )
+        return ctx.progress < self.duration and bool(self.creg or self.sreg) and not idle
+
     def edit(
         self, site: Site, logits: Float[Tensor, "batch heads queries keys"], ctx: Context
     ) -> Float[Tensor, "batch heads queries keys"]:
         gain = self.strength * (self.creg if site.kind == "cross" else self.sreg)
-        if gain == 0 or ctx.progress >= self.duration:
+        if gain == 0:
             return logits
         height, width = map_grid(site, latent_grid(ctx))
-        tokens = None
-        regions = tuple(layout.regions for layout in ctx.layouts)
-        if site.kind == "cross":
-            named = named_regions(ctx, logits.shape[-1])
-            regions, tokens = named.regions, named.tokens
-        if not any(regions):
-            return logits
-        scores = tuple(
-            tuple(self._score(layout, region) for region in own)
-            for layout, own in zip(ctx.layouts, regions, strict=True)
+        placed, tokens = ctx.once(
+            (self, site.kind, height, width),
+            lambda: self._placed(ctx, site.kind, height, width, logits.shape[-1]),
         )
-        surplus = tuple(surplus_of(layout) if self.surplus else () for layout in ctx.layouts)
-        placed = _Placed(*(x.to(logits.device) for x in _placed(regions, scores, surplus, height, width)))
-        if tokens is not None:
-            tokens = pad(tokens.to(logits.device), (0, 0, 0, len(placed.scores[0]) - len(tokens[0])))
+        if not len(placed.scores[0]):
+            return logits
         keys = (placed.masks if tokens is None else tokens) * (placed.scores > 0)[:, :, None]
         inside, outside = overlap(placed.masks, keys)
         of_keys = (placed.scores[:, :, None] * (keys > 0)).amax(dim=1)
@@ -191,6 +197,24 @@ class Reweighting(Method):
             strength = strength + ((self.suppress * noise).clamp(max=1)[:, None] * muted)[:, None]
             outside = torch.maximum(outside, muted[:, None].expand_as(outside))
         return reweighted(logits, inside, outside, strength)
+
+    def _placed(
+        self, ctx: Context, kind: Kind, height: int, width: int, keys: int
+    ) -> tuple[_Placed, Float[Tensor, "batch regions keys"] | None]:
+        """The regions on a map, on the backbone's device; for cross-attention also the tokens of their phrases."""
+        regions, tokens = tuple(layout.regions for layout in ctx.layouts), None
+        if kind == "cross":
+            named = named_regions(ctx, keys)
+            regions, tokens = named.regions, named.tokens
+        scores = [
+            [self._score(layout, region) for region in own]
+            for layout, own in zip(ctx.layouts, regions, strict=True)
+        ]
+        surplus = [surplus_of(layout) if self.surplus and any(regions) else () for layout in ctx.layouts]
+        placed = _placed(regions, scores, surplus, height, width)
+        if tokens is not None:
+            tokens = pad(tokens, (0, 0, 0, placed.scores.shape[1] - tokens.shape[1])).to(ctx.backbone.device)
+        return _Placed(*(part.to(ctx.backbone.device) for part in placed)), tokens
 
     def _score(self, layout: Layout, region: Region) -> float:
         return layout.meta.get(LIKELIHOODS, {}).get(region.phrase, self.likelihood)
@@ -227,36 +251,21 @@ def surplus_of(layout: Layout) -> tuple[Region, ...]:
     given = layout.meta.get(SURPLUS, [])
     if not isinstance(given, list) or len(given) > MAX_REGIONS:
         raise ValueError(f"meta.{SURPLUS}: must be a list of at most {MAX_REGIONS} regions")
-    return _regions(json.dumps(given)) if given else ()
+    return _regions(given)
 
 
-@lru_cache(maxsize=256)
-def _regions(text: str) -> tuple[Region, ...]:
+def _regions(given: list[Any]) -> tuple[Region, ...]:
     try:
-        return tuple(Region.model_validate(each) for each in json.loads(text))
+        return tuple(Region.model_validate(each) for each in given)
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ValueError(f"meta.{SURPLUS}: {problem}; give regions as a layout has them") from error
 
 
-class _Placed(NamedTuple):
-    """Regions on a map, then those of surplus, without a score; both are padded with empty ones. Those that score 0
-    have no place."""
-
-    masks: Float[Tensor, "batch regions places"]  # share of each cell, 0..1
-    area: Float[Tensor, "batch places"]
-    scores: Float[Tensor, "batch regions"]
-    muted: Float[Tensor, "batch regions"]  # 1: scored 0
-
-
-# Asked for by every layer at every step of a run, each time with the same arguments.
-
-
-@lru_cache(maxsize=16)
 def _placed(
-    regions: tuple[tuple[Region, ...], ...],
-    scores: tuple[tuple[float, ...], ...],
-    surplus: tuple[tuple[Region, ...], ...],
+    regions: Sequence[tuple[Region, ...]],
+    scores: Sequence[Sequence[float]],
+    surplus: Sequence[tuple[Region, ...]],
     height: int,
     width: int,
 ) -> _Placed:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -224,8 +224,7 @@ class AlignmentNet(ModelMixin, ConfigMixin):
     @property
     def latent(self) -> tuple[int, int]:
         """(height, width) of the latents."""
-        size = self.config.sample_size
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+        return _latent(self.config.sample_size)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -281,6 +280,10 @@ class AlignmentNet(ModelMixin, ConfigMixin):
         return features[[places[text] for text in texts]]
 
 
+def _latent(sample_size: int | Sequence[int]) -> tuple[int, int]:
+    return (sample_size, sample_size) if isinstance(sample_size, int) else (sample_size[0], sample_size[1])
+
+
 def _sinusoids(t: Times, width: int) -> Float[Tensor, "batch width"]:
     """Of diffusion's usual frequencies, 1 down to 1/10000; in float32, or in float64 if t is."""
     times = t if t.dtype == torch.float64 else t.float()
@@ -299,8 +302,32 @@ def load_net(folder: str | Path) -> AlignmentNet:
         CheckpointError: one sentence: not there, of another class, pickled, corrupt, incomplete, or weights and
             config that are not of one net.
     """
-    folder = Path(folder)
-    config = folder / "config.json"
+    net_config(folder)
+    try:
+        net, report = AlignmentNet.from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )  # fmt: skip
+    except _UNREADABLE as error:
+        raise _unreadable(folder, error) from error
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"the weights in {folder} lack {missing[0]} (and {len(missing) - 1} more) of its config"
+        )
+    if left := sorted(report["unexpected_keys"]):
+        raise CheckpointError(
+            f"the weights in {folder} hold {left[0]} (and {len(left) - 1} more), which its config has no place for; "
+            "put back the config that they were saved with"
+        )
+    return net.eval().requires_grad_(False)
+
+
+def net_config(folder: str | Path) -> dict[str, Any]:
+    """The settings of the net in a folder, without its weights.
+
+    Raises:
+        CheckpointError: not there, of another class, or with settings that ``AlignmentNet`` does not know.
+    """
+    config = Path(folder) / "config.json"
     if not config.is_file():
         raise CheckpointError(
             f"{folder} is no alignment net: it has no config.json; give the folder that `trueline train hcma` wrote"
@@ -314,33 +341,22 @@ def load_net(folder: str | Path) -> AlignmentNet:
         # diffusers would leave it out with a warning at most: the net would be another than the one meant.
         if strange := [key for key in content if not key.startswith("_") and key not in known]:
             raise TypeError(f"its config has {strange[0]!r}, which {AlignmentNet.__name__} does not know")
-        net, report = AlignmentNet.from_pretrained(
-            folder,
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
     except _UNREADABLE as error:
-        raise CheckpointError(f"the alignment net in {folder} cannot be read: {first_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"the weights in {folder} lack {missing[0]} (and {len(missing) - 1} more) of its config"
-        )
-    if left := sorted(report["unexpected_keys"]):
-        raise CheckpointError(
-            f"the weights in {folder} hold {left[0]} (and {len(left) - 1} more), which its config has no place for; "
-            "put back the config that they were saved with"
-        )
-    return net.eval().requires_grad_(False)
+        raise _unreadable(folder, error) from error
+    usual = {name: parameter.default for name, parameter in known.items() if name != "self"}
+    return usual | content
 
 
-def misfit(net: AlignmentNet, backbone: Backbone, latent: tuple[int, int, int]) -> str | None:
-    """Why the net cannot align this checkpoint's latents of that size (channels, height, width); None: it can."""
-    own = (net.config.in_channels, *net.latent)
+def _unreadable(folder: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"the alignment net in {folder} cannot be read: {first_line(error)}")
+
+
+def misfit(config: Mapping[str, Any], backbone: Backbone, latent: tuple[int, int, int]) -> str | None:
+    """Why a net of that config cannot align this checkpoint's latents, (channels, height, width); None: it can."""
+    own = (config["in_channels"], *_latent(config["sample_size"]))
     if own != latent:
         return f"is for latents of {' x '.join(map(str, own))}, not {' x '.join(map(str, latent))}"
     width = backbone.phrase_width
-    if net.config.text_width != width:
-        return f"is for text features of width {net.config.text_width}, not {width}"
+    if config["text_width"] != width:
+        return f"is for text features of width {config['text_width']}, not {width}"
     return None

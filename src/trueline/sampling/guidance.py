@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trueline.layout import Layout, Region
 from trueline.models.attention import Kind, Maps, Site
+from trueline.models.encoded import content
 from trueline.models.text import Located, locate
 from trueline.sampling.masks import region_masks
 from trueline.sampling.method import Context
@@ -29,8 +30,8 @@ Rule = Literal["raw", "variance", "deviation", "norm"]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one pass shows: the loss of each picture, and its gradient with respect to unit-variance latents."""
+class LossAndGradient:
+    """The loss of each picture, and its gradient with respect to latents of unit variance."""
 
     loss: Losses
     gradient: Float[Tensor, "batch c h w"]
@@ -40,7 +41,9 @@ class Look:
         return self.loss.isfinite() & self.gradient.flatten(1).isfinite().all(1)
 
 
-def look(z: Float[Tensor, "batch c h w"], ctx: Context, where: Callable[[Site], bool], loss: Loss) -> Look:
+def evaluate(
+    z: Float[Tensor, "batch c h w"], ctx: Context, where: Callable[[Site], bool], loss: Loss
+) -> LossAndGradient:
     """Loss and gradient at ``z``. A row whose loss does not depend on the latents has gradient 0.
 
     After ``Backbone.enable_gradient_checkpointing``, or the net's own, in less memory and more time.
@@ -53,11 +56,11 @@ def look(z: Float[Tensor, "batch c h w"], ctx: Context, where: Callable[[Site], 
         else:
             gradient = torch.zeros_like(z)
     # Losses are defined for latents of unit variance; Euler and LMS scale theirs: dL/du = dL/dz dz/du.
-    return Look(values.detach(), gradient / _unit(ctx, z))
+    return LossAndGradient(values.detach(), gradient / _unit(ctx, z))
 
 
 def step_size(rule: Rule, ctx: Context) -> float:
-    """The factor of the gradient, but for the method's own strength.
+    """The factor of the gradient, besides the method's own strength.
 
     ``raw``: 1 (Attend-and-Excite). ``variance``: 1 - abar; Layout-Guidance's sigma^2, which is written for latents
     that LMS scales, in latents of unit variance. ``deviation``: sqrt(1 - abar) (LMD+). ``norm``: 1, the gradient
@@ -69,7 +72,7 @@ def step_size(rule: Rule, ctx: Context) -> float:
 
 def move(
     z: Float[Tensor, "batch c h w"],
-    seen: Look,
+    result: LossAndGradient,
     strength: float,
     rule: Rule,
     ctx: Context,
@@ -78,19 +81,19 @@ def move(
 ) -> Float[Tensor, "batch c h w"]:
     """``z`` less strength x step size x gradient, in the ``active`` rows whose loss and gradient are finite.
 
-    A row of which one is not is left as it is, and the picture's record counts that. With the rule ``norm`` a step is
+    Another row is left as it is, and the picture's record counts that. With the rule ``norm`` a step is
     strength x ||z|| long, whatever the loss's scale (per picture, norms over all of its latents; the form of
     sketch-guided diffusion, with the latents' norm for that of the last step).
     """
-    active = torch.ones_like(seen.loss, dtype=torch.bool) if active is None else active
-    for row in torch.nonzero(active & ~seen.finite).flatten().tolist():
+    active = torch.ones_like(result.loss, dtype=torch.bool) if active is None else active
+    for row in torch.nonzero(active & ~result.finite).flatten().tolist():
         ctx.note(row, f"{name}: a step was left out, for its loss or its gradient was not finite")
-    gradient, unit = seen.gradient, _unit(ctx, z)
+    gradient, unit = result.gradient, _unit(ctx, z)
     if rule == "norm":
         length = gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
         gradient = gradient / length * (z * unit).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     step = strength * step_size(rule, ctx) * gradient / unit
-    rows = (active & seen.finite).view(-1, 1, 1, 1)
+    rows = (active & result.finite).view(-1, 1, 1, 1)
     return torch.where(rows, z - step.to(z.dtype), z)
 
 
@@ -102,18 +105,18 @@ def descend(
     strength: float,
     *,
     rule: Rule = "raw",
-    enough: float = 0.0,
-    most: int = 1,
+    target_loss: float = 0.0,
+    max_steps: int = 1,
     name: str = "guidance",
 ) -> Float[Tensor, "batch c h w"]:
-    """At most ``most`` steps for each picture, until its loss is at or below ``enough``."""
+    """At most ``max_steps`` steps for each picture, until its loss is at or below ``target_loss``."""
     active = torch.ones(len(z), dtype=torch.bool, device=z.device)
-    for _ in range(most):
-        seen = look(z, ctx, where, loss)
-        active = active & ~(seen.loss <= enough)  # one that is not finite stays active, and is counted
+    for _ in range(max_steps):
+        result = evaluate(z, ctx, where, loss)
+        active = active & ~(result.loss <= target_loss)  # one that is not finite stays active, and is counted
         if not active.any():
             break
-        z = move(z, seen, strength, rule, ctx, active, name)
+        z = move(z, result, strength, rule, ctx, active, name)
     return z
 
 
@@ -133,7 +136,7 @@ def nearest_scale(found: list[Site], latent: tuple[int, int], cells: int) -> int
 
 def near_sites(ctx: Context, kind: Kind, cells: int) -> Callable[[Site], bool]:
     """The layers of that kind whose maps are nearest to ``cells`` cells on their shorter side."""
-    found = [site for site in ctx.backbone.sites() if site.kind == kind]
+    found = [site for site in ctx.sites if site.kind == kind]
     scale = nearest_scale(found, latent_grid(ctx), cells)
     return lambda site: site.kind == kind and site.scale == scale
 
@@ -165,7 +168,7 @@ def sharpened(
 ) -> Float[Tensor, "height width keys"]:
     """Softmax of ``factor`` times the attention over the tokens from the prompt's first on; 0 for those before.
 
-    ``own``: the prompt's own tokens (``text.own_tokens``). ``to_end``: over those after them too, without the very
+    ``own``: the prompt's own tokens (``prompt_tokens``). ``to_end``: over those after them too, without the very
     last, as Attend-and-Excite does for Stable Diffusion 1; False is its ``normalize_eot``. Tokens left out are 0.
     """
     end = attention.shape[-1] - 1 if to_end else own.stop
@@ -202,14 +205,17 @@ def subjects(ctx: Context, *, joined: bool = False) -> list[list[Subject]]:
 
     ``joined``: regions of one phrase are one subject (Layout-Guidance).
     """
-    return [_subjects(ctx, row, layout, joined) for row, layout in enumerate(ctx.layouts)]
+    return ctx.once(
+        ("subjects", joined),
+        lambda: [_subjects(ctx, row, layout, joined) for row, layout in enumerate(ctx.layouts)],
+    )
 
 
 def _subjects(ctx: Context, row: int, layout: Layout, joined: bool) -> list[Subject]:
     groups: dict[object, Subject] = {}
     places = locate(ctx.backbone, layout)
     for place, (region, found) in enumerate(zip(layout.regions, places, strict=True)):
-        say_missing(ctx, row, found)
+        note_missing(ctx, row, found)
         if not found.tokens:
             continue
         key = region.phrase.lower() if joined else place
@@ -218,10 +224,15 @@ def _subjects(ctx: Context, row: int, layout: Layout, joined: bool) -> list[Subj
     return list(groups.values())
 
 
-def say_missing(ctx: Context, row: int, found: Located) -> None:
-    """Once a run: a phrase that the prompt does not hold, or not all of it."""
-    if found.problem and ctx.index == 0:
+def note_missing(ctx: Context, row: int, found: Located) -> None:
+    """Say which phrase the prompt does not hold, or not all of it."""
+    if found.problem:
         ctx.note(row, f"{found.problem}; it is {'partly' if found.tokens else 'not'} guided")
+
+
+def prompt_tokens(ctx: Context, row: int) -> range:
+    """The picture's own tokens of its prompt, without special ones."""
+    return content(ctx.text.spans[row][0])
 
 
 def union_mask(subject: Subject, grid: tuple[int, int]) -> Float[Tensor, "height width"]:

@@ -8,7 +8,8 @@ A method is frozen settings plus the hooks it needs; several methods are a list,
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -73,16 +74,16 @@ def sample(
     stages = sampling.grounding_schedule or backbone.grounding_schedule
     alphas = alpha_schedule(len(stepper.timesteps), stages)
 
-    notes = _first_notes(backbone, layouts, methods)
+    notes, made = _first_notes(backbone, layouts, methods), dict[Hashable, Any]()
     for index, (t, alpha) in enumerate(zip(stepper.timesteps, alphas, strict=True)):
         guided = start <= index / len(alphas) < stop
         ctx = Context(
             index, len(alphas), t, layouts, backbone, methods, text, values,
-            negative if guided else None, scale, grounding, alpha * has_regions, stepper, notes,
+            negative if guided else None, scale, grounding, alpha * has_regions, stepper, notes, made,
         )  # fmt: skip
         for method in methods:
             z = method.guide(z.clone(), ctx)
-        cond, uncond, maps = ctx.both(z, record)
+        cond, uncond, maps = ctx.predict_both(z, record)
         prediction = cond if uncond is None else uncond + scale * (cond - uncond)
         for method in methods:
             prediction = method.combine(prediction, cond, uncond, z, ctx)

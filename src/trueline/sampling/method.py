@@ -2,16 +2,16 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from trueline.errors import Frozen
 from trueline.layout import Layout
 from trueline.models.attention import Maps, Site, until_enough
 from trueline.models.backbone import Backbone
@@ -21,20 +21,19 @@ from trueline.models.schedulers import Stepper
 
 Where = Callable[[Site], bool]
 Part = Literal["mask", "negative"]
+T = TypeVar("T")
 
 
-class Method(BaseModel):
+class Method(Frozen):
     """Base of all methods: its fields are the settings, its hooks do nothing. Override what the method needs.
 
     All hooks see one row per picture (the conditional rows) and run without gradients; a hook that wants them
     says ``with torch.enable_grad():``. A setting ``strength`` of 0 switches a method off: the loop leaves it out.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     #: A list of layouts of which none has a region is refused; in a mixed list, those without are drawn plain.
     needs_regions: ClassVar[bool] = False
-    #: What it reads of a region beside phrase and box; of other parts the record says that they are not used.
+    #: What it reads of a region besides phrase and box; of other parts the record says that they are not used.
     reads: ClassVar[frozenset[Part]] = frozenset()
 
     def idle(self, layout: Layout, backbone: Backbone) -> str | None:
@@ -52,19 +51,23 @@ class Method(BaseModel):
         return text
 
     def values(self, text: Encoded, layouts: Sequence[Layout], backbone: Backbone) -> Encoded:
-        """Beside hook 1, once, after all ``text``: what cross-attention's values read; its keys read the text.
+        """Besides hook 1, once, after all ``text``: what cross-attention's values read; its keys read the text.
 
         The same object back means that they read the text too, and nothing is tapped for it.
         """
         return text
 
     def guide(self, z: Float[Tensor, "batch c h w"], ctx: "Context") -> Float[Tensor, "batch c h w"]:
-        """Hook 2, before each prediction: move the latents, by what ``ctx.look`` shows for instance."""
+        """Hook 2, before each prediction: move the latents, by a loss on ``ctx.maps`` for instance."""
         return z
 
     def taps(self, site: Site) -> bool:
-        """Which attention layers ``edit`` wants."""
+        """Which attention layers ``edit`` wants, whatever the step."""
         return False
+
+    def acts(self, ctx: "Context") -> bool:
+        """Whether ``edit`` acts at this step. At others its layers stay closed and keep their fast attention."""
+        return True
 
     def edit(
         self, site: Site, logits: Float[Tensor, "batch heads queries keys"], ctx: "Context"
@@ -105,11 +108,27 @@ class Context:
     grounding_scale: Float[Tensor, " batch"]  # 0 for pictures without regions
     stepper: Stepper
     notes: Counter[tuple[int, str]]  # of the whole run: (row, what happened) -> how often
+    made: dict[Hashable, Any] = field(default_factory=dict)  # of the whole run: see ``once``
 
     @property
     def progress(self) -> float:
         """0 at the first step, towards 1 at the last."""
         return self.index / self.steps
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make()`` gives, made at the first call of a run and kept to its end: encoded phrases, masks, a net.
+
+        ``key`` is any name; one that other methods would also use must mean the same to them. Methods are frozen and
+        may be keys, or parts of them.
+        """
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+    @property
+    def sites(self) -> list[Site]:
+        """All attention layers of the backbone."""
+        return self.once("sites", self.backbone.sites)
 
     def note(self, row: int, sentence: str) -> None:
         """Say something about a picture: a warning the first time, and counted in its record."""
@@ -118,13 +137,13 @@ class Context:
     def maps(self, z: Float[Tensor, "batch c h w"], where: Where) -> Maps:
         """The maps of ``where``'s sites on the conditional rows; the U-Net runs no further than to the last of them.
 
-        With gradients where the caller has enabled them. Methods' edits act as in ``look``.
+        With gradients where the caller has enabled them. The methods' edits act.
         """
         with self._open(where, stop=True) as maps, until_enough():
             self.predict(z, self.text, self.grounding)
         return maps
 
-    def look(
+    def predict_cond(
         self, z: Float[Tensor, "batch c h w"], where: Where | None = None
     ) -> tuple[Float[Tensor, "batch c h w"], Maps]:
         """Predict on the conditional rows, with all methods' edits; and the maps of ``where``'s sites."""
@@ -148,7 +167,7 @@ class Context:
         """The clean latents that a raw prediction at ``z`` means."""
         return self.stepper.x0(prediction, z)
 
-    def both(
+    def predict_both(
         self, z: Float[Tensor, "batch c h w"], where: Where | None = None
     ) -> tuple[Float[Tensor, "batch c h w"], Float[Tensor, "batch c h w"] | None, Maps]:
         """Conditional and unconditional prediction in one pass, and the conditional rows' maps.
@@ -156,7 +175,7 @@ class Context:
         The unconditional rows have null grounding and no edits.
         """
         if self.negative is None:
-            cond, maps = self.look(z, where)
+            cond, maps = self.predict_cond(z, where)
             return cond, None, maps
         text = Encoded.cat([self.negative, self.text])
         grounding = None if self.grounding is None else Grounding.cat([self.grounding.null(), self.grounding])
@@ -167,39 +186,34 @@ class Context:
 
     @contextmanager
     def _open(self, where: Where | None, skip: int = 0, stop: bool = False) -> Iterator[Maps]:
-        """Tap what the methods edit and what the caller wants to see; yields the maps of the latter."""
-
-        def wanted(site: Site) -> bool:
-            return where is not None and where(site)
+        """Tap what the methods edit at this step and what the caller wants to see; yields the maps of the latter."""
+        own = self.values
+        editing = [method for method in self.methods if overrides(method, "taps") and method.acts(self)]
+        wanted = {site for site in self.sites if where is not None and where(site)}
+        tapped = {site for site in self.sites if any(method.taps(site) for method in editing)}
+        valued = {site for site in self.sites if own is not None and site.kind == "cross"}
 
         def edit(site: Site, logits: Tensor) -> Tensor:
-            for method in self.methods:
+            for method in editing:
                 if method.taps(site):
                     logits = method.edit(site, logits, self)
             return logits
 
-        own = self.values
-
         def values(site: Site, context: Tensor) -> Tensor:
             return own.states if own is not None and site.kind == "cross" else context
 
-        edited = any(overrides(method, "taps") for method in self.methods)
-        if where is None and not edited and own is None:
+        if where is None and not tapped and not valued:
             yield {}
             return
         with self.backbone.tapped(
-            lambda s: wanted(s) or self._tapping(s),
+            (wanted | tapped | valued).__contains__,
             [edit],
             values=None if own is None else values,
-            record=wanted,
+            record=wanted.__contains__,
             skip=skip,
             stop=stop,
         ) as maps:
             yield maps
-
-    def _tapping(self, site: Site) -> bool:
-        valued = self.values is not None and site.kind == "cross"
-        return valued or any(method.taps(site) for method in self.methods)
 
 
 @dataclass(frozen=True)

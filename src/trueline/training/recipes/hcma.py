@@ -189,7 +189,7 @@ def _joint(settings: HcmaSettings, backbone: Backbone) -> JointTask:
     if folder is None:
         raise ValueError("objective.alignment: give the folder of the net that stage align made")
     net = load_net(folder).to(backbone.device)
-    if problem := misfit(net, backbone, backbone.latent_size()):
+    if problem := misfit(net.config, backbone, backbone.latent_size()):
         raise ValueError(f"objective.alignment: the net in {folder} {problem}")
     method = _method(settings, Path(folder))
     aligner = Aligner(net, backbone, method, settings.objective.sampling_steps)
