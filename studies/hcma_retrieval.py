@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     net = load_net(options.weights or make("hcma", {}).folder)
     backbone = Pipeline.from_pretrained("world", dtype=torch.float32).backbone
-    if problem := misfit(net, backbone, backbone.latent_size()):
+    if problem := misfit(net.config, backbone, backbone.latent_size()):
         raise ValueError(f"--weights: the net in {options.weights} {problem}")
     torch.manual_seed(0)
     untrained = AlignmentNet.from_config(net.config).eval()

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from trueline.layout import Layout, Region
 from trueline.methods import METHODS, make
-from trueline.models.alignment import alignment_losses, load_net, targets
+from trueline.models.alignment import load_net
+from trueline.models.alignment_loss import alignment_losses, targets
 from trueline.sampling.method import Method
 from trueline.sampling.pipeline import Pipeline
 

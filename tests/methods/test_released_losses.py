@@ -29,8 +29,8 @@ def masks_of(name: str, side: int = 16) -> torch.Tensor:
 
 
 def picked(attention: torch.Tensor, name: str) -> torch.Tensor:
-    words = sharpened(attention)
-    return smoothed(torch.stack([words[..., token - 1] for token in GOLDEN[f"{name}/tokens"].tolist()]))
+    words = sharpened(attention, range(1, END))
+    return smoothed(torch.stack([words[..., token] for token in GOLDEN[f"{name}/tokens"].tolist()]))
 
 
 def check_gradient(name: str, loss: torch.Tensor, maps: torch.Tensor) -> None:
@@ -40,12 +40,12 @@ def check_gradient(name: str, loss: torch.Tensor, maps: torch.Tensor) -> None:
     torch.testing.assert_close(gradient.flatten(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "end"), [("plain", None), ("eot", END)])
-def test_attend_and_excite(kind, end):
+@pytest.mark.parametrize(("kind", "to_end"), [("plain", True), ("eot", False)])
+def test_attend_and_excite(kind, to_end):
     maps = tensor("attend-and-excite/maps", 16, 16, 16).requires_grad_(True)
     tokens = GOLDEN["attend-and-excite/tokens"].tolist()
     found = [Subject(str(token), (token,), (token,), ()) for token in tokens]
-    loss = excite_loss(subject_maps(maps, found, end))
+    loss = excite_loss(subject_maps(maps, found, range(1, END), to_end))
     assert loss.item() == pytest.approx(float(GOLDEN[f"attend-and-excite/{kind}/loss"]), abs=1e-6)
     check_gradient(f"attend-and-excite/{kind}", loss, maps)
 

@@ -847,7 +847,7 @@ SEEING = ("--realign", "--detector", "oracle", "--segmenter", "none")
         (["--realign", "--realign-rounds", "0"], "--realign-rounds: must be from 1 to 10 (got 0)"),
         (["--realign", "--method", "realign"], "--method realign: --realign brings it"),
         (["--realign.sreg", "0"], "--realign.sreg: belongs to --method realign, which is not given"),
-        (["--realign", "--realign.magic", "0"], "--realign.magic: unknown key; Reweighting has strength"),
+        (["--realign", "--realign.magic", "0"], "realign has no such setting"),
         ([*SEEING, "--reasoner", "magic"], "--reasoner: there is no 'magic'; there are rules and llm:MODEL"),
         ([*SEEING, "--reasoner", "llm:x", "--llm.magic", "3"], "--reasoner: "),
         ([*SEEING, "--reasoner", "llm:x", "--llm.api_key", "3"], "--llm.api_key: set OPENAI_API_KEY instead"),

@@ -159,7 +159,7 @@ def test_a_finished_run_can_be_made_longer(train, tmp_path):
         (["--set", "data.n=7"], "--set: data.n is there twice"),
         (["--stage", "all"], "stage: input should be 'align', 'joint' or 'control' (got 'all')"),
         (["--stage", "joint"], "objective.alignment: give the folder of the net that stage align made"),
-        (["--set", "objective.guidance.betta=1"], "objective.guidance.betta: unknown key; HCMA has strength"),
+        (["--set", "objective.guidance.betta=1"], "objective.guidance: betta: hcma has no such setting"),
         (["--set", "objective.alignment=x", "--stage", "joint"], "x is no alignment net"),
         (["--set", "objective.patch=3"], "objective.patch: must divide the latents' height of 8 (got 3)"),
         (["--set", "t_low=5", "--set", "t_high=5"], "t_low: must be below t_high (got 5 and 5)"),
