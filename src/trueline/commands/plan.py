@@ -172,5 +172,5 @@ def _conclude(layouts: "Sequence[Layout]", asked: int, options: argparse.Namespa
     boxes = sum(len(layout.regions) for layout in layouts)
     where = f" in {options.out}" if options.out is not None else ""
     noun = "layout" if asked == 1 else "layouts"
-    some = f"{len(layouts)} of {asked} {noun}" if len(layouts) < asked else f"{asked} {noun}"
-    print(f"trueline: {some}, {boxes} boxes{where}", file=sys.stderr)
+    count = f"{len(layouts)} of {asked} {noun}" if len(layouts) < asked else f"{asked} {noun}"
+    print(f"trueline: {count}, {boxes} boxes{where}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Which words of a prompt name a thing that was seen: noun phrases, singulars, and small tables of kinds.
+"""Which words of a prompt name a detected thing: noun phrases, singulars, and small tables of kinds.
 
-"apple" is named by "a red apple", "person" by "a man", and a "pencil" that was seen may be what became of "a yellow
+"apple" is named by "a red apple", "person" by "a man", and a detected "pencil" may be what became of "a yellow
 pen". Closed word lists, no model; the phrases are those of ``noun_chunks``.
 """
 
@@ -21,6 +21,7 @@ _NOT = re.compile(r"\b(?:no|not|without|never)\s+(?:(?:a|an|any|the)\s+)?$", re.
 _NONE = re.compile(r"(?:no|zero)\s", re.IGNORECASE)
 _HOT_DOG = re.compile(r"\bhot dog", re.IGNORECASE)  # a phrase whose noun is none of its kind
 _LISTS = read_lists("naming")
+_PLACES, _BEFORE = _LISTS["PLACES"], _LISTS["BEFORE"]
 #: Before a noun, how many there are.
 _NUMBER = re.compile(
     r"(?:(?:the|all|some)\s+)?"
@@ -59,7 +60,7 @@ def nouns(prompt: str) -> tuple[Noun, ...]:
         start = prompt.index(phrase, place)
         place = start + len(phrase)
         words = words_of(phrase)
-        if words and words[-1] not in _LISTS["PLACES"]:
+        if words and words[-1] not in _PLACES:
             absent = _NONE.match(phrase) or _NOT.search(prompt[max(0, start - 20) : start])
             found.append(Noun(phrase, words, bool(absent)))
     return tuple(found)
@@ -77,7 +78,7 @@ def bare_noun(phrase: str) -> str:
     """ "apple" of "two red apples", "teddy bear" of "a brown teddy bear": without determiner, number, adjectives; the
     words before the last are kept as they are. All of ``phrase`` where nothing else is left."""
     run = (noun_runs(phrase) or [phrase])[0]
-    left = [word for word in _plain(run).split() if word.lower() not in _LISTS["BEFORE"]]
+    left = [word for word in _plain(run).split() if word.lower() not in _BEFORE]
     return " ".join(words_of(" ".join(left))).replace("hot-dog", "hot dog") or phrase.strip()
 
 
@@ -92,9 +93,7 @@ def how_named(tag: Sequence[str], noun: Noun) -> Way | None:
     "a man"); "sort": the thing is of the kind that the phrase names ("sheep" for "a big animal"); "alike": the two
     are taken for each other; "within": it is a noun inside the phrase ("apple" in "an apple tree").
     """
-    bare = tuple(word for word in words_of(_plain(" ".join(tag))) if word not in _LISTS["BEFORE"]) or tuple(
-        tag
-    )
+    bare = tuple(word for word in words_of(_plain(" ".join(tag))) if word not in _BEFORE) or tuple(tag)
     if noun.words[-len(bare) :] == bare:
         return "named"
     if len(bare) > 1:
@@ -123,7 +122,7 @@ def phrase_for(name: str, prompt: str) -> str | None:
 def described(text: str, prompt: str) -> str | None:
     """The noun phrase of the prompt that ends in the words of ``text`` ("three red cars" for "red car"), where only
     one does."""
-    words = tuple(word for word in words_of(text) if word not in _LISTS["BEFORE"])
+    words = tuple(word for word in words_of(text) if word not in _BEFORE)
     found = {
         noun.phrase
         for noun in nouns(prompt)
@@ -155,8 +154,8 @@ def standing(phrase: str | None, prompt: str) -> str | None:
     where it does not stand there as whole words."""
     words = (phrase or "").strip(" \t\n\"'`.,;:!?").split()
     article = len(words) > 1 and words[0].lower() in ("a", "an", "the", "one", "some")
-    for some in (words, words[1:]) if article else (words,):
-        text = r"\s+".join(map(re.escape, some))
-        if some and (found := re.search(rf"(?<!\w){text}(?!\w)", prompt, re.IGNORECASE)):
+    for form in (words, words[1:]) if article else (words,):
+        text = r"\s+".join(map(re.escape, form))
+        if form and (found := re.search(rf"(?<!\w){text}(?!\w)", prompt, re.IGNORECASE)):
             return found[0]
     return None

@@ -101,12 +101,12 @@ def _before_nouns(tokens: Sequence[Token], at: int) -> tuple[str, int | None, in
     while at < end and tokens[at].kind in "DCR":
         token = tokens[at]
         if token.kind == "C":
-            number, some = _number(token.word, tokens, at)
+            number, hint = _number(token.word, tokens, at)
             if token.word in ("dozen", "hundred") and count and number:
                 count *= number
             elif number is not None:
                 count = number
-            vague = some if some is not None else vague
+            vague = hint if hint is not None else vague
         elif token.kind == "D":
             determiner = token.word
         at += 1

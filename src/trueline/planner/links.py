@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from trueline.boxes import Corners
 
 RESTS = ("on", "lie", "ride")
+DIRECTED = ("left", "right", "above", "below", "beside", *RESTS)  #: what the centres of boxes show
 NEAR = 0.29  # largest distance of centres on one axis, for "beside" (T2I-CompBench: 150 of 480 pixels)
 RESTING = 0.02  # of the picture, between a thing and what it rests on
 
@@ -40,13 +41,14 @@ def holds(kind: str, first: Sequence[Corners], second: Sequence[Corners]) -> boo
 
 
 def _shows(kind: str, one: Corners, two: Corners) -> bool:
-    if kind in RESTS and _rests(one, two, kind == "lie"):
+    if kind not in DIRECTED or (kind in RESTS and _rests(one, two, kind == "lie")):
         return True
     dx, dy = (two[0] + two[2] - one[0] - one[2]) / 2, (two[1] + two[3] - one[1] - one[3]) / 2
-    along, across = {
-        "left": (dx, dy), "right": (-dx, dy), "above": (dy, dx), "on": (dy, dx), "lie": (dy, dx), "ride": (dy, dx),
-        "below": (-dy, dx), "beside": (abs(dx), dy),
-    }.get(kind, (1.0, 0.0))  # fmt: skip
+    along, across = (dx, dy) if kind in ("left", "right", "beside") else (dy, dx)
+    if kind in ("right", "below"):
+        along = -along
+    elif kind == "beside":
+        along = abs(along)
     return along > 1.05 * abs(across) and (kind != "beside" or min(along, abs(across)) < NEAR)
 
 

@@ -160,7 +160,7 @@ class LLMPlanner:
         return [*messages, {"role": "user", "content": _question(prompt)}]
 
     def _written(self, layout: Layout, canvas: tuple[int, int]) -> str:
-        """A layout as the model shall write its own."""
+        """A layout in the format that the model is asked for."""
         if self.style == "css":
             return css([(region.phrase, region.box) for region in layout.regions], *canvas)
         things = [

@@ -16,7 +16,7 @@ class Pronouns(Clause):
 
     def antecedent(self, pronoun: str, without: tuple[int, ...]) -> tuple[int, ...]:
         """The mentions that a pronoun goes back to: the subject if it fits, else the last that does, but not what is
-        told of it. () where nothing fits."""
+        said of it. () where nothing fits."""
         subject = () if set(self.subject) & set(without) else self.subject
         left = [i for i in range(len(self.scene.mentions)) if i not in without]
         if pronoun in ("they", "them"):

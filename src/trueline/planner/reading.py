@@ -28,7 +28,7 @@ _PUNCTUATION = frozenset("\"'()[]{}*_-\u2013\u2014/\\`~|<>#@$%^=+\u201c\u201d\u2
 
 
 def read(prompt: str, tagger: Tagger = "textblob") -> PromptScene:
-    """What a prompt says is to be seen."""
+    """What a prompt says that the picture shows."""
     return _PromptReader(prompt, tokens_of(prompt, tagger)).read()
 
 

@@ -234,5 +234,5 @@ class Relating(Pronouns):
             self.pending.append(("place", (), place, said))
 
     def _new_clause(self) -> bool:
-        """Whether a place after a comma or "and" is told of what follows: the last things have theirs already."""
+        """Whether a place after a comma or "and" belongs to what follows: the last things have theirs already."""
         return any(self.scene.mentions[i].place != (None, None) for i in self.last)

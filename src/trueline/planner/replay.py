@@ -197,7 +197,7 @@ _Whole = Annotated[int, Field(strict=True, ge=0)]
 _Corner = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
-class _Row(BaseModel):
+class _PublishedRow(BaseModel):
     """A row of LayoutGPT's files; it may have other keys besides."""
 
     query_id: _Whole
@@ -208,9 +208,9 @@ class _Row(BaseModel):
 
 def _plan(row: dict[str, Any]) -> PublishedPlan:
     try:
-        read = _Row.model_validate(row)
+        read = _PublishedRow.model_validate(row)
     except ValidationError as error:
-        raise first_problem(error, _Row) from None
+        raise first_problem(error, _PublishedRow) from None
     if not read.prompt.strip():
         raise ValueError("prompt: is empty; give its words")
     return PublishedPlan(read.query_id, read.iter, read.prompt, tuple(read.object_list))

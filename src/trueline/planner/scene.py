@@ -1,4 +1,4 @@
-"""What a prompt says is to be seen: things, how many, how they stand to each other, and whose number is compared."""
+"""What a prompt says that the picture shows: things, their numbers, relations and comparisons of numbers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Relation:
 
 @dataclass
 class PromptScene:
-    """What a prompt says is to be seen. ``notes``: sentences on what was not understood."""
+    """What a prompt says that the picture shows. ``notes``: sentences on what was not understood."""
 
     mentions: list[Mention] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)

@@ -34,7 +34,7 @@ class Things(ABC):
         self.unboxed: list[str] = []
         self.subject: tuple[int, ...] = ()  # of the clause
         self.joined = self.acted = False  # whether "and", a verb stands before
-        self.apposed = -1  # what is told apart: "two cats, a black one and a white one"
+        self.apposed = -1  # several that are described one by one: "two cats, a black one and a white one"
 
     @abstractmethod
     def begins_clause(self, at: int) -> bool:
@@ -329,8 +329,8 @@ class Things(ABC):
         if phrase.kind == "furnishing":
             if role == "below" and phrase.name in w.COVERS:
                 return False  # "under a blanket"
-            told = counted or (phrase.plural and bool(phrase.attributes))
-            return (told and role not in ("in", "at")) or (free and phrase.plural)
+            described = counted or (phrase.plural and bool(phrase.attributes))
+            return (described and role not in ("in", "at")) or (free and phrase.plural)
         if phrase.kind == "surroundings":
             beside = role in ("left", "right", "between") or (
                 role == "free" and self.leads(phrase.last + 1) in ("left", "right")
