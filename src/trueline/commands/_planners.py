@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given, refuse_idle, split_settings
@@ -38,17 +38,21 @@ def _make(spec: str, settings: dict[str, Any]) -> "Planner":
     from trueline.planner import make_planner
 
     kind = spec.partition(":")[0]
-    if secret := [name for name in settings if name in SECRETS]:
-        raise ValueError(
-            f"--{kind}.{secret[0]}: set {SECRETS[secret[0]]} instead; a command line stands in records and in the "
-            "list of processes"
-        )
+    refuse_secrets(kind, settings)
     try:
         return make_planner(spec, **settings)
     except ValueError as error:
         if str(error).partition(":")[0] in settings:  # the sentence begins with the setting
             raise ValueError(f"--{kind}.{error}") from None
         raise
+
+
+def refuse_secrets(kind: str, settings: Iterable[str]) -> None:
+    if secret := [name for name in settings if name in SECRETS]:
+        raise ValueError(
+            f"--{kind}.{secret[0]}: set {SECRETS[secret[0]]} instead; a command line stands in records and in the "
+            "list of processes"
+        )
 
 
 def check_planners(specs: Sequence[str], given: Given) -> None:

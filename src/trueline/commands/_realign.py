@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given
-from trueline.commands._planners import SECRETS
+from trueline.commands._planners import refuse_secrets
 from trueline.errors import one_line
 from trueline.methods import make as make_method
 
@@ -129,10 +129,7 @@ def _reasoner(spec: str, planner: str | None, of_planners: Given) -> Reasoner:
         raise ValueError(f"--reasoner: there is no {spec!r}; there are rules and llm:MODEL")
     planning = (planner or "").partition(":")[0] == "llm"
     asked = dict(of_planners["llm"] if planning and "llm" in of_planners else of_planners.pop("llm", {}))
-    if secret := [name for name in asked if name in SECRETS]:
-        raise ValueError(
-            f"--llm.{secret[0]}: set {SECRETS[secret[0]]} instead; a command line stands in records"
-        )
+    refuse_secrets("llm", asked)
     if planning:
         asked = {name: asked[name] for name in asked if name in ChatSettings.model_fields}
     try:
