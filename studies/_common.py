@@ -421,7 +421,11 @@ def _chosen(options: argparse.Namespace, steps: Steps) -> list[str]:
 
     if strange := [name for name in options.only or [] if name not in steps]:
         raise ValueError(f"--only: there is no step {strange[0]!r}; there are {', '.join(steps)}")
-    if Shard.parse(options.shard).count == 1:
+    try:
+        shard = Shard.parse(options.shard)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
+    if shard.count == 1:
         return [name for name in steps if not options.only or name in options.only]
     shared = [name for name in steps if name in SHARED]
     if whole := [name for name in options.only or [] if name not in shared]:
