@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from _common import entry
 
 from trueline.commands._parser import Parser
-from trueline.evaluation.world_report import SPLIT, Figure, caption, figure, layout_of, make_scene, render
+from trueline.evaluation.world_report import SPLIT, Figure, figure, layout_of
 from trueline.files import write_text
 from trueline.methods import make
 from trueline.models.alignment import AlignmentNet, load_net, misfit
@@ -32,7 +32,9 @@ from trueline.sampling.pipeline import Pipeline
 from trueline.sampling.records import commit
 from trueline.training.data.latents import encode_pictures
 from trueline.training.losses.denoising import noised
+from trueline.world.captions import caption
 from trueline.world.language import all_phrases
+from trueline.world.scenes import make_scene, render
 
 GROUP = 64  #: captions to choose from
 TIMES = (50, 150, 250, 350, 450, 550, 650, 750, 850, 900, 950, 990)

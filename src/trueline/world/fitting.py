@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ class StageSettings(Optimisation):
 
     decay: Fraction = 0.25
     weight_decay: float = 0.01
-    precision: str = "fp32"
+    precision: Literal["fp32"] = "fp32"
     save_every: int = 200
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
