@@ -53,10 +53,10 @@ def test_formulas_against_numpy():
 
 def test_min_snr_by_hand():
     signal = torch.tensor([0.9, 0.5, 0.1]).view(3, 1, 1, 1)  # SNR 9, 1, 1/9
-    level = signal.sqrt(), (1 - signal).sqrt()
-    assert snr_weight("epsilon", level, 5.0).tolist() == pytest.approx([5 / 9, 1, 1])
-    assert snr_weight("v_prediction", level, 5.0).tolist() == pytest.approx([5 / 10, 1 / 2, 1 / 10])
-    assert snr_weight("sample", level, 5.0).tolist() == pytest.approx([5, 1, 1 / 9])
+    snr = (signal / (1 - signal)).flatten()
+    assert snr_weight("epsilon", snr, 5.0).tolist() == pytest.approx([5 / 9, 1, 1])
+    assert snr_weight("v_prediction", snr, 5.0).tolist() == pytest.approx([5 / 10, 1 / 2, 1 / 10])
+    assert snr_weight("sample", snr, 5.0).tolist() == pytest.approx([5, 1, 1 / 9])
 
 
 @pytest.mark.parametrize("kind", ["gated", "gated_v"])
@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_diffusers_parts(request, kind):
     rows = (out - wanted).square().flatten(1).mean(1)
     assert float(losses["noise_high"]) == pytest.approx(float(rows[batch.t >= 500].mean()), rel=1e-5)
     weighted = DenoisingObjective(snr_gamma=1.0)(batch, Nets(backbone))
-    weights = snr_weight(scheduler.config.prediction_type, backbone.noise_level(batch.t), 1.0)
+    weights = snr_weight(scheduler.config.prediction_type, backbone.snr(batch.t), 1.0)
     assert float(weighted["total"].detach()) == pytest.approx(float((weights * rows).mean()), rel=1e-4)
     assert "" in batch.captions
 

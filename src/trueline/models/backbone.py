@@ -298,11 +298,20 @@ class Backbone(ABC):
         Raises:
             ValueError: a timestep outside 0 to ``timesteps`` - 1.
         """
+        signal = self._signal(t).view(-1, 1, 1, 1)
+        return signal.sqrt(), (1 - signal).sqrt()
+
+    def snr(self, t: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """Signal-to-noise ratio of timesteps, (alpha / sigma)^2; as ``noise_level``."""
+        signal = self._signal(t)
+        return signal / (1 - signal)
+
+    def _signal(self, t: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """alpha^2: the share of the clean latents in the variance."""
         signal = self.scheduler.alphas_cumprod.float()
         if int(t.min()) < 0 or int(t.max()) >= len(signal):
             raise ValueError(f"t: this model has the timesteps 0 to {len(signal) - 1} (got {int(t.max())})")
-        signal = signal[t.cpu()].to(self.device).view(-1, 1, 1, 1)
-        return signal.sqrt(), (1 - signal).sqrt()
+        return signal[t.cpu()].to(self.device)
 
     def target(
         self, x0: Float[Tensor, "rows c h w"], noise: Float[Tensor, "rows c h w"], t: Int[Tensor, " rows"]

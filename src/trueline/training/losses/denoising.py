@@ -34,15 +34,8 @@ def corrected_noise(noise: Latents, z: Latents, moved: Latents, level: Level) ->
     return noise + (moved - z) / level[1]
 
 
-def signal_to_noise(level: Level) -> Float[Tensor, " batch"]:
-    """SNR of each row: (alpha / sigma)^2."""
-    alpha, sigma = level
-    return (alpha / sigma).square().flatten()
-
-
-def snr_weight(kind: str, level: Level, gamma: float) -> Float[Tensor, " batch"]:
+def snr_weight(kind: str, snr: Float[Tensor, " batch"], gamma: float) -> Float[Tensor, " batch"]:
     """min(SNR, gamma) over the weight of x0 that the loss of this prediction type has by itself."""
-    snr = signal_to_noise(level)
     own = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[kind]
     return snr.clamp(max=gamma) / own
 
@@ -108,7 +101,9 @@ class DenoisingObjective:
         with backbone.recomputed():
             prediction = backbone.predict(moved, t, text, grounding)
         error = (prediction - wanted).square().flatten(1).mean(1)
-        weight = 1.0 if self.snr_gamma is None else snr_weight(backbone.predicts, level, self.snr_gamma)
+        weight: Tensor | float = 1.0
+        if self.snr_gamma is not None:
+            weight = snr_weight(backbone.predicts, backbone.snr(batch.t), self.snr_gamma)
         return {"total": (weight * error).mean(), **_terms(error.detach(), t, backbone), **more}
 
     def _moved(self, z: Latents, t: Int[Tensor, " batch"], batch: Batch) -> tuple[Latents, Losses]:

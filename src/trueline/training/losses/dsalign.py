@@ -23,10 +23,8 @@ from torch import Tensor
 
 from trueline.layout import Layout, Region
 from trueline.models.pixels import Images
-from trueline.models.schedulers import Level
 from trueline.sampling.masks import region_masks
 from trueline.training.clip import FrozenCLIP
-from trueline.training.losses.denoising import signal_to_noise
 
 Background = Literal["black", "grey", "mean", "crop"]
 PerPicture = Float[Tensor, " batch"]
@@ -168,9 +166,8 @@ class DSAlign:
             has_globe,
         )
 
-    def weight(self, level: Level) -> PerPicture:
-        """Of each picture, by its noise: 1, or min(SNR, gamma) / gamma."""
-        snr = signal_to_noise(level)
+    def weight(self, snr: PerPicture) -> PerPicture:
+        """Of each picture, by its ``Backbone.snr``: 1, or min(SNR, gamma) / gamma."""
         if self.snr_gamma is None:
             return torch.ones_like(snr)
         return snr.clamp(max=self.snr_gamma) / self.snr_gamma

@@ -81,7 +81,7 @@ class GoalObjective:
         spans = dict(rows)
         if distances is not None:
             both = distances.local + distances.globe
-            total = total + self.dsa * (self.dsalign.weight(level) * both).mean()
+            total = total + self.dsa * (self.dsalign.weight(backbone.snr(batch.t)) * both).mean()
             rows["dsa_local"] = distances.local, distances.has_local
             rows["dsa_global"] = distances.globe, distances.has_globe
             spans["dsa"] = both, distances.has_local | distances.has_globe
