@@ -159,7 +159,7 @@ def test_signal_to_noise_is_that_of_the_level(gated):
     t = torch.tensor([0, 500, 999])
     alpha, sigma = gated.noise_level(t)
     assert torch.allclose(gated.snr(t), (alpha / sigma).square().flatten())
-    assert gated.snr(t)[0] > 100 > 0.1 > gated.snr(t)[2]
+    assert (gated.snr(t).diff() < 0).all()
 
 
 # HCMA's move
