@@ -182,9 +182,8 @@ def _build(arguments: Sequence[str]) -> int:
 
         pages = write_review(build.folder, build.digest, read_items(out), "Keep or drop")
     rejected = ", ".join(f"{count} {reason}" for reason, count in summary["rejected"].items()) or "none"
-    print(
-        f"{sum(summary['agreed'].values())} of {len(wishes)} prompts have a picture that agrees; rejected: {rejected}"
-    )
+    agreed = sum(summary["agreed"].values())
+    print(f"{agreed} of {len(wishes)} prompts have a picture that agrees; rejected: {rejected}")
     if not pages:
         print(f"nothing agrees; {out / 'rejected.jsonl'} says why")
         return 1

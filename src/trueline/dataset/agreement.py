@@ -21,7 +21,7 @@ SAME_LABEL, ANY_LABEL = 0.5, 0.7  #: greatest overlap (IoU) of two things of one
 
 
 @dataclass(frozen=True)
-class Agreement:
+class PictureCheck:
     """``regions``: the boxes found, in the order of the wants, each with its want's phrase; ``scores``: the
     detector's, alike. ``reasons``: why the item does not agree, as sentences that begin with one of ``REASONS``;
     none = it does. ``clip``: cosine, or None where nobody asked."""
@@ -54,7 +54,7 @@ def agree(
     *,
     phrases: bool = False,
     least_clip: float | None = None,
-) -> Agreement:
+) -> PictureCheck:
     """The verdict on one picture. ``phrases``: the labels of ``found`` are those of ``queries(wish, True)``."""
     asked = queries(wish, phrases)
     things = apart([seen for seen in found if seen.label in asked])
@@ -75,7 +75,7 @@ def agree(
         reasons.append(f"clip: {clip:.3f} is below {least_clip:g}")
     pairs = [(want, seen) for want, own in zip(wish.wants, taken, strict=True) for seen in own]
     regions = tuple(Region(want.phrase, seen.box) for want, seen in pairs)
-    return Agreement(regions, tuple(round(seen.score, 4) for _, seen in pairs), tuple(reasons), clip)
+    return PictureCheck(regions, tuple(round(seen.score, 4) for _, seen in pairs), tuple(reasons), clip)
 
 
 def apart(found: Sequence[Detection]) -> list[Detection]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.dataset import Wish
-from trueline.dataset.agreement import Agreement, agree, queries
+from trueline.dataset.agreement import PictureCheck, agree, queries
 from trueline.dataset.pictures import PictureSource
 from trueline.dataset.settings import DatasetSettings
 from trueline.evaluation.metrics.clip_score import clip_scores
@@ -44,7 +44,7 @@ class Checker:
     embedder: Embedder | None
     settings: DatasetSettings
 
-    def look(self, wishes: Sequence[Wish], images: Sequence[Any]) -> list[Agreement]:
+    def look(self, wishes: Sequence[Wish], images: Sequence[Any]) -> list[PictureCheck]:
         s, phrases = self.settings, self.settings.ask == "phrases"
         asked = [list(dict.fromkeys(queries(wish, phrases))) for wish in wishes]
         found = self.detector.detect(images, asked)
@@ -166,7 +166,7 @@ class DatasetBuild:
                 rows[wish.id] = self._row(turn, wish, verdict)
         return [rows[wish.id] for wish in batch]
 
-    def _row(self, turn: int, wish: Wish, verdict: Agreement) -> dict[str, Any]:
+    def _row(self, turn: int, wish: Wish, verdict: PictureCheck) -> dict[str, Any]:
         reasons = list(verdict.reasons)
         if len(verdict.regions) > MAX_REGIONS:
             reasons.append(f"count: more than {MAX_REGIONS} boxes")

@@ -84,48 +84,35 @@ def write_study(
     if len(whole) < len(chosen):
         notes.append(f"Pairs left out because a picture cannot be shown: {len(chosen) - len(whole)}.")
 
-    sides = rng.permutation(
-        np.arange(len(whole)) % 2
-    )  # the first method is on the left as often as on the right
-    identity = json.dumps([title, seed, [[_name(a), _name(b)] for a, b in whole]])
-    study = _digest(identity)
+    # the first method is on the left as often as on the right
+    sides = rng.permutation(np.arange(len(whole)) % 2)
+    study = _digest(json.dumps([title, seed, [[_name(a), _name(b)] for a, b in whole]]))
     entries, shown = {}, []
     for place, (pair, swap) in enumerate(zip(whole, sides, strict=True)):
         left, right = reversed(pair) if swap else pair
         name = _digest(f"{study}:{place}")
-        first = pair[0]
-        entries[name] = {
-            "example": first.example,
-            "seed": first.seed,
-            "category": first.category,
-            "prompt": first.prompt,
-            "left": left.method,
-            "right": right.method,
-        }
-        shown.append(
-            {
-                "id": name,
-                "prompt": first.prompt,
-                "left": pictures[left.path].uri,
-                "right": pictures[right.path].uri,
-            }
-        )
+        entries[name] = _entry(pair[0], left, right)
+        uris = {"left": pictures[left.path].uri, "right": pictures[right.path].uri}
+        shown.append({"id": name, "prompt": pair[0].prompt} | uris)
     data = {"format": FORMAT, "study": study, "questions": QUESTIONS, "pairs": shown}
-    key = {
-        "format": FORMAT,
-        "study": study,
-        "title": title,
-        "seed": seed,
-        "methods": methods,
-        "benchmark": benchmark,
-        "model": model,
-        "questions": QUESTIONS,
-        "pairs": entries,
-    }
+    about = {"title": title, "seed": seed, "methods": methods, "benchmark": benchmark, "model": model}
+    key = {"format": FORMAT, "study": study} | about | {"questions": QUESTIONS, "pairs": entries}
     target = Path(folder)
     write_text(target / "key.json", json.dumps(key, indent=1, ensure_ascii=False) + "\n")
     write_text(target / "vote.html", render("vote.html", script="vote.js", title=title, data=data))
     return Study(target / "vote.html", target / "key.json", len(whole), tuple(notes))
+
+
+def _entry(first: Shot, left: Shot, right: Shot) -> dict[str, Any]:
+    """What the key says of a pair."""
+    return {
+        "example": first.example,
+        "seed": first.seed,
+        "category": first.category,
+        "prompt": first.prompt,
+        "left": left.method,
+        "right": right.method,
+    }
 
 
 def _check_methods(methods: Sequence[str], shots: Sequence[Shot], title: str) -> None:
@@ -138,8 +125,8 @@ def _check_methods(methods: Sequence[str], shots: Sequence[Shot], title: str) ->
         raise ValueError(
             f"methods: no picture by {missing[0]}; there are {', '.join(sorted(drawn)) or 'none'}"
         )
-    if told := [method for method in methods if method.lower() in title.lower()]:
-        raise ValueError(f"title: names the method {told[0]}, which raters must not know; choose another")
+    if named := [method for method in methods if method.lower() in title.lower()]:
+        raise ValueError(f"title: names the method {named[0]}, which raters must not know; choose another")
 
 
 def _name(shot: Shot) -> list[Any]:
