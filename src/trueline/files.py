@@ -20,7 +20,7 @@ KEY = "trueline"  #: keyword of the PNG text chunk that holds the record
 
 
 class Folder:
-    """Makes ``path`` and proves that it can be written, before any time is spent on what shall go there.
+    """Makes ``path`` and proves that it can be written, before any time is spent on its contents.
 
     Raises:
         ValueError: it cannot be written, with the reason.

@@ -1,4 +1,4 @@
-"""Models that look at pictures, behind small protocols; the real ones are the modules beside this one.
+"""Models that read pictures, behind small protocols; the real ones are the other modules here.
 
 Nothing here imports torch: rules and tests need only ``Detection``. A model is named on the command line as
 ``kind=checkpoint`` ("owlv2=google/owlv2-base-patch16-ensemble", "oracle") and loaded by ``load``.

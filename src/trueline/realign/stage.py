@@ -17,7 +17,7 @@ from trueline.perception import Detection
 from trueline.perception.reason import Reasoner, RulesReasoner
 from trueline.realign.check import check_picture
 from trueline.realign.detect_and_segment import VisionModels, observe
-from trueline.realign.maps import Watch, phrase_maps
+from trueline.realign.maps import AttentionRecorder, phrase_maps
 from trueline.realign.observation import Observation
 from trueline.realign.rounds import Realignment, Round
 from trueline.sampling.loop import BOXES_IGNORED, check_layouts
@@ -234,7 +234,7 @@ class Realign:
         if not states:
             return
         methods = (*options.get("methods", ()), *more)
-        recorder = (Watch(until=max(self.method.duration, 1e-6)),) if self.maps else ()
+        recorder = (AttentionRecorder(until=max(self.method.duration, 1e-6)),) if self.maps else ()
         seeds = [state.seed for state in states]
         settings = options | {"methods": [*methods, *recorder]}
         for picture in self.pipe.stream(list(layouts), seeds=seeds, **settings):
