@@ -318,12 +318,11 @@ class EvaluationRun:
 def _round_trip(pipe: Pipeline, images: Sequence[Image.Image | None]) -> list[Image.Image]:
     import torch
 
-    backbone, vae = pipe.backbone, pipe.backbone.vae
+    backbone = pipe.backbone
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images if image])
     with torch.no_grad():
-        latents = vae.encode((pixels.to(backbone.device, vae.dtype) / 127.5) - 1).latent_dist.mean
-        decoded = vae.decode(latents).sample.float().clamp(-1, 1)
-    arrays = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        decoded = backbone.decode(backbone.encode_images(pixels / 127.5 - 1))
+    arrays = (decoded * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]
 
 

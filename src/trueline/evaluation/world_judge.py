@@ -26,22 +26,19 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
 
 from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.benchmarks.world import World
 from trueline.evaluation.judgements import FEATURES, Judgement, SetDistance, detected, ratios, true_boxes
 from trueline.evaluation.metrics import detection
 from trueline.evaluation.metrics.detection import Truth
-from trueline.models.shipped import shipped_folder
 from trueline.perception import Detection
-from trueline.world.clip import crop_box, embed_pictures, embed_texts
+from trueline.world.clip import crop_box, embed_pictures, embed_texts, load_clip
 from trueline.world.judge import match, tally
 from trueline.world.oracle import SURE, colour_error, detect
 from trueline.world.scenes import SIZE, Thing
 
 Ratios = dict[str, tuple[float, float]]  #: numerator and denominator of one picture
-WEIGHTS = shipped_folder("clip")
 
 #: Ratio -> what ``tally`` calls it.
 RATIOS = {
@@ -64,8 +61,7 @@ class WorldJudge:
 
     def __init__(self, benchmark: World):
         self.benchmark = benchmark
-        self.clip = CLIPModel.from_pretrained(WEIGHTS).float().eval()
-        self.tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS)
+        self.clip, self.tokenizer = load_clip()
 
     def look(self, examples: Sequence[Example], images: Sequence[Image.Image]) -> list[Judgement]:
         """One dictionary a picture: (2,) arrays for ratios, features, and what the oracle detected."""

@@ -17,10 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
-from transformers import CLIPModel, CLIPTokenizer
 
 from trueline.evaluation.metrics.statistics import Terms, ratio
-from trueline.evaluation.world_judge import WEIGHTS
 from trueline.layout import Layout, Region
 from trueline.models.devices import fast_bfloat16
 from trueline.perception import Detection
@@ -28,7 +26,7 @@ from trueline.pictures import contact_sheet
 from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import Pipeline
 from trueline.world.captions import Caption, CaptionGroup, caption
-from trueline.world.clip import scene_retrieval
+from trueline.world.clip import load_clip, scene_retrieval
 from trueline.world.judge import accuracy, check, match
 from trueline.world.oracle import detect
 from trueline.world.scenes import Scene, Thing, make_scene
@@ -180,14 +178,13 @@ class Examiner:
 
 def measure_vae(pipeline: Pipeline, count: int) -> list[Figure]:
     scenes = [make_scene(SPLIT, i) for i in range(count)]
-    values = psnr(pipeline.backbone.vae.float(), scenes, pipeline.backbone.device)
+    values = psnr(pipeline.backbone.nets()["vae"].float(), scenes, pipeline.backbone.device)
     return [figure("vae_psnr", [[v] for v in values])]
 
 
 def measure_clip(count: int) -> list[Figure]:
     """Retrieval of the caption of a picture, and of the phrase of a region, among ``count``."""
-    clip, tokenizer = CLIPModel.from_pretrained(WEIGHTS).eval(), CLIPTokenizer.from_pretrained(WEIGHTS)
-    whole, region = scene_retrieval(clip, tokenizer, [make_scene(SPLIT, i) for i in range(count)])
+    whole, region = scene_retrieval(*load_clip(), [make_scene(SPLIT, i) for i in range(count)])
     return [
         figure(f"clip_caption_among_{count}", [[float(v)] for v in whole]),
         figure(f"clip_phrase_among_{count}", [[float(v)] for v in region]),

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from trueline.errors import FieldError
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -66,10 +64,10 @@ def method_class(name: str) -> Any:
     """The class of that name.
 
     Raises:
-        FieldError: there is no method of that name.
+        ValueError: there is no method of that name.
     """
     if name not in METHODS:
-        raise FieldError("method", f"there is no {name!r}; there are {', '.join(METHODS)}")
+        raise ValueError(f"method: there is no {name!r}; there are {', '.join(METHODS)}")
     module, _, attribute = METHODS[name].home.partition(":")
     return getattr(import_module(f"{__name__}.{module}"), attribute)
 
@@ -78,11 +76,11 @@ def of_record(recorded: list[dict[str, Any]]) -> list[Any]:
     """The methods that a picture's record names.
 
     Raises:
-        FieldError: one of them is not in the table.
+        ValueError: one of them is not in the table.
     """
     names = {entry.home.partition(":")[2]: name for name, entry in METHODS.items()}
     if unknown := [one["name"] for one in recorded if one["name"] not in names]:
-        raise FieldError("record", f"its method {unknown[0]} is none of {', '.join(names)}")
+        raise ValueError(f"record: its method {unknown[0]} is none of {', '.join(names)}")
     return [make(names[one["name"]], one["settings"]) for one in recorded]
 
 
@@ -90,8 +88,11 @@ def make(name: str, settings: dict[str, Any]) -> Any:
     """The method with these settings (numbers, or text as on a command line).
 
     Raises:
-        FieldError: "boxdiff.scale: ...", an unknown setting or a value out of its range; or an unknown method.
+        FieldError: "boxdiff.scale: ...", an unknown setting or a value out of its range.
+        ValueError: an unknown method.
     """
+    from trueline.errors import FieldError  # here, for pydantic would slow down the help of commands
+
     kind = method_class(name)
     if unknown := [key for key in settings if key not in kind.model_fields]:
         known = ", ".join(kind.model_fields)

@@ -149,7 +149,8 @@ class MultiDiffusion(Method):
         if uncond is None or ctx.negative is None:
             return ctx.backbone.predict(latents, ctx.t, text)
         own = [i for i, region in enumerate(regions) if region.negative]
-        negative = ctx.once(("negatives", turn), lambda: _negatives(ctx, rows, regions))
+        usual = ctx.negative[rows]
+        negative = ctx.once(("negatives", turn), lambda: _negatives(ctx.backbone, usual, regions))
         # The loop's unconditional prediction serves where it saw this very latent, text and (no) grounding.
         anew = torch.full((len(rows),), bootstrap)
         anew[own] = True
@@ -186,17 +187,14 @@ def _masks(ctx: Context, most: int, z: Float[Tensor, "batch c h w"]) -> Float[Te
     return masks.to(z.device)
 
 
-def _negatives(ctx: Context, rows: list[int], regions: Sequence[Region]) -> Encoded | None:
-    """What each region is predicted against: its own negative, else that of its picture; None without guidance."""
-    if ctx.negative is None:
-        return None
-    negative = ctx.negative[rows]
+def _negatives(backbone: Backbone, usual: Encoded, regions: Sequence[Region]) -> Encoded:
+    """What each region is predicted against: its own negative where it has one, else its picture's, ``usual``."""
     own = [i for i, region in enumerate(regions) if region.negative]
     if not own:
-        return negative
-    states = negative.states.clone()
-    states[own] = ctx.backbone.encode([regions[i].negative or "" for i in own]).states.to(states)
-    return negative.with_states(states)
+        return usual
+    states = usual.states.clone()
+    states[own] = backbone.encode([regions[i].negative or "" for i in own]).states.to(states)
+    return usual.with_states(states)
 
 
 def _colours(backbone: Backbone, keys: Sequence[int]) -> Float[Tensor, "rows c"]:

@@ -4,8 +4,6 @@ Everything outside ``models`` speaks to a checkpoint through ``Backbone`` alone.
 subclass, and one line in ``FAMILIES``.
 """
 
-import copy
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -93,8 +91,7 @@ class Backbone(ABC):
         index = checkpoint.read_index(location.folder)
         module, _, name = FAMILIES[index["_class_name"]].partition(":")
         family = getattr(import_module(f"trueline.models.{module}"), name)
-        parts = checkpoint.load(location.folder, index, dtype)
-        settings = index.get("trueline", {})
+        parts, settings = checkpoint.load(location.folder, index, dtype), index.get("trueline", {})
         backbone = family(**parts, settings=settings, source=str(name_or_path), revision=location.revision)
         return backbone.to(device=device or "cpu")
 
@@ -151,18 +148,7 @@ class Backbone(ABC):
             CheckpointError: no such name, not safetensors, or layers that this net does not have.
             ValueError: a LoRA of that ``adapter_name`` is loaded already.
         """
-        if adapter_name in self.adapters:
-            raise ValueError(
-                f"adapter_name: a LoRA {adapter_name!r} is loaded; give another name, or unload_lora() first"
-            )
-        found = lora.read(lora.find(path, self.source))
-        other_base = found.other_base(self.denoiser)
-        lora.add(found, self.denoiser, adapter_name, others=bool(self.adapters))
-        self.adapters[adapter_name] = weight
-        self.denoiser.set_adapters(list(self.adapters), list(self.adapters.values()))
-        self.denoiser.requires_grad_(False)
-        if other_base:
-            warnings.warn(other_base, stacklevel=2)
+        lora.load(lora.find(path, self.source), self.denoiser, self.adapters, adapter_name, weight)
 
     def unload_lora(self) -> None:
         """Remove all LoRAs; the denoiser is as it was before."""
@@ -405,8 +391,7 @@ class Backbone(ABC):
     ) -> Float[Tensor, "batch 3 height width"]:
         """Pictures in 0..1, float32.
 
-        Rows that come out non-finite are decoded once more in float32; ``report(row, sentence)`` hears of
-        each.
+        Rows that come out non-finite are decoded once more in float32; ``report(row, sentence)`` hears of each.
 
         Raises:
             DecodeError: still not finite.
@@ -422,8 +407,3 @@ class Backbone(ABC):
         """
         with recomputed(self.vae) if self.checkpointing else nullcontext():
             return pixels_of(self.vae, latents)
-
-    def __deepcopy__(self, memo: dict) -> "Backbone":
-        twin = object.__new__(type(self))
-        twin.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
-        return twin

@@ -129,12 +129,28 @@ def read(path: Path) -> Lora:
     return Lora(path, state, prefix, matching or None, base if isinstance(base, dict) else None)
 
 
-def add(found: Lora, denoiser: Any, name: str, others: bool) -> None:
-    """Put the LoRA's layers into the net. ``others``: whether it has LoRAs already.
+def load(path: Path, denoiser: Any, adapters: dict[str, float], name: str, weight: float) -> None:
+    """Put a LoRA into the net under that name; ``adapters``, those it has and their weights, then has it too.
 
     Raises:
-        CheckpointError: layers that the net does not have; the net is as it was.
+        CheckpointError: not safetensors, or layers that the net does not have; the net is as it was.
+        ValueError: there is one of that name.
     """
+    if name in adapters:
+        raise ValueError(
+            f"adapter_name: a LoRA {name!r} is loaded; give another name, or unload_lora() first"
+        )
+    found = read(path)
+    other_base = found.other_base(denoiser)
+    _add(found, denoiser, name, others=bool(adapters))
+    adapters[name] = weight
+    denoiser.set_adapters(list(adapters), list(adapters.values()))
+    denoiser.requires_grad_(False)
+    if other_base:
+        warnings.warn(other_base, stacklevel=3)
+
+
+def _add(found: Lora, denoiser: Any, name: str, others: bool) -> None:
     layers = {module for module, _ in denoiser.named_modules()}
     if strange := sorted(found.layers() - layers):
         raise CheckpointError(f"{found.path} does not fit this U-Net, which has no layer {strange[0]!r}")

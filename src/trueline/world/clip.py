@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
 from trueline.models.devices import autocast
+from trueline.models.shipped import shipped_folder
 from trueline.training.objective import Losses
 from trueline.world.captions import caption
 from trueline.world.fitting import Fitting, StageSettings, fit
@@ -38,6 +39,12 @@ def make_clip(tower: CLIPTextModel) -> CLIPModel:
     own = {k.removeprefix("text_model."): v for k, v in tower.state_dict().items()}
     clip.text_model.load_state_dict(own)
     return clip
+
+
+def load_clip() -> tuple[CLIPModel, CLIPTokenizer]:
+    """The world's CLIP that ships, for judging, and its tokenizer."""
+    weights = shipped_folder("clip")
+    return CLIPModel.from_pretrained(weights).float().eval(), CLIPTokenizer.from_pretrained(weights)
 
 
 def crop_box(picture: np.ndarray, box: Sequence[float], margin: float = 0.08) -> np.ndarray:
