@@ -20,9 +20,8 @@ from trueline.commands._rows import compared_with, write_rows
 from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.drawing_list import choose
 from trueline.evaluation.layout_scores import Answer, examples_of, published, rows, unscored
-from trueline.evaluation.planned_benchmark import jsonl
 from trueline.evaluation.planning import ask
-from trueline.files import Folder
+from trueline.files import Folder, json_lines
 from trueline.layout import Layout
 from trueline.sampling.records import commit
 
@@ -138,5 +137,5 @@ def _published(
 
 
 def _keep(folder: Folder, column: Column, layouts: Sequence[Layout]) -> Path:
-    place, content = Folder(folder.path / "plans"), jsonl(layouts)
+    place, content = Folder(folder.path / "plans"), json_lines(layout.to_record() for layout in layouts)
     return place.write(f"{column.file}.jsonl", lambda file: file.write(content))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
-from trueline.files import Folder
+from trueline.files import Folder, json_lines
 from trueline.layout import Layout
 
 if TYPE_CHECKING:
@@ -42,12 +42,8 @@ class PlannedBenchmark(Benchmark):
 
     def keep(self, folder: Folder) -> Path:
         """Write plans.jsonl: the layouts with what their planner said of them."""
-        return folder.write("plans.jsonl", lambda file: file.write(jsonl(self.plans.values())))
-
-
-def jsonl(layouts: Iterable[Layout]) -> bytes:
-    """JSON Lines that ``layout.read_layouts`` gives back equal."""
-    return "".join(json.dumps(each.to_record(), ensure_ascii=False) + "\n" for each in layouts).encode()
+        content = json_lines(layout.to_record() for layout in self.plans.values())
+        return folder.write("plans.jsonl", lambda file: file.write(content))
 
 
 def _digest(plans: Mapping[int, Layout]) -> str:
