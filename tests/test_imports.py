@@ -150,7 +150,7 @@ def test_layouts_load_no_torch():
 
 
 def test_benchmarks_and_planners_load_no_torch():
-    """But for the world's benchmark, which draws its own pictures."""
+    """Except the world's benchmark, which draws its own pictures."""
     rooms = ("trueline.evaluation.benchmarks", "trueline.planner")
     modules = [m for m in MODULES if m.startswith(rooms) and not m.endswith("benchmarks.world")]
     loaded = loaded_after("; ".join(f"import {m}" for m in modules))

@@ -169,7 +169,7 @@ def category_of(name: str, categories: Sequence[str], mode: Mode = "official") -
 def counting_layout(
     names: Sequence[str | None], truth: Sequence[tuple[str, int]], sub_type: str, mode: Mode = "official"
 ) -> Observations:
-    """Counts of one layout: ``counting_accuracy`` and, but for comparison prompts, ``counting_precision``,
+    """Counts of one layout: ``counting_accuracy`` and, except for comparison prompts, ``counting_precision``,
     ``counting_recall`` and ``counting_mae``, each with denominator 1.
 
     ``names``: of the layout's boxes, None (unreadable) is left out. ``truth``: category and count.

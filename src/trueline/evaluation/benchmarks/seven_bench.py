@@ -22,7 +22,7 @@ class SevenBench(Benchmark):
     """32 layouts of each scenario (``category``), 576 boxes in all, one to four a picture.
 
     ``truth``: ``labels`` and ``boxes``, xyxy in 0..1 as in the file: times 512 they are its pixels, exactly.
-    Regions are the same, but for one box of layout 030 (a table), which is a point: no region can be made of it,
+    Regions are the same, except for one box of layout 030 (a table), which is a point: no region can be made of it,
     the scorers see it. Ids: ``object_binding-000012``, by the file's own id.
     """
 
