@@ -84,8 +84,7 @@ class Backbone(ABC):
         """Load the embedded ``"world"``, a diffusers folder, an alias such as ``"gligen"``, or a Hub id.
 
         Raises:
-            CheckpointError: one sentence: not found, offline, pickled, corrupt, incomplete, or of an unknown
-                class.
+            CheckpointError: not found, offline, pickled, corrupt, incomplete, or of an unknown class.
         """
         location = checkpoint.locate(name_or_path, revision, cache_dir, local_files_only)
         index = checkpoint.read_index(location.folder)
@@ -97,11 +96,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that diffusers' own pipeline and ``from_pretrained`` load.
-
-        Raises:
-            ValueError: a LoRA is loaded, which would be lost.
-        """
+        """Write a folder that diffusers' own pipeline loads too. A ValueError if a LoRA is loaded."""
 
     @abstractmethod
     def nets(self) -> dict[str, nn.Module]:
@@ -113,9 +108,7 @@ class Backbone(ABC):
             raise ValueError(
                 "device: the nets are under enable_model_cpu_offload(), which places them itself"
             )
-        given: dict[str, Any] = {
-            name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None
-        }
+        given: Any = {k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None}
         for net in self.nets().values():
             net.to(**given)
         return self
@@ -144,9 +137,7 @@ class Backbone(ABC):
 
         One that was made for another version of this net is loaded with a warning.
 
-        Raises:
-            CheckpointError: no such name, not safetensors, or layers that this net does not have.
-            ValueError: a LoRA of that ``adapter_name`` is loaded already.
+        Raises: as ``lora.find`` and ``lora.load``.
         """
         lora.load(lora.find(path, self.source), self.denoiser, self.adapters, adapter_name, weight)
 
