@@ -357,14 +357,6 @@ def test_the_readme_runs_from_python(gated_folder, tmp_path, monkeypatch):
     assert Image.open("apple.png").size == (64, 64)
 
 
-def test_the_architecture_page_runs(gated):
-    (code,) = blocks("docs/architecture.md", "python")
-    names = {"pipe": Pipeline(gated), "layout": Layout("a cat", seed=1)}
-    exec(code, names)
-    plain = names["pipe"](names["layout"]).images[0]
-    assert names["result"].images[0] != plain, "the method has an effect"
-
-
 def command_lines() -> list[list[str]]:
     """Every ``trueline ...`` of README, guides, the world's page and ``make demo``, split as a shell splits it."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)/", "")
