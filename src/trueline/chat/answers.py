@@ -5,8 +5,6 @@ what is then no JSON stays unreadable. Every step is bounded: an answer of ``MAX
 be slow is refused as fast as any other.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Questions to a language model, with retries, a deadline and a cache; answers are checked by pydantic."""
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -9,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler
 
@@ -33,6 +31,47 @@ MODEL_VARIABLE = "TRUELINE_LLM_MODEL"
 S = TypeVar("S", bound=BaseModel)
 
 
+class _Unfit(Exception):
+    """An answer that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    messages: Messages
+    schema: type[BaseModel]
+    shape: dict[str, Any] | None
+    read: Callable[[str], Iterable[Any]]
+    check: Callable[[Any], str]
+
+    def value(self, text: str, notes: list[str]) -> Any:
+        """The first value in ``text`` that fits; ``_Unfit`` without one."""
+        if len(text) > MAX_ANSWER:
+            raise _Unfit(f"it is longer than {MAX_ANSWER} characters")
+        keys = self.schema.model_fields.keys()
+        problem = ""
+        for value in islice(self.read(text), MAX_TRIES):
+            if isinstance(value, list) and len(keys) == 1:
+                value = {next(iter(keys)): value}  # a bare list in place of its object
+            if not isinstance(value, dict) or not value.keys() & keys:
+                continue  # a part of an object that is broken, or JSON about something else
+            left_out: list[str] = []
+            try:
+                fitting = self.schema.model_validate(value, context={"left_out": left_out})
+            except ValidationError as error:
+                problem = problem or _sentence(error)
+                continue
+            notes.extend(left_out)
+            return fitting
+        none = "it holds no whole JSON object of the schema" if self.shape else "nothing in it can be read"
+        raise _Unfit(problem or none)
+
+    def flaw(self, text: str) -> str:
+        """What is wrong with an answer that fits: entries that had to be left out, and what ``check`` finds."""
+        notes: list[str] = []
+        value = self.value(text, notes)
+        return "; ".join(filter(None, [*notes, self.check(value)]))[:MAX_PROBLEM]
+
+
 class Chat:
     """A model that is asked, with retries, deadline and cache. ``name`` is the model's."""
 
@@ -43,7 +82,7 @@ class Chat:
         self._unanswered, self._since = 0, 0.0
 
     @classmethod
-    def of(cls, model: str = "", **settings: Any) -> Chat:
+    def of(cls, model: str = "", **settings: Any) -> Self:
         """``model``: a name that the server knows; ``transformers=FOLDER`` or ``transformers=OWNER/NAME``, or a
         folder with a config.json, for one on this machine; "" is ``TRUELINE_LLM_MODEL``. ``settings``: of
         ``ChatSettings``.
@@ -139,47 +178,6 @@ class Chat:
         if unreached:
             self._unanswered, self._since = self._unanswered + 1, time.monotonic()
         raise ChatError(f"no answer that can be used (attempts: {asked}): {problem}")
-
-
-class _Unfit(Exception):
-    """An answer that cannot be used, and why."""
-
-
-@dataclass(frozen=True)
-class _Question:
-    messages: Messages
-    schema: type[BaseModel]
-    shape: dict[str, Any] | None
-    read: Callable[[str], Iterable[Any]]
-    check: Callable[[Any], str]
-
-    def value(self, text: str, notes: list[str]) -> Any:
-        """The first value in ``text`` that fits; ``_Unfit`` without one."""
-        if len(text) > MAX_ANSWER:
-            raise _Unfit(f"it is longer than {MAX_ANSWER} characters")
-        keys = self.schema.model_fields.keys()
-        problem = ""
-        for value in islice(self.read(text), MAX_TRIES):
-            if isinstance(value, list) and len(keys) == 1:
-                value = {next(iter(keys)): value}  # a bare list in place of its object
-            if not isinstance(value, dict) or not value.keys() & keys:
-                continue  # a part of an object that is broken, or JSON about something else
-            left_out: list[str] = []
-            try:
-                fitting = self.schema.model_validate(value, context={"left_out": left_out})
-            except ValidationError as error:
-                problem = problem or _sentence(error)
-                continue
-            notes.extend(left_out)
-            return fitting
-        none = "it holds no whole JSON object of the schema" if self.shape else "nothing in it can be read"
-        raise _Unfit(problem or none)
-
-    def flaw(self, text: str) -> str:
-        """What is wrong with an answer that fits: entries that had to be left out, and what ``check`` finds."""
-        notes: list[str] = []
-        value = self.value(text, notes)
-        return "; ".join(filter(None, [*notes, self.check(value)]))[:MAX_PROBLEM]
 
 
 def keep_usable(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:

@@ -1,7 +1,5 @@
 """Answers kept on disk, so that a question is asked once: one file per answer, which appears whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -5,8 +5,6 @@ answer. An option that the server refuses is left out from then on: the JSON sch
 then nothing; ``max_tokens`` becomes ``max_completion_tokens``; ``temperature`` and ``seed`` go.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math

@@ -1,7 +1,5 @@
 """A chat model of transformers on this machine: a folder or a Hub id, safetensors only, no code of its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What every language model here has in common, whether it answers from a server or on this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol

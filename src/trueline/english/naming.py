@@ -4,8 +4,6 @@
 pen". Closed word lists, no model; the phrases are those of ``noun_chunks``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ behind and multiplies the answers. spaCy's model is no ordinary package; where i
 "rules" does instead, and a result must say which of the two it was: ``b-vqa[spacy]``, ``b-vqa[rules]``.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

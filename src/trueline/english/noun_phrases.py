@@ -1,7 +1,5 @@
 """English for the rules planner: noun phrases with counts and attributes, and what their nouns stand for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal

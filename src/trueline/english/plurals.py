@@ -4,8 +4,6 @@ What we write ("three knives", "an hour") is inflect's. What we read goes by rul
 of a prompt need not be nouns in the plural: inflect makes "bu" of "bus" and "hi" of "his".
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

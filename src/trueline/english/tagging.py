@@ -4,8 +4,6 @@ Parts of speech come from textblob's tagger, which ships its data, or from spaCy
 ``word_classes`` corrects them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

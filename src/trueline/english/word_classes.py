@@ -4,8 +4,6 @@ A tagger proposes a class. Lists and agreement ("two dogs stand", "a dog stands"
 taggers err: textblob reads "bear" of "a purple bear" as a verb. The classes are those of ``tagging.Token.kind``.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property

@@ -3,8 +3,6 @@
 The lists themselves, and what they are for, stand in ``lists/words.txt``.
 """
 
-from __future__ import annotations
-
 from trueline.english.lists import read_lists
 
 _LISTS = read_lists("words")

@@ -5,8 +5,6 @@ told not to: the log-probability of another distribution. So captions are drawn 
 with a cache and without gradient; then one pass over all of them gives the log-probabilities with gradient.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@
 planned: the layout, the bare noun of each region, and in plain sentences what it did not understand.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Blocks: boxes that belong together, in coordinates of their own."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ class BoxBlock:
         left, top, right, bottom = zip(*found, strict=True)
         return min(left), min(top), max(right), max(bottom)
 
-    def moved(self, dx: float, dy: float, scale: float = 1.0) -> BoxBlock:
+    def moved(self, dx: float, dy: float, scale: float = 1.0) -> "BoxBlock":
         return BoxBlock(
             {
                 k: (a * scale + dx, b * scale + dy, c * scale + dx, d * scale + dy)
@@ -36,12 +34,12 @@ class BoxBlock:
         x0, y0, x1, y1 = self.bounds()
         return x1 - x0, y1 - y0
 
-    def to(self, x: float, y: float, scale: float = 1.0) -> BoxBlock:
+    def to(self, x: float, y: float, scale: float = 1.0) -> "BoxBlock":
         """With its upper left corner there."""
         x0, y0, _, _ = self.bounds()
         return self.moved(x - x0 * scale, y - y0 * scale, scale)
 
-    def add(self, other: BoxBlock) -> None:
+    def add(self, other: "BoxBlock") -> None:
         self.boxes |= other.boxes
 
 

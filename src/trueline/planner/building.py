@@ -1,7 +1,5 @@
 """Blocks of what overlaps: a base, and around it what is on, in, worn, held or ridden."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

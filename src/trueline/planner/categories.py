@@ -5,8 +5,6 @@ language models are shown for it. The synonyms are our own list, of words that h
 glass may be a cup or a wine glass, a bat an animal.
 """
 
-from __future__ import annotations
-
 from trueline.english.lists import read_lists
 from trueline.english.words import PEOPLE
 

@@ -1,7 +1,5 @@
 """What a clause is about so far, whom a relation phrase in it is about, and what the relation then is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from trueline.english import words as w

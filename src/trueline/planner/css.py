@@ -6,8 +6,6 @@ on a canvas of 64 pixels, at which its published figures are best. The format is
 takes what language models make of it, are not.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any

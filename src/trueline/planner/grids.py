@@ -1,7 +1,5 @@
 """Blocks that stand left, right, above, below, beside or between each other: on the lines of a grid."""
 
-from __future__ import annotations
-
 from trueline.planner.blocks import GAP, BoxBlock, reach
 from trueline.planner.building import OVERLAPPING, Builder
 from trueline.planner.links import Link

@@ -3,8 +3,6 @@
 It travels with the layout, into JSON Lines and into the record of a picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

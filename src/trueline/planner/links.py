@@ -1,7 +1,5 @@
 """Groups of things and the relations that their boxes must show."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ prompts' words are our own. What comes back is data: boxes are cut to the pictur
 again and then left out and said. When no plan comes, the rules plan, and a note says why.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter
@@ -14,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, WrapValidator
 
@@ -102,7 +100,7 @@ class LLMPlanner:
         self.name = f"llm:{chat.name}"
 
     @classmethod
-    def of(cls, what: str = "", **settings: Any) -> LLMPlanner:
+    def of(cls, what: str = "", **settings: Any) -> Self:
         """``what``: the model, as ``trueline.chat.Chat.of`` takes it. ``settings``: of this class and of
         ``trueline.chat.ChatSettings`` (base_url, timeout, cache, ...).
 

@@ -6,8 +6,6 @@ which the centres of what is related share a row or a column (``grids``); what i
 have one scale, so that proportions stay.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from trueline.boxes import Corners

@@ -1,7 +1,5 @@
 """What pronouns and possessives go back to: "on top of it", "behind them", "in its mouth", "to her left"."""
 
-from __future__ import annotations
-
 from trueline.english import words as w
 from trueline.english.noun_phrases import NounPhrase
 from trueline.planner.clause import Clause

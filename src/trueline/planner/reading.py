@@ -5,8 +5,6 @@ cat on a bed next to a dog": both; "a cat left of a dog, which is above a bird":
 captions and of templates, not a grammar of English: what it leaves out, it says in ``PromptScene.notes``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

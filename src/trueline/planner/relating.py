@@ -1,7 +1,5 @@
 """Relation phrases: which words say a relation, and between which things it then is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -3,11 +3,9 @@
 ``replay`` reads a file of LayoutGPT's, whose plans are scored as they are; ``ReplayPlanner`` finds prompts in either.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -96,7 +94,7 @@ class ReplayPlanner:
             raise ValueError(f"{path}: holds no plan; give LayoutGPT's JSON or a JSONL of layouts")
 
     @classmethod
-    def of(cls, what: str, **settings: Any) -> ReplayPlanner:
+    def of(cls, what: str, **settings: Any) -> Self:
         """``what``: the file. ``settings``: ``iteration``.
 
         Raises:

@@ -6,11 +6,9 @@ sets boxes that keep the relations (``placing``). The same prompt gives the same
 What was not understood, what has no box and which numbers were chosen, stands in the plan's notes.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from trueline.boxes import Corners
 from trueline.english.plurals import plurals, singular
@@ -47,7 +45,7 @@ class RulesPlanner(Frozen):
     vocabulary: Vocabulary = "open"
 
     @classmethod
-    def of(cls, what: str = "", **settings: Any) -> RulesPlanner:
+    def of(cls, what: str = "", **settings: Any) -> Self:
         """From what follows "rules:" on the command line: nothing, or the vocabulary ("rules:coco").
 
         Raises:

@@ -1,7 +1,5 @@
 """What a prompt says that the picture shows: things, their numbers, relations and comparisons of numbers."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from typing import NamedTuple

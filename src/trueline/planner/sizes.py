@@ -10,8 +10,6 @@ median width over height. Pictures are taken as square: the median ratio of stop
 The numbers stand in ``sizes.json``.
 """
 
-from __future__ import annotations
-
 import json
 from importlib.resources import files
 from typing import Any

@@ -1,7 +1,5 @@
 """From noun phrases to the things of a scene: which get a box, which were named before, which come in groups."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ RealignDiff's Figure 7 shows such maps by DAAM (Tang et al. 2023); these are the
 map size and steps.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """The two stages, and further rounds of the second."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +37,41 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "num_images_per_prompt": ((None, 1), "give the layout once for each picture"),
     "output_type": ((None, "pil"), "the models see PIL's pictures; leave it out"),
 }
+
+
+@dataclass
+class _PictureState:
+    """One picture of a batch: its rounds so far."""
+
+    index: int
+    layout: Layout
+    seed: tuple[int, int]
+    rounds: list[Round] = field(default_factory=list)
+    maps: list[Tensor] = field(default_factory=list)  # attention, from the last picture on that nothing led
+    notes: list[str] = field(default_factory=list)
+    over: bool = False
+    fresh: bool = False  # drawn in this round
+
+    @property
+    def last(self) -> Round:
+        return self.rounds[-1]
+
+    @property
+    def number(self) -> int:
+        """Of the last round."""
+        return len(self.rounds) - 1
+
+    def stop(self, sentence: str) -> None:
+        self.over = True
+        self.notes.append(sentence)
+        warnings.warn(f"picture {self.index}: {sentence}", stacklevel=2)
+
+    def done(self, refining: bool) -> Realignment:
+        kept = len(self.rounds) - 1
+        if refining:  # max takes the first of equals
+            points = [each.check.points if each.check else (-1, 0) for each in self.rounds]
+            kept = points.index(max(points))
+        return Realignment(self.index, self.layout, tuple(self.rounds), kept, tuple(self.notes))
 
 
 class Realign:
@@ -265,41 +298,6 @@ class Realign:
         if self.maps and not methods and layout.regions and not backbone.grounded:
             record["notes"] = [BOXES_IGNORED, *record["notes"]]  # the recorder kept this note away
         return record
-
-
-@dataclass
-class _PictureState:
-    """One picture of a batch: its rounds so far."""
-
-    index: int
-    layout: Layout
-    seed: tuple[int, int]
-    rounds: list[Round] = field(default_factory=list)
-    maps: list[Tensor] = field(default_factory=list)  # attention, from the last picture on that nothing led
-    notes: list[str] = field(default_factory=list)
-    over: bool = False
-    fresh: bool = False  # drawn in this round
-
-    @property
-    def last(self) -> Round:
-        return self.rounds[-1]
-
-    @property
-    def number(self) -> int:
-        """Of the last round."""
-        return len(self.rounds) - 1
-
-    def stop(self, sentence: str) -> None:
-        self.over = True
-        self.notes.append(sentence)
-        warnings.warn(f"picture {self.index}: {sentence}", stacklevel=2)
-
-    def done(self, refining: bool) -> Realignment:
-        kept = len(self.rounds) - 1
-        if refining:  # max takes the first of equals
-            points = [each.check.points if each.check else (-1, 0) for each in self.rounds]
-            kept = points.index(max(points))
-        return Realignment(self.index, self.layout, tuple(self.rounds), kept, tuple(self.notes))
 
 
 def layout_of(

@@ -4,8 +4,6 @@
 the list has any ("tv set," is one phrase). A line that begins with # is a comment.
 """
 
-from __future__ import annotations
-
 from importlib.resources import files
 
 
