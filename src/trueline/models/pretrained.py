@@ -12,6 +12,7 @@ import transformers
 from PIL.Image import Image
 from torch import Tensor
 
+Dtype = torch.dtype | str  #: or its name, "bfloat16"
 BATCH = 16  #: pictures that go through a net at once
 Found = TypeVar("Found")
 
@@ -32,7 +33,7 @@ class Checkpoint:
         """The last part of the name: "clip-vit-base-patch32"."""
         return Path(self.name).name
 
-    def model(self, kind: Any, device: str | torch.device, dtype: torch.dtype | str) -> Any:
+    def model(self, kind: Any, device: str | torch.device, dtype: Dtype) -> Any:
         """The net of class ``kind``, ready to be used; its weights must be whole.
 
         Raises:
@@ -91,7 +92,7 @@ class Checkpoint:
             raise ValueError(f"the {part} of {self.name} cannot be read ({reason}); {cure}") from error
 
 
-def precision(dtype: torch.dtype | str) -> torch.dtype:
+def precision(dtype: Dtype) -> torch.dtype:
     """``torch.float32`` of "float32"; so too bfloat16 and float16."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found not in (torch.float32, torch.bfloat16, torch.float16):

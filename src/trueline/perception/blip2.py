@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Blip2ForImageTextRetrieval, BlipForImageTextRetrieval
 
 from trueline.models.devices import at_least_float32
-from trueline.models.pretrained import BATCH, Checkpoint, batched, pixels_for, precision
+from trueline.models.pretrained import BATCH, Checkpoint, Dtype, batched, pixels_for, precision
 
 LONGEST = 32  #: tokens of a text that BLIP-2 reads (LAVIS); BLIP reads 35
 
@@ -37,7 +37,7 @@ class _TwoHeads:
         self,
         checkpoint: str,
         device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
+        dtype: Dtype = "float32",
         *,
         head: Head = "itm",
         **files: Any,
@@ -79,9 +79,7 @@ class Blip2(_TwoHeads):
 
     net, kind, longest, batch = Blip2ForImageTextRetrieval, "blip2", LONGEST, 8
 
-    def __init__(
-        self, checkpoint: str, device: str = "cpu", dtype: torch.dtype | str = "float32", **more: Any
-    ):
+    def __init__(self, checkpoint: str, device: str = "cpu", dtype: Dtype = "float32", **more: Any):
         if precision(dtype) is torch.float16:
             raise ValueError("BLIP-2 is not stable in float16; use dtype bfloat16 or float32")
         super().__init__(checkpoint, device, dtype, **more)

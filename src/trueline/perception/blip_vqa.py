@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import BlipForQuestionAnswering
 
-from trueline.models.pretrained import Checkpoint, batched, pixels_for, same_length
+from trueline.models.pretrained import Checkpoint, Dtype, batched, pixels_for, same_length
 
 SIDE = 480  #: pixels
 LONGEST = 35  #: tokens of a question
@@ -28,7 +28,7 @@ class BlipVqa:
         self,
         checkpoint: str,
         device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
+        dtype: Dtype = "float32",
         *,
         side: int = SIDE,
         **files: Any,

@@ -22,7 +22,7 @@ from transformers import (
 
 from trueline.models.devices import at_least_float32
 from trueline.models.pixels import Fitting, Images
-from trueline.models.pretrained import Checkpoint, precision
+from trueline.models.pretrained import Checkpoint, Dtype, precision
 
 LONGEST = 20  #: words of a drawn caption; BLIP's and BLIP-2's own default
 PROMPT = 64  #: tokens of a given text that are read
@@ -303,23 +303,28 @@ def load_captioner(
     dtype: str = "float32",
     revision: str | None = None,
     **settings: Any,
-) -> Autoregressive:
-    """The captioner in a folder or on the Hub (there at ``revision``): BLIP or BLIP-2, as its config says.
+) -> BlipCaptioner | Blip2Captioner:
+    """The captioner in a folder or on the Hub (there at ``revision``), as ``captioner_of``."""
+    return captioner_of(Checkpoint(name, revision), device, dtype, **settings)
+
+
+def captioner_of(
+    source: Checkpoint, device: str | torch.device, dtype: Dtype, **settings: Any
+) -> BlipCaptioner | Blip2Captioner:
+    """The captioner of a checkpoint: BLIP or BLIP-2, as its config says.
 
     Raises:
         ValueError: neither, float16 for BLIP-2, or what cannot be read.
     """
-    source = Checkpoint(name, revision)
     kind = source.config().model_type
     if kind not in ("blip", "blip-2"):
-        raise ValueError(f"the captioner {name} is a {kind}; give a checkpoint of BLIP or BLIP-2")
+        raise ValueError(f"the captioner {source.name} is a {kind}; give a checkpoint of BLIP or BLIP-2")
     if kind == "blip-2" and precision(dtype) is torch.float16:
         raise ValueError("BLIP-2 is not stable in float16; use dtype bfloat16 or float32")
     made: Any = BlipCaptioner if kind == "blip" else Blip2Captioner
     net: Any = BlipForConditionalGeneration if kind == "blip" else Blip2ForConditionalGeneration
-    model = source.model(net, device, dtype)
     processor = source.image_processor("BlipImageProcessor", resample=3)
-    return made(model, source.tokenizer(), processor, **settings).to(device)
+    return made(source.model(net, device, dtype), source.tokenizer(), processor, **settings).to(device)
 
 
 def load_blip2_text(

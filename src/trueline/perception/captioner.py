@@ -6,10 +6,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Blip2ForConditionalGeneration, BlipForConditionalGeneration
 
-from trueline.models.pretrained import Checkpoint, precision, rgb
-from trueline.perception.caption_nets import LONGEST, Autoregressive, Blip2Captioner, BlipCaptioner
+from trueline.models.pretrained import Checkpoint, Dtype, rgb
+from trueline.perception.caption_nets import (
+    LONGEST,
+    Autoregressive,
+    Blip2Captioner,
+    BlipCaptioner,
+    captioner_of,
+)
 
 BATCH = 8
 
@@ -61,50 +66,39 @@ def _tensor(image: Image.Image) -> Tensor:
     return flat.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
 
 
-def blip(
-    checkpoint: str,
-    device: str = "cpu",
-    dtype: torch.dtype | str = torch.float32,
-    *,
-    longest: int = LONGEST,
-    prefix: str = "",
-    **files: Any,
-) -> GreedyCaptioner:
-    """``BlipForConditionalGeneration`` (Salesforce/blip-image-captioning-base). ``prefix``: words that every
-    caption begins with, which are left out of what is returned.
+def blip(checkpoint: str, *where: str, **settings: Any) -> GreedyCaptioner:
+    """``BlipForConditionalGeneration`` (Salesforce/blip-image-captioning-base).
+
+    Args:
+        where: device and dtype ("cpu", "float32").
+        settings: ``longest`` and ``prefix`` of ``caption_nets.Autoregressive`` (the prefix is left out of what is
+            returned), and those of ``Checkpoint``.
 
     Raises:
         ValueError: another model's checkpoint, or one that cannot be read.
     """
-    source = Checkpoint(checkpoint, **files)
-    source.check_kind("BLIP captioner", "blip")
-    model = source.model(BlipForConditionalGeneration, device, dtype)
-    return _captioner(BlipCaptioner, model, source, longest, prefix)
+    return _captioner(("BLIP captioner", "blip"), checkpoint, *where, **settings)
 
 
-def blip2(
-    checkpoint: str,
-    device: str = "cpu",
-    dtype: torch.dtype | str = torch.float32,
-    *,
-    longest: int = LONGEST,
-    prefix: str = "",
-    **files: Any,
-) -> GreedyCaptioner:
+def blip2(checkpoint: str, *where: str, **settings: Any) -> GreedyCaptioner:
     """``Blip2ForConditionalGeneration`` (Salesforce/blip2-opt-2.7b, -flan-t5-xl); settings as ``blip``.
 
     Raises:
         ValueError: float16, another model's checkpoint, or one that cannot be read.
     """
-    if precision(dtype) is torch.float16:
-        raise ValueError("BLIP-2 is not stable in float16; use dtype bfloat16 or float32")
+    return _captioner(("BLIP-2 captioner", "blip-2"), checkpoint, *where, **settings)
+
+
+def _captioner(
+    kind: tuple[str, str],
+    checkpoint: str,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    *,
+    longest: int = LONGEST,
+    prefix: str = "",
+    **files: Any,
+) -> GreedyCaptioner:
     source = Checkpoint(checkpoint, **files)
-    source.check_kind("BLIP-2 captioner", "blip-2")
-    model = source.model(Blip2ForConditionalGeneration, device, dtype)
-    return _captioner(Blip2Captioner, model, source, longest, prefix)
-
-
-def _captioner(kind: Any, model: Any, source: Checkpoint, longest: int, prefix: str) -> GreedyCaptioner:
-    pictures = source.image_processor("BlipImageProcessor", resample=3)
-    net = kind(model, source.tokenizer(), pictures, longest=longest, prefix=prefix)
-    return GreedyCaptioner(net.to(model.device), source.title)
+    source.check_kind(*kind)
+    return GreedyCaptioner(captioner_of(source, device, dtype, longest=longest, prefix=prefix), source.title)

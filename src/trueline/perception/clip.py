@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPModel
 
-from trueline.models.pretrained import Checkpoint, batched, pixels_for, same_length
+from trueline.models.pretrained import Checkpoint, Dtype, batched, pixels_for, same_length
 
 
 class Clip:
@@ -26,7 +26,7 @@ class Clip:
         self,
         checkpoint: str,
         device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
+        dtype: Dtype = "float32",
         *,
         processor: str | None = None,
         name: str = "clip",
@@ -42,7 +42,7 @@ class Clip:
         side = self.model.config.vision_config.image_size
         self.protocol = f"{source.title}, PIL bicubic to {side}, {self.length} tokens"
 
-    def _model(self, source: Checkpoint, device: str, dtype: torch.dtype | str) -> CLIPModel:
+    def _model(self, source: Checkpoint, device: str, dtype: Dtype) -> CLIPModel:
         return source.model(CLIPModel, device, dtype)
 
     def _pictures(self, source: Checkpoint) -> Any:

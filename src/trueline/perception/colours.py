@@ -135,15 +135,10 @@ def hsv(rgb: np.ndarray) -> np.ndarray:
     spread = value - np.minimum(np.minimum(red, green), blue)
     steps = np.arange(256)
     steps[0] = 1  # 0 spread has numerators of 0
-    by_value, by_spread = (
-        np.rint((255 << 12) / steps).astype(int),
-        np.rint((180 << 12) / (6 * steps)).astype(int),
-    )
-    around = np.where(
-        value == red,
-        green - blue,
-        np.where(value == green, blue - red + 2 * spread, red - green + 4 * spread),
-    )
+    by_value = np.rint((255 << 12) / steps).astype(int)
+    by_spread = np.rint((180 << 12) / (6 * steps)).astype(int)
+    other = np.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
+    around = np.where(value == red, green - blue, other)
     hue = (around * by_spread[spread] + (1 << 11)) >> 12
     saturation = (spread * by_value[value] + (1 << 11)) >> 12
     return np.stack([np.where(hue < 0, hue + 180, hue), saturation, value], axis=-1).astype(np.uint8)

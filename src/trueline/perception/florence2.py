@@ -15,7 +15,7 @@ from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from trueline.boxes import Corners
 from trueline.english.naming import Noun, how_named, words_of
-from trueline.models.pretrained import Checkpoint, rgb, same_length
+from trueline.models.pretrained import Checkpoint, Dtype, rgb, same_length
 from trueline.perception import Detection
 from trueline.perception.grounding_dino import caption as listed
 from trueline.perception.grounding_dino import label_of
@@ -48,7 +48,7 @@ class Florence2:
         self,
         checkpoint: str,
         device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
+        dtype: Dtype = "float32",
         *,
         task: Task = "open-vocabulary",
         beams: int = 3,
@@ -235,7 +235,8 @@ class _AnswerParser:
         if self.polygon:
             self._part()
             if self.points:
-                self._add(*_around(self.points))
+                xs, ys = self.points[::2], self.points[1::2]
+                self._add(min(xs), min(ys), max(xs), max(ys))
             self.points, self.polygon = [], False
         elif self.places:
             whole = len(self.places) // 4 * 4
@@ -257,11 +258,6 @@ class _AnswerParser:
             self.found.append((self.phrase, (left, top, right, bottom)))
         else:
             self.broken += 1
-
-
-def _around(points: Sequence[int]) -> tuple[int, int, int, int]:
-    xs, ys = points[::2], points[1::2]
-    return min(xs), min(ys), max(xs), max(ys)
 
 
 def kind_of(name: str, labels: Sequence[str]) -> str | None:

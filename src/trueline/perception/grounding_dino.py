@@ -7,7 +7,7 @@ import torch
 from PIL.Image import Image
 from transformers import AutoModelForZeroShotObjectDetection, GroundingDinoProcessor
 
-from trueline.models.pretrained import Checkpoint, asked_only, rgb
+from trueline.models.pretrained import Checkpoint, Dtype, asked_only, rgb
 from trueline.perception import Detection
 
 BATCH = 4
@@ -25,7 +25,7 @@ class GroundingDino:
         self,
         checkpoint: str,
         device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
+        dtype: Dtype = "float32",
         *,
         threshold: float = 0.25,
         text_threshold: float = 0.25,

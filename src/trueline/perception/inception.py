@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trueline.models.pretrained import batched, rgb
+from trueline.models.pretrained import Dtype, batched, rgb
 
 SIDE = 299
 BATCH = 32
@@ -34,7 +34,7 @@ class Inception:
         self,
         weights: str,
         device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
+        dtype: Dtype = "float32",
         *,
         resize: Literal["tf", "clean"] = "tf",
         **files: Any,

@@ -12,13 +12,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from trueline.models.pretrained import Checkpoint, precision
+from trueline.models.pretrained import Checkpoint, Dtype, precision
 from trueline.perception.clip import Clip
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -46,13 +45,11 @@ class NegClip(Clip):
     ``processor`` names a folder with a tokenizer where the first has none; "openai/clip-vit-base-patch32" fits.
     """
 
-    def __init__(
-        self, checkpoint: str, device: str = "cpu", dtype: torch.dtype | str = torch.float32, **more: Any
-    ):
+    def __init__(self, checkpoint: str, device: str = "cpu", dtype: Dtype = "float32", **more: Any):
         super().__init__(checkpoint, device, dtype, name="negclip", **more)
         self.protocol += ", quick GELU"
 
-    def _model(self, source: Checkpoint, device: str, dtype: torch.dtype | str) -> CLIPModel:
+    def _model(self, source: Checkpoint, device: str, dtype: Dtype) -> CLIPModel:
         file = _weights(source)
         try:
             state = load_file(file)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import Owlv2ForObjectDetection
 
-from trueline.models.pretrained import Checkpoint, asked_only, pixels_for, rgb
+from trueline.models.pretrained import Checkpoint, Dtype, asked_only, pixels_for, rgb
 from trueline.perception import Detection
 
 #: What fills the square beside a picture: mid-grey, as in Google's code and transformers 4; transformers 5 pads
@@ -30,7 +30,7 @@ class Owlv2:
         self,
         checkpoint: str,
         device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
+        dtype: Dtype = "float32",
         *,
         threshold: float = 0.1,
         per_label: bool = False,

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from trueline.models.pretrained import Dtype
 from trueline.perception.clip import Clip
 
 
@@ -17,9 +17,7 @@ class PickScore(Clip):
     ``processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"``, as its authors do.
     """
 
-    def __init__(
-        self, checkpoint: str, device: str = "cpu", dtype: torch.dtype | str = torch.float32, **more: Any
-    ):
+    def __init__(self, checkpoint: str, device: str = "cpu", dtype: Dtype = "float32", **more: Any):
         super().__init__(checkpoint, device, dtype, name="pickscore", **more)
 
     def match(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:

@@ -132,13 +132,9 @@ def _tags(tags: Sequence[str], notes: list[str]) -> list[str]:
 
 def _likelihood(value: Any) -> Any:
     """Models write the paper's numbers too."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value
-    return (
-        _OF_NUMBERS.get(str(value).strip(), str(value).strip().lower())
-        if isinstance(value, int | float | str)
-        else value
-    )
+    return _OF_NUMBERS.get(str(value).strip(), str(value).strip().lower())
 
 
 Judged = dict[str, list[Reasoned]]  #: by tag

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Sam2Model, SamModel
 
 from trueline.boxes import Corners, clipped
-from trueline.models.pretrained import Checkpoint, rgb, same_length
+from trueline.models.pretrained import Checkpoint, Dtype, rgb, same_length
 
 BATCH = 2  #: pictures of 1024 x 1024 pixels in the image encoder at once
 BOXES = 16  #: boxes of a picture in the mask decoder at once
@@ -22,8 +22,7 @@ NOTHING = -1e4  #: the logit of a pixel that surely belongs to nothing
 class _BoxSegmenter:
     """What both share: a picture is encoded once, its boxes are decoded on their own, so none changes another's mask.
 
-    ``pictures`` is the image processor; a picture without boxes is not encoded, and a box without area has a mask of
-    zeros.
+    A picture without boxes is not encoded, and a box without area has a mask of zeros.
 
     Settings:
         multimask: the best by predicted IoU of the three masks that the net draws for an ambiguous prompt (whole,
@@ -34,10 +33,25 @@ class _BoxSegmenter:
     """
 
     name: str
-    model: Any
-    pictures: Any
+    net: ClassVar[Any]
+    kinds: ClassVar[tuple[str, ...]]  #: its title, and the checkpoints that are of it
+    processor: ClassVar[str]
 
-    def __init__(self, source: Checkpoint, multimask: bool, least: float, soft: bool):
+    def __init__(
+        self,
+        checkpoint: str,
+        device: str = "cpu",
+        dtype: Dtype = "float32",
+        *,
+        multimask: bool = True,
+        least: float = 0.0,
+        soft: bool = False,
+        **files: Any,
+    ):
+        source = Checkpoint(checkpoint, **files)
+        source.check_kind(*self.kinds)
+        self.model = source.model(self.net, device, dtype)
+        self.pictures = source.image_processor(self.processor)
         self.multimask, self.least, self.soft = multimask, least, soft
         self.protocol = (
             f"{source.title}, {'best of 3 by predicted IoU' if multimask else 'single mask'}"
@@ -101,23 +115,7 @@ class _BoxSegmenter:
 class Sam(_BoxSegmenter):
     """``SamModel`` (facebook/sam-vit-base, -large, -huge). Its longer side fills the square, padded with 0."""
 
-    def __init__(
-        self,
-        checkpoint: str,
-        device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
-        *,
-        multimask: bool = True,
-        least: float = 0.0,
-        soft: bool = False,
-        **files: Any,
-    ):
-        source = Checkpoint(checkpoint, **files)
-        source.check_kind("SAM", "sam")
-        super().__init__(source, multimask, least, soft)
-        self.model = source.model(SamModel, device, dtype)
-        self.pictures = source.image_processor("SamImageProcessor")
-        self.name = "sam"
+    name, net, kinds, processor = "sam", SamModel, ("SAM", "sam"), "SamImageProcessor"
 
     def _embed(self, pixels: Tensor) -> list[Tensor]:
         return list(self.model.get_image_embeddings(pixels).split(1))
@@ -137,23 +135,7 @@ class Sam2(_BoxSegmenter):
     transformers' own ``Sam2ImageProcessor`` needs torchvision; one that resizes with PIL reads the same file here.
     """
 
-    def __init__(
-        self,
-        checkpoint: str,
-        device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
-        *,
-        multimask: bool = True,
-        least: float = 0.0,
-        soft: bool = False,
-        **files: Any,
-    ):
-        source = Checkpoint(checkpoint, **files)
-        source.check_kind("SAM 2", "sam2", "sam2_video")
-        super().__init__(source, multimask, least, soft)
-        self.model = source.model(Sam2Model, device, dtype)
-        self.pictures = source.image_processor("ViTImageProcessor")
-        self.name = "sam2"
+    name, net, kinds, processor = "sam2", Sam2Model, ("SAM 2", "sam2", "sam2_video"), "ViTImageProcessor"
 
     def _embed(self, pixels: Tensor) -> list[list[Tensor]]:
         levels = self.model.get_image_embeddings(pixels)
