@@ -242,6 +242,13 @@ def test_yolo_outlines_confidences_and_names(tmp_path):
         read(tmp_path, "yolo", names=save(tmp_path, "n.yaml", "names: [cat, yes]"))
 
 
+@pytest.mark.parametrize("phrase", ["café", "0\x85", "a\x85b", "a\u2028b", "two\u2029"])
+def test_yolo_keeps_names_with_unicodes_line_breaks(tmp_path, phrase):
+    write([Layout("x", regions=[Region(phrase, (0.1, 0.1, 0.5, 0.5))])], tmp_path, "yolo")
+    (layout,) = read(tmp_path, "yolo")
+    assert [region.phrase for region in layout.regions] == [phrase]
+
+
 @pytest.mark.parametrize("name", ["yolo", "coco"])
 def test_only_the_class_names_that_are_given(tmp_path, name):
     phrases = ["cat", "a red hot dog", "The Dog", "a scat", "hotdogs"]

@@ -91,7 +91,9 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
     import yaml
 
     names, classes = classes_of(layouts, options.names, options.tally)
-    table = yaml.safe_dump({"names": dict(enumerate(names))}, allow_unicode=True, sort_keys=False)
+    # Unicode has line breaks that YAML folds into spaces (U+0085); such names are escaped.
+    unbroken = all(name.splitlines() in ([], [name]) for name in names)
+    table = yaml.safe_dump({"names": dict(enumerate(names))}, allow_unicode=unbroken, sort_keys=False)
     files = {"data.yaml": table.encode()}
     for name, layout, chosen in zip(file_names(layouts), layouts, classes, strict=True):
         lines = [
