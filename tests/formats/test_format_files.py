@@ -64,7 +64,7 @@ def ideogram(box) -> dict:
         ("layoutgpt-json", [LAYOUTGPT], r"row 1, object_list\[0\]: its box must be in 0..1 \(got 12\)"),
         ("layoutgpt-json", [GLIGEN], "layoutgpt-json is a JSON list of objects with query_id"),
         ("yxyx-1000", ideogram([0, 0, 1024, 500]), r"\[0\], bbox: y_max must be between 0 and 1000 \(got 1024\)"),
-        ("yxyx-1000", ideogram([0.1, 0.1, 0.5, 0.5]), "these look like fractions"),
+        ("yxyx-1000", ideogram([0.1, 0.1, 0.5, 0.5]), "not fractions"),
         ("yxyx-1000", ideogram([500, 0, 100, 500]), "y0 must be smaller than y1"),
         ("yxyx-1000", [IDEOGRAM], "yxyx-1000 is an object with high_level_description"),
         ("yxyx-1000-flux", "a cat and no table", "yxyx-1000-flux is lines of a caption"),

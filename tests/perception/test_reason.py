@@ -107,7 +107,7 @@ def test_tags_that_are_none():
         "a cat", ["cat", "Cat", " cat ", "", "\x00", None, 3, "x" * 101, "dog"]
     )
     assert [each.tag for each in reasoning.objects] == ["cat", "dog"]
-    assert reasoning.notes == ("5 of 9 tags are no words of 1 to 100 characters and are left out",)
+    assert reasoning.notes == ("5 of 9 tags are no words of 1 to 100 characters and left out",)
     many = RulesReasoner().reason("a cat", [f"thing {i} x" for i in range(1500)])
     assert len(many.objects) == MAX_TAGS and "1500 tags are too many" in many.notes[0]
     assert RulesReasoner().reason("a cat", []).objects == ()
@@ -242,7 +242,7 @@ def test_other_scores_are_asked_for_again_and_then_judged_by_the_rules(score):
     reasoning, requests = reason(say(bad))
     assert reasoning.objects == (WANTED[0], Reasoned("pencil", 2), WANTED[2]) and len(requests) == 4
     assert reasoning.reasoner == "llm:test"
-    assert any("the rules judge 1 of 3 tags, and not the language model" in note for note in reasoning.notes)
+    assert any("the rules judge 1 of 3 tags, not the language model" in note for note in reasoning.notes)
 
 
 def test_a_phrase_it_invents_is_repaired_or_refused():
@@ -342,7 +342,7 @@ def test_a_server_that_stops_halfway():
     assert [each.score for each in reasoning.objects] == [2] * 60 + [
         0
     ] * 40 and reasoning.reasoner == "llm:test"
-    why = r"the rules judge 40 of 100 tags, and not the language model \(.*refuses the key"
+    why = r"the rules judge 40 of 100 tags, not the language model \(.*refuses the key"
     assert re.search(why, reasoning.notes[-1])
 
 

@@ -654,9 +654,7 @@ def test_a_language_model_that_hangs_or_invents(gated, monkeypatch):
         (done,) = realign(gated, Scripted([APPLE, CAR]), reasoner=reasoner)(PROMPT, seeds=[7], **FAST)
     observation = done.rounds[0].observation
     assert done.kept == 1 and observation.reasoner == "rules"
-    assert any(
-        "the rules judge 2 of 2 tags, and not the language model" in note for note in observation.notes
-    )
+    assert any("the rules judge 2 of 2 tags, not the language model" in note for note in observation.notes)
 
 
 class Inventive:

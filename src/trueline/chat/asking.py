@@ -22,9 +22,8 @@ MAX_ENTRIES = 1000  #: of a list in an answer; the rest is left out
 MAX_PROBLEM = 1000  #: characters of what is wrong with an answer
 MAX_SHOWN = 2000  #: characters of a wrong answer that its model is shown again
 PAUSE = 0.5  #: seconds before the first retry of a server that failed; doubled for each more
-MAX_UNANSWERED = (
-    3  #: after so many questions in a row that no server answered, none is asked for ``REST`` seconds
-)
+#: After so many questions in a row that no server answered, none is asked for ``REST`` seconds.
+MAX_UNANSWERED = 3
 REST = 60.0
 MODEL_VARIABLE = "TRUELINE_LLM_MODEL"
 
@@ -148,9 +147,7 @@ class Chat:
         """A text that fits the schema, and whether asking again would change nothing."""
         now = time.monotonic()
         if self._unanswered >= MAX_UNANSWERED and now - self._since < REST:
-            raise ChatError(
-                f"no answer to the last {self._unanswered} questions; the model is left alone for now"
-            )
+            raise ChatError(f"no answer to the last {self._unanswered} questions; it is left alone for now")
         end, conversation, usable, problem, asked = now + self.settings.timeout, question.messages, "", "", 0
         for attempt in range(self.settings.retries + 1):
             left = end - time.monotonic()
@@ -189,9 +186,7 @@ def keep_usable(value: Any, handler: ValidatorFunctionWrapHandler, info: Validat
         return handler(value)
     entries = value[:MAX_ENTRIES]
     if len(value) > MAX_ENTRIES:
-        left_out.append(
-            f"{len(value)} entries are too many; those after the first {MAX_ENTRIES} are left out"
-        )
+        left_out.append(f"{len(value)} entries are too many; those past the first {MAX_ENTRIES} are left out")
     try:
         return handler(entries)
     except ValidationError as error:

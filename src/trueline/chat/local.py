@@ -20,14 +20,10 @@ class Local:
     """
 
     def __init__(self, checkpoint: str, settings: ChatSettings):
-        source = Checkpoint(
-            checkpoint, revision=settings.revision, local_files_only=settings.local_files_only
-        )
+        source = Checkpoint(checkpoint, settings.revision, settings.local_files_only)
         self.tokenizer = source.tokenizer()
         if not self.tokenizer.chat_template:
-            raise ValueError(
-                f"{checkpoint} has no chat template; give a chat model, often named -Instruct or -Chat"
-            )
+            raise ValueError(f"{checkpoint} has no chat template; give one, often named -Instruct or -Chat")
         self.model = source.model(transformers.AutoModelForCausalLM, settings.device, settings.dtype)
         self.name, self.max_tokens = f"{LOCAL}{checkpoint}", settings.max_tokens
         self.identity = f"{_version(checkpoint, self.model)} {settings.dtype} {settings.max_tokens}"

@@ -151,9 +151,7 @@ def _joins(tokens: Sequence[Token], at: int, first: int) -> bool:
             and after in ("J", "N")
         )
     if kind == "R":
-        return (
-            after in ("J", "N") and at > first - 1 and tokens[at].word not in ("there", "here", "then", "now")
-        )
+        return after in ("J", "N") and at >= first and tokens[at].word not in ("there", "here", "then", "now")
     if at == first or at + 2 >= len(tokens):
         return False
     described = tokens[at - 1].kind == "J"

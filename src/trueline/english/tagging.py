@@ -52,11 +52,7 @@ def tokens_of(text: str, tagger: Tagger = "textblob") -> list[Token]:
     for match in _TOKEN.finditer(text):
         start, end = match.span()
         clitic = _CLITIC.search(match[0])
-        if (
-            clitic
-            and match[0][: clitic.start()].lower() not in ("it", "there")
-            and not _misspelt(text, match)
-        ):
+        if clitic and match[0][:-2].lower() not in ("it", "there") and not _misspelt(text, match):
             spans += [(start, start + clitic.start()), (start + clitic.start(), end)]
         else:
             spans.append((start, end))

@@ -201,9 +201,7 @@ def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
         return "C"
     if word in ("more", "most", "less", "fewer", "enough", "much"):
         return "R"
-    if (word == "that" and last == "N") or (
-        word in w.SUBORDINATORS and not (word == "that" and _inner(after))
-    ):
+    if word in w.SUBORDINATORS and (word != "that" or last == "N" or not _inner(after)):
         return "S"
     if word in w.DETERMINERS:
         return "D" if word != "her" or _inner(after) else "O"

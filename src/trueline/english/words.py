@@ -77,9 +77,7 @@ IDIOMS = _LISTS["IDIOMS"]
 #: What is worn on the body, and where.
 WORN = {name: where for where, names in read_lists("worn").items() for name in names}
 #: Covers its wearer: "a man in a suit" is one box.
-CLOTHING = frozenset(
-    name for name, where in WORN.items() if where in ("body", "legs", "feet") and name != "backpack"
-)
+CLOTHING = frozenset(name for name in WORN if WORN[name] in ("body", "legs", "feet") and name != "backpack")
 PEOPLE = _LISTS["PEOPLE"]
 ANIMALS = _LISTS["ANIMALS"]
 FIGURES = _LISTS["FIGURES"]
@@ -123,10 +121,8 @@ EAT = _LISTS["EAT"]
 def _sides(side: str) -> frozenset[str]:
     """ "to the left of", "on the left side of", "left of" ..."""
     before = ("to the ", "on the ", "at the ", "in the ", "to ", "on ", "at ", "the ", "")
-    after = ("of", "side of", "hand side of", "from")
-    return frozenset(f"{b}{side} {a}" for b in before for a in after) | {
-        f"{b}{side}-hand side of" for b in before
-    }
+    after = (" of", " side of", " hand side of", "-hand side of", " from")
+    return frozenset(f"{b}{side}{a}" for b in before for a in after)
 
 
 #: Phrase -> relation: "next to" -> "beside".

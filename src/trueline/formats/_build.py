@@ -76,9 +76,7 @@ def refuse_fractions(boxes: Sequence[Sequence[float]], size: tuple[int, int], un
         return
     if boxes and max(value for box in boxes for value in box) <= 1:
         first = short([round(value, 4) for value in boxes[0]])
-        raise ValueError(
-            f"{where}: must be {unit}, these look like fractions (the first: {first}); multiply them"
-        )
+        raise ValueError(f"{where}: must be {unit}, these look like fractions (as {first}); multiply them")
 
 
 def phrases_and_boxes(
@@ -88,9 +86,7 @@ def phrases_and_boxes(
     texts = field_of(row, phrases, list, "a list of texts", where, [])
     places = field_of(row, boxes, list, "a list of boxes", where, [])
     if len(texts) != len(places):
-        raise ValueError(
-            f"{where}: has {len(texts)} {phrases} and {len(places)} {boxes}; give one phrase for each box"
-        )
+        raise ValueError(f"{where}: has {len(texts)} {phrases} and {len(places)} {boxes}; give each box one")
     return texts, places
 
 

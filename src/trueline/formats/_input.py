@@ -53,9 +53,7 @@ def json_files(path: Path, options: Options) -> list[Path]:
 
 
 def mismatch(path: Path, options: Options, found: str) -> ValueError:
-    return ValueError(
-        f"{path}: {options.format} is {options.form}; found {found}; name the format that the file has"
-    )
+    return ValueError(f"{path}: found {found}; {options.cure}")
 
 
 def describe(value: Any) -> str:

@@ -60,9 +60,7 @@ def from_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str) ->
     for place, polygon in enumerate(polygons):
         count = len(polygon) if isinstance(polygon, list) else 0
         if count < 6 or count % 2:
-            raise ValueError(
-                f"{where}[{place}]: must be x and y of three or more points (got {short(polygon)})"
-            )
+            raise ValueError(f"{where}[{place}]: must be x and y of 3 or more points (got {short(polygon)})")
         points = np.array(numbers(polygon, count, "numbers", f"{where}[{place}]")).reshape(-1, 2)
         _fill(mask, points * scale)
     return mask if mask.any() else None

@@ -46,9 +46,7 @@ def save_folder(path: Path, files: Mapping[str, bytes], options: Options) -> Non
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: is a file; {options.format} is a folder here, give another name")
     if path.is_dir() and any(path.iterdir()) and not options.replace:
-        raise ValueError(
-            f"replace: {path} is not empty; choose another folder, or allow to write over files in it"
-        )
+        raise ValueError(f"replace: {path} is not empty; choose another folder, or allow to write over it")
     for name, content in files.items():
         _write(path / name, content)
 
@@ -95,9 +93,7 @@ def file_names(layouts: Sequence[Layout]) -> list[str]:
     first: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if (other := first.setdefault(name.casefold(), number)) != number:
-            raise ValueError(
-                f"layouts {other} and {number}: both would be the file {name}; give them other ids"
-            )
+            raise ValueError(f"layouts {other} and {number}: both would be the file {name}; give other ids")
     return names
 
 

@@ -123,11 +123,8 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     content = {"images": images, "annotations": things, "categories": categories}
     files = {"instances": content, "captions": {"images": images, "annotations": captions}}
-    save_folder(
-        path,
-        {f"annotations/{part}_{SPLIT}.json": json_bytes(rows, None) for part, rows in files.items()},
-        options,
-    )
+    parts = {f"annotations/{part}_{SPLIT}.json": json_bytes(rows, None) for part, rows in files.items()}
+    save_folder(path, parts, options)
 
 
 def _ids(layouts: Sequence[Layout]) -> list[int]:

@@ -138,9 +138,8 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
             "prompt": layout.prompt,
         }
         more = {"negative_prompt": layout.negative_prompt, "seed": layout.seed}
-        contents.append(
-            json_bytes(content | {key: value for key, value in more.items() if value not in ("", None)})
-        )
+        content |= {key: value for key, value in more.items() if value not in ("", None)}
+        contents.append(json_bytes(content))
     save_each(layouts, contents, path, options)
 
 

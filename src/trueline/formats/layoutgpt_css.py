@@ -65,9 +65,7 @@ def _rule(line: str, where: str) -> tuple[str, tuple[float, float, float, float]
     for part in filter(str.strip, body.split(";")):
         key, _, value = (text.strip() for text in part.partition(":"))
         if key not in SIDES or key in values or not _PIXELS.fullmatch(value):
-            raise ValueError(
-                f"{where}: {part.strip()[:40]!r} is none of CSS's four sides in pixels; write {form}"
-            )
+            raise ValueError(f"{where}: {part.strip()[:40]!r} is no side in pixels; write {form}")
         values[key] = float(value.removesuffix("px"))
     if missing := [side for side in SIDES if side not in values]:
         raise ValueError(f"{where}: has no {missing[0]}; write {form}")

@@ -69,9 +69,7 @@ def grid_box(value: Any, where: str, tally: Tally) -> Box | None:
             cure = "divide pixels by the picture's height (y) and width (x), times 1000"
             raise ValueError(f"{where}: {name} must be between 0 and 1000 (got {corner:g}); {cure}")
     if 0 < max(y1, x1) <= 1:
-        raise ValueError(
-            f"{where}: must be {ORDER}, these look like fractions (got {value}); multiply them by 1000"
-        )
+        raise ValueError(f"{where}: must be {ORDER}, not fractions (got {value}); multiply them by 1000")
     check_order((x0, y0, x1, y1), where, ORDER)
     return cut_box((x0 / GRID, y0 / GRID, x1 / GRID, y1 / GRID), where, tally)
 
@@ -88,10 +86,8 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
         background = kept.pop("background", "")
         if not background:
             options.tally.note(NO_BACKGROUND, f"layout {number}")
-        elements = [
-            {"type": "obj", "bbox": on_grid(region.box), "desc": region.phrase} for region in layout.regions
-        ]
-        parts = {"background": background, ELEMENTS: elements}
+        rows = [{"type": "obj", "bbox": on_grid(each.box), "desc": each.phrase} for each in layout.regions]
+        parts = {"background": background, ELEMENTS: rows}
         content = {PROMPT: layout.prompt} | kept | {PARTS: parts}  # the order in which the model was trained
         contents.append((json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
     options.tally.note(ROUNDED)

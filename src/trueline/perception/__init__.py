@@ -186,6 +186,5 @@ def load(name: str, device: str = "cpu", dtype: str = "float32", **files: Any) -
         raise ValueError(f"{kind} needs a checkpoint; give it as {kind}=FOLDER or {kind}=OWNER/NAME")
     module, attribute = KINDS[kind].split(":")
     make = getattr(import_module(module if "." in module else f"{__name__}.{module}"), attribute)
-    return (
-        make(checkpoint, device, dtype, **files) if checkpoint else make(device=device, dtype=dtype, **files)
-    )
+    given = (checkpoint,) if checkpoint else ()
+    return make(*given, device=device, dtype=dtype, **files)

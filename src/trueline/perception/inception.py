@@ -80,9 +80,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
 
         return load_file(path)
     if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
-        raise ValueError(
-            f"{path} is TorchScript, which is code; give torch-fidelity's weights, which are tensors"
-        )
+        raise ValueError(f"{path} is TorchScript, which is code; give torch-fidelity's weights")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's errors have no common base

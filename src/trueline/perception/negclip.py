@@ -83,9 +83,7 @@ def _weights(source: Checkpoint) -> Path:
         )
     except Exception as error:  # the Hub's errors have no common base
         cure = f"give a folder with {WEIGHTS} and a CLIP tokenizer"
-        raise ValueError(
-            f"{source.name} is neither a folder nor a repository with {WEIGHTS}; {cure}"
-        ) from error
+        raise ValueError(f"{source.name} is no folder, nor a repository with {WEIGHTS}; {cure}") from error
     return Path(found)
 
 
@@ -133,10 +131,9 @@ def _sizes(state: dict[str, Tensor]) -> dict[str, Any]:
     """``CLIPConfig``'s settings, from the shapes of the tensors."""
 
     def tower(prefix: str, width: int) -> dict[str, Any]:
-        layers = {
-            key.split("resblocks.")[1].split(".")[0] for key in state if key.startswith(f"{prefix}resblocks.")
-        }
-        inner = state[f"{prefix}resblocks.0.mlp.c_fc.weight"].shape[0]
+        start = f"{prefix}resblocks."
+        layers = {key.removeprefix(start).split(".")[0] for key in state if key.startswith(start)}
+        inner = state[f"{start}0.mlp.c_fc.weight"].shape[0]
         return {
             "hidden_size": width,
             "intermediate_size": inner,

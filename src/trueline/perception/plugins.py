@@ -141,9 +141,7 @@ def find(target: str) -> Callable[..., Any]:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"the plug-in {target} cannot be imported ({error}); check the name and the path"
-        ) from error
+        raise ValueError(f"the plug-in {target} cannot be imported ({error}); check its name") from error
     if not callable(found):
         raise ValueError(f"the plug-in {target} is a {type(found).__name__}, not a function")
     return found

@@ -87,13 +87,9 @@ class RulesReasoner:
             if not direct[tag]:
                 possible = _named(tag, named, ("sort",)) or _named(tag, free, ("alike",))
                 possible = possible or _named(tag, named, ("within",))
-            found = [(noun, CERTAIN) for noun in certain] or [
-                (noun, POSSIBLE) for noun in possible if not noun.absent
-            ]
-            phrases = dict.fromkeys((noun.phrase, score) for noun, score in found)
-            objects += [Reasoned(tag, score, phrase) for phrase, score in phrases] or [
-                Reasoned(tag, UNLIKELY)
-            ]
+            score = CERTAIN if certain else POSSIBLE
+            phrases = dict.fromkeys(noun.phrase for noun in certain or possible if not noun.absent)
+            objects += [Reasoned(tag, score, text) for text in phrases] or [Reasoned(tag, UNLIKELY)]
         return tuple(objects)
 
 
@@ -122,9 +118,7 @@ def _tags(tags: Sequence[str], notes: list[str]) -> list[str]:
         first.setdefault(text.casefold(), text)
     kept = list(first.values())
     if broken := len(texts) - len(usable):
-        notes.append(
-            f"{broken} of {len(texts)} tags are no words of 1 to {MAX_TAG} characters and are left out"
-        )
+        notes.append(f"{broken} of {len(texts)} tags are no words of 1 to {MAX_TAG} characters and left out")
     if len(kept) > MAX_TAGS:
         notes.append(f"{len(kept)} tags are too many; those after the first {MAX_TAGS} are left out")
     return kept[:MAX_TAGS]
@@ -200,9 +194,7 @@ class LLMReasoner:
                 reason = f"it failed: {short(one_line(error))}"
                 break
         if missing := len(kept) - len(judged):
-            notes.append(
-                f"the rules judge {missing} of {len(kept)} tags, and not the language model ({reason})"
-            )
+            notes.append(f"the rules judge {missing} of {len(kept)} tags, not the language model ({reason})")
         objects = tuple(each for tag in kept for each in judged.get(tag, by_rules[tag]))
         notes = [*_lost(prompt, objects), *notes]
         return Reasoning(objects, tuple(notes), self.name if judged else self.rules.name)
@@ -243,18 +235,13 @@ def _read(answer: _Judgement, prompt: str, by_rules: Judged, problems: list[str]
         others = found.setdefault(tag, [])
         if phrase not in [other.phrase for other in others]:
             others.append(Reasoned(tag, _SCORES[each.likelihood], phrase))
-    if invented:
-        problems.append(
-            f"{len(invented)} judged tags are none that were seen, such as {short(invented[0])}: left out"
-        )
-    if strange:
-        problems.append(
-            f"{len(strange)} phrases are not in the prompt, such as {short(strange[0])}: not used"
-        )
-    if vague:
-        problems.append(
-            f"{len(vague)} phrases do not name one thing of the prompt, such as {short(vague[0])}: not used"
-        )
+    for wrong, what, fate in (
+        (invented, "judged tags are none that were seen", "left out"),
+        (strange, "phrases are not in the prompt", "not used"),
+        (vague, "phrases do not name one thing of the prompt", "not used"),
+    ):
+        if wrong:
+            problems.append(f"{len(wrong)} {what}, such as {short(wrong[0])}: {fate}")
     return found
 
 

@@ -57,7 +57,5 @@ def noun_phrases(detector: str = "", device: str = "cpu", dtype: str = "float32"
         return NounTagger()
     model = load(detector, device, dtype, **files)
     if not isinstance(model, Detector):
-        raise ValueError(
-            f"noun-phrases: {model.name} is no detector; name one such as noun-phrases=owlv2=FOLDER"
-        )
+        raise ValueError(f"noun-phrases: {model.name} is no detector; name one, as noun-phrases=owlv2=FOLDER")
     return NounTagger(model)

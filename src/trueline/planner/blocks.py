@@ -51,7 +51,7 @@ def reach(block: BoxBlock, anchor: int) -> Corners:
     return cx - a, cy - b, c - cx, d - cy
 
 
-def row_of(blocks: Sequence[BoxBlock], gap: float, level: float) -> BoxBlock:
+def row_of(blocks: Sequence[BoxBlock], gap: float = INNER_GAP, level: float = 1.0) -> BoxBlock:
     """Side by side; ``level``: 1 on one ground, 0.5 centres on one line."""
     kept = [block for block in blocks if block.boxes]
     high = max(block.size[1] for block in kept)
@@ -76,7 +76,7 @@ def grid_of(blocks: Sequence[BoxBlock]) -> BoxBlock:
     columns = min(range(len(blocks), 0, -1), key=worth)
     page, y = BoxBlock(), 0.0
     for first in range(0, len(blocks), columns):
-        row = row_of(blocks[first : first + columns], INNER_GAP, 1.0)
+        row = row_of(blocks[first : first + columns])
         width, height = row.size
         page.add(row.to((columns * (wide + INNER_GAP) - width) / 2, y))
         y += height + INNER_GAP

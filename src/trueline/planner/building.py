@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 
 from trueline.english.words import SURFACES, WORN
-from trueline.planner.blocks import GAP, INNER_GAP, BoxBlock, grid_of, row_of
+from trueline.planner.blocks import GAP, BoxBlock, grid_of, row_of
 from trueline.planner.links import RESTS, Link, ThingGroup
 from trueline.planner.scene import ASIDE
 from trueline.planner.sizes import extent, lair, ridden
@@ -34,9 +34,8 @@ class Builder:
         self.upon: dict[int, str] = {}  # how a group stands to its parent
         for link in links:
             if link.kind in OVERLAPPING or (link.kind == "between" and self._sides(link) == 1):
-                child, base = (
-                    (link.second, link.first) if link.kind in ("hold", "wear") else (link.first, link.second)
-                )
+                child = self._child(link)
+                base = link.second if child == link.first else link.first
                 if child not in self.parent and self.root(base) != child:
                     self.parent[child] = base
                     self.upon[child] = link.kind
@@ -79,7 +78,7 @@ class Builder:
             )
         else:
             flat = thing.amount <= MAX_IN_ROW and self.upon.get(group) in RESTS
-            block = row_of(items, INNER_GAP, 1.0) if flat else grid_of(items)
+            block = row_of(items) if flat else grid_of(items)
         if only is None or not each:
             for kind in ("behind", "in", "on", "lie", "ride", "front", "hold", "wear"):
                 kids = [self._child(link) for link in links if link.kind == kind and not link.each]
@@ -124,16 +123,14 @@ class Builder:
             return
         if kind == "ride" and (shape := ridden(self.groups[base].name)):
             _, tall, below, usual = shape
-            row = row_of(
-                [kid.moved(0, 0, usual * tall / extent("person")[1]) for kid in kids], INNER_GAP, 1.0
-            )
+            row = row_of([kid.moved(0, 0, usual * tall / extent("person")[1]) for kid in kids])
             w, h = row.size
             scale = min(1.0, max(width, 0.6 * w) / w)
             high = next(box[3] - box[1] for (group, _), box in block.boxes.items() if group == base)
             sink = min(below * high, 0.75 * h * scale)
             block.add(row.to(middle - 0.5 * w * scale, y0 - h * scale + sink, scale))
             return
-        row = row_of(kids, INNER_GAP, 1.0) if kind != "in" else grid_of(kids)
+        row = row_of(kids) if kind != "in" else grid_of(kids)
         w, h = row.size
         if kind in (*RESTS, "in"):
             surface = kind in ("on", "lie") and self.groups[base].name.rpartition(" ")[2] in SURFACES

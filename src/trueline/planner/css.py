@@ -13,9 +13,7 @@ from typing import Any
 from trueline.boxes import Box
 
 MAX_RULES = 20_000  #: rules of a text that are looked at
-_PROPERTY = re.compile(
-    r"\b(left|top|width|height)\s*:\s*(-?\d{1,9}(?:\.\d{0,9})?)\s*(px|%)?(?![\w.])", re.IGNORECASE
-)
+_PROPERTY = re.compile(r"(?i)\b(left|top|width|height)\s*:\s*(-?\d{1,9}(?:\.\d{0,9})?)\s*(px|%)?(?![\w.])")
 _MARKS = re.compile(r"^[\s\-*.#\d)]*[.#]?(?=[^\W\d])|[,:>\s]+$")
 
 
@@ -37,11 +35,9 @@ def read_css(text: str, width: int, height: int) -> Iterator[dict[str, Any]]:
         head, brace, body = block.rpartition("{")
         if not brace:
             continue
-        name = " ".join(
-            re.sub(r"[-_]+", " ", _MARKS.sub("", (head.strip().splitlines() or [""])[-1])).split()
-        )
+        name = " ".join(re.sub(r"[-_]", " ", _MARKS.sub("", (head.strip().splitlines() or [""])[-1])).split())
         found = {
-            key.lower(): _pixels(key, number, unit, width, height) for key, number, unit in _properties(body)
+            key.lower(): _pixels(key, *value, width, height) for key, *value in _PROPERTY.findall(body[:1000])
         }
         box: list[float] = []
         if len(found) == 4:
@@ -50,10 +46,6 @@ def read_css(text: str, width: int, height: int) -> Iterator[dict[str, Any]]:
         regions.append({"object": name, "phrase": name, "box": box})
     if regions:
         yield {"regions": regions}
-
-
-def _properties(body: str) -> list[tuple[str, str, str]]:
-    return _PROPERTY.findall(body[:1000])
 
 
 def _pixels(key: str, number: str, unit: str, width: int, height: int) -> float:

@@ -40,9 +40,7 @@ class Exemplars:
         try:
             layouts = read_layouts(self.path)
         except OSError as error:
-            raise ValueError(
-                f"exemplars: cannot read {self.path} ({error.strerror}); give a JSONL of layouts"
-            ) from None
+            raise ValueError(f"exemplars: cannot read {self.path} ({error.strerror}); give layouts") from None
         self.layouts = [layout for layout in layouts if layout.regions]
         if not self.layouts:
             raise ValueError(f"exemplars: {self.path} has no layout with regions; give some")

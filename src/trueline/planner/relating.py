@@ -11,9 +11,7 @@ from trueline.planner.scene import ASIDE, Place, Relation
 from trueline.planner.things import DIRECTIONAL
 
 #: Words of the longest relation phrase that begins with a word.
-_LONGEST = {
-    phrase.split()[0]: phrase.count(" ") + 1 for phrase in sorted(w.RELATIONS, key=lambda p: p.count(" "))
-}
+_LONGEST = {p.split()[0]: p.count(" ") + 1 for p in sorted(w.RELATIONS, key=lambda p: p.count(" "))}
 #: "on the left of the picture": relations to the picture itself, as its places.
 _SIDES: dict[str, Place] = {
     **{"left": (-1, None), "right": (1, None), "between": (0, 0), "front": (None, 1)},

@@ -46,9 +46,7 @@ class PublishedPlan:
             x0, y0, x1, y1 = (min(max(corner, 0.0), 1.0) for corner in corners)
             if name and name.strip() and x0 < x1 and y0 < y1 and (x1 - x0) * (y1 - y0) >= MIN_AREA:
                 regions.append(Region(name, (x0, y0, x1, y1)))
-        return Layout(
-            self.prompt, regions=regions[:MAX_REGIONS], id=f"plan-{self.query:06d}-{self.iteration}"
-        )
+        return Layout(self.prompt, regions[:MAX_REGIONS], id=f"plan-{self.query:06d}-{self.iteration}")
 
 
 def replay(path: str | Path) -> list[PublishedPlan]:
@@ -64,9 +62,7 @@ def replay(path: str | Path) -> list[PublishedPlan]:
         try:
             plan = _plan(row)
             if (key := (plan.query, plan.iteration)) in plans:
-                raise ValueError(
-                    f"query_id {plan.query}, iter {plan.iteration} is there twice; keep one of them"
-                )
+                raise ValueError(f"query_id {key[0]}, iter {key[1]} is there twice; keep one of them")
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from None
         plans[key] = plan
@@ -118,9 +114,7 @@ class ReplayPlanner:
         found = self.plans.get(_plain(prompt))
         shown = ascii(prompt if len(prompt) <= 80 else f"{prompt[:77]}...")
         if found is None:
-            raise ValueError(
-                f"{self.path}: has no plan of the prompt {shown}; replay another file, or plan it anew"
-            )
+            raise ValueError(f"{self.path}: has no plan of {shown}; replay another file, or plan it anew")
         if self.iteration not in found:
             there = ", ".join(map(str, found))
             raise ValueError(f"{self.path}: has no iteration {self.iteration} of {shown}; there are {there}")

@@ -26,9 +26,7 @@ SAME_AS: dict[str, str] = _TABLES["same_as"]
 #: What is ridden, seen from its side with a grown rider: its width, its height, the rider's height in the saddle, how
 #: far the rider reaches down below its top; in metres, by our own estimate. A horse of 1.6 m at the withers is 2.1 m
 #: at the ears; ``MEASURED`` has it higher than wide, for COCO's horses often stand towards the camera or are cut off.
-RIDDEN: dict[str, tuple[float, float, float, float]] = {
-    name: tuple(lengths) for name, lengths in _TABLES["ridden"].items()
-}
+RIDDEN: dict[str, tuple[float, ...]] = {name: tuple(lengths) for name, lengths in _TABLES["ridden"].items()}
 DEFAULT = (0.36, 1.0)
 _ANIMAL = (0.38, 1.1)
 #: How far a thing reaches below the top of furniture with a back or a depth, of its height: medians in NSR-1K's

@@ -45,9 +45,7 @@ def assign_phrases(
         if not boxes:
             notes.append(f"no box was found of {short(tag)}, which is a tag of the picture")
         elif len(wanted) == 1:
-            things += [
-                GroundedObject(tag, str(wanted[0].phrase), wanted[0].score, detection) for detection in boxes
-            ]
+            things += [GroundedObject(tag, str(wanted[0].phrase), wanted[0].score, each) for each in boxes]
         else:
             things += _by_attributes(image, prompt, tag, wanted, boxes, notes)
     kept = _limited(prompt, things, [str(each.phrase) for each in objects if each.phrase is not None], notes)
@@ -85,9 +83,7 @@ def _substitutes(
         GroundedObject(surplus[row].label, lacking[column], POSSIBLE, surplus[row])
         for column, row in sorted(zip(columns.tolist(), rows.tolist(), strict=True))
     ]
-    notes += [
-        f"a {short(each.tag)} too many may be {short(each.phrase)}, which was not seen" for each in made
-    ]
+    notes += [f"a {short(one.tag)} too many may be {short(one.phrase)}, which was not seen" for one in made]
     return made
 
 

@@ -10,6 +10,7 @@ from PIL.Image import Image
 from trueline.boxes import clipped
 from trueline.errors import first_line
 from trueline.perception import Detection, Detector, Segmenter, Tagger, load
+from trueline.perception.colours import pixel_mask
 from trueline.perception.reason import Reasoner
 from trueline.realign.assign import assign_phrases, surplus_detections, without_duplicates
 from trueline.realign.observation import GroundedObject, Observation
@@ -108,11 +109,7 @@ def _segmented(
         detections = [replace(each, mask=mask) for each, mask in zip(detections, masks, strict=True)]
     kept = []
     for each in detections:
-        if each.mask is not None and each.mask.shape != (image.height, image.width):
-            raise ValueError(
-                f"the mask of {each.label!r} is {each.mask.shape}, the picture {(image.height, image.width)}"
-            )
-        if each.mask is None or (each.mask > 0.5).any():
+        if each.mask is None or pixel_mask(image, each).any():
             kept.append(each)
         else:
             notes.append(f"the mask of a {each.label!r} has no area; it is left out")
