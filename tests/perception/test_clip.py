@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from transformers import CLIPModel
 
 from trueline.perception import Embedder, FeatureExtractor, Matcher, load
-from trueline.perception.clip import Clip
+from trueline.perception.clip import Clip, PickScore
 from trueline.perception.negclip import WEIGHTS, NegClip, from_open_clip
-from trueline.perception.pickscore import PickScore
 
 TEXTS = ["a red apple", "a blue car and a green chair", "the cat"]
 

@@ -25,8 +25,7 @@ from trueline.layout import MAX_PROMPT, MAX_REGIONS
 from trueline.models.text import locate
 from trueline.perception import Detection
 from trueline.planner import make_planner
-from trueline.planner.categories import COCO, coco_category
-from trueline.planner.rules import RulesPlanner
+from trueline.planner.rules import COCO, RulesPlanner, coco_category
 
 PLANNER = RulesPlanner(tagger="textblob")
 FUZZ = int(os.environ.get("TRUELINE_FUZZ", "200"))

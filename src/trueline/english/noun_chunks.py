@@ -59,9 +59,6 @@ def _spacy() -> Any:
     return load_spacy("parser", "rules")
 
 
-# ---------------------------------------------------------------------------------------------- rules
-
-
 _LISTS = read_lists("noun_chunks")
 _DETERMINERS = _LISTS["DETERMINERS"]
 _PRONOUNS = _LISTS["PRONOUNS"]

@@ -228,11 +228,7 @@ def kind_of(name: str) -> Kind:
         return "furnishing"
     if head in w.PARTS:
         return "part"
-    if head in w.ABSTRACT or _is_abstract(head):
+    endings = ("ness", "ment", "ity", "ism", "ance", "ence", "tude", "ology")
+    if head in w.ABSTRACT or (head not in w.THINGS and len(head) > 6 and head.endswith(endings)):
         return "abstract"
     return "thing"
-
-
-def _is_abstract(head: str) -> bool:
-    endings = ("ness", "ment", "ity", "ism", "ance", "ence", "tude", "ology")
-    return head not in w.THINGS and len(head) > 6 and head.endswith(endings)

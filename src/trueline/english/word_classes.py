@@ -4,19 +4,37 @@ A tagger proposes a class. Lists and agreement ("two dogs stand", "a dog stands"
 taggers err: textblob reads "bear" of "a purple bear" as a verb. The classes are those of ``tagging.Token.kind``.
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 
 from trueline.english import words as w
 from trueline.english.plurals import is_noun_word, is_plural, singular
-from trueline.english.verbs import THIRD_PERSON, VERB_FORMS
 
 REACH = 8  # how far the neighbours of a word are looked for, over adverbs
 _ADJECTIVES = w.ADJECTIVES | w.LARGE | w.SMALL
 _COLOURS = w.COLOURS | w.COLOURS_TOO
 _SUBJECTS = ("they", "it", "he", "she", "i", "we", "you")
 _OUTSIDE = w.DETERMINERS | w.PRONOUNS | w.SUBORDINATORS | w.AUXILIARIES | w.PREPOSITIONS
+
+
+def _forms(verb: str) -> set[str]:
+    stem = verb[:-1] if verb.endswith("e") and not verb.endswith(("ee", "ie", "oe")) else verb
+    doubled = verb + verb[-1] if re.search(r"[^aeiou][aeiou][bdglmnprt]$", verb) else stem
+    third = (
+        verb[:-1] + "ies"
+        if re.search(r"[^aeiou]y$", verb)
+        else verb + ("es" if re.search(r"(s|x|z|ch|sh|o)$", verb) else "s")
+    )
+    past = verb[:-1] + "ied" if re.search(r"[^aeiou]y$", verb) else None
+    found = {verb, third, f"{stem}ing", f"{doubled}ing", past or f"{stem}ed", f"{doubled}ed"}
+    return found | ({f"{verb[:-2]}ying"} if verb.endswith("ie") else set())
+
+
+VERB_FORMS = frozenset(form for verb in w.VERBS for form in _forms(verb)) | w.IRREGULAR_VERBS
+THIRD_PERSON = frozenset(form for verb in w.VERBS for form in _forms(verb) if form.endswith("s"))
+MOTION = frozenset(form for verb in w.MOVES for form in _forms(verb)) | w.MOVED  #: forms of verbs of moving
 
 
 @dataclass(frozen=True)

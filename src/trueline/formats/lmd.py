@@ -76,7 +76,9 @@ def layout_of(fields: dict[str, str], where: str, options: Options) -> Layout | 
         raise ValueError(f"{where}: {OBJECTS} is missing; write {OBJECTS}: {PAIRS}")
     size, tally = options.size or DEFAULT, options.tally
     text = fields[OBJECTS]
-    things = [] if _says_none(text) else pairs(text, f"{where}, {OBJECTS}")
+    # Nothing, or the sentence that language models write instead of [].
+    none = not text.strip() or ("No objects" in text and not text.lstrip().startswith("["))
+    things = [] if none else pairs(text, f"{where}, {OBJECTS}")
     order = f"x, y, width, height in pixels of {size[0]}x{size[1]}"
     refuse_fractions([box for _, box in things], size, order, f"{where}, {OBJECTS}")
     regions = []
@@ -89,11 +91,6 @@ def layout_of(fields: dict[str, str], where: str, options: Options) -> Layout | 
     meta: dict[str, Any] = {} if usual else {"lmd": {"background": background}}
     without = "" if negative.strip() == "None" else negative
     return make_layout(fields[CAPTION], regions, where, tally, negative_prompt=without, meta=meta)
-
-
-def _says_none(text: str) -> bool:
-    """Nothing, or the sentence that language models write instead of []."""
-    return not text.strip() or ("No objects" in text and not text.lstrip().startswith("["))
 
 
 def pairs(text: str, where: str) -> list[tuple[str, list[float]]]:

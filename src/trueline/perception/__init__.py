@@ -136,7 +136,7 @@ KINDS = {
     "grounding-dino": "grounding_dino:GroundingDino",
     "clip": "clip:Clip",
     "negclip": "negclip:NegClip",
-    "pickscore": "pickscore:PickScore",
+    "pickscore": "clip:PickScore",
     "blip-vqa": "blip_vqa:BlipVqa",
     "blip-itm": "blip2:Blip",
     "blip-itc": "blip2:blip_itc",

@@ -1,4 +1,4 @@
-"""CLIP on transformers' ``CLIPModel``: unit vectors of pictures and texts, CLIP score, features for CMMD."""
+"""CLIP (transformers' ``CLIPModel``): unit vectors of pictures and texts, CLIP score, PickScore, features for CMMD."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -90,3 +90,19 @@ class Clip:
 def _pooled(features: Any) -> Tensor:
     """The projected vectors, which transformers 5 wraps in an output object."""
     return getattr(features, "pooler_output", features)
+
+
+class PickScore(Clip):
+    """PickScore (Kirstain et al., "Pick-a-Pic", 2023; checkpoint yuvalkirstain/PickScore_v1).
+
+    ``match`` is exp(logit_scale) times the cosine; about 20 for the published checkpoint.
+
+    That checkpoint is a CLIP ViT-H/14; if your copy has no tokenizer, give
+    ``processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K"``, as its authors do.
+    """
+
+    def __init__(self, checkpoint: str, device: str = "cpu", dtype: Dtype = "float32", **more: Any):
+        super().__init__(checkpoint, device, dtype, name="pickscore", **more)
+
+    def match(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
+        return self.model.logit_scale.detach().float().exp().cpu() * super().match(images, texts)

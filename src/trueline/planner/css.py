@@ -29,9 +29,9 @@ def css(things: Sequence[tuple[str, Box]], width: int, height: int) -> str:
 def read_css(text: str, width: int, height: int) -> Iterator[dict[str, Any]]:
     """``{"regions": [{"object", "phrase", "box"}]}`` with boxes x0, y0, x1, y1 in pixels; nothing where the text
     has no rule. A rule that lacks a property has the box []. Order of properties, case, missing semicolons, per cent,
-    selectors written as ".red-apple" and text around the rules do not matter."""
+    selectors written as ".red-apple", thoughts and text around the rules do not matter."""
     regions = []
-    for block in text.split("}")[:MAX_RULES]:
+    for block in text.rpartition("</think>")[2].split("}")[:MAX_RULES]:
         head, brace, body = block.rpartition("{")
         if not brace:
             continue

@@ -8,9 +8,7 @@ again and then left out and said. When no plan comes, the rules plan, and a note
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
@@ -125,7 +123,7 @@ class LLMPlanner:
             answer = self.chat.ask(
                 self._messages(prompt, canvas),
                 _Plan,
-                read=partial(_read_css, canvas) if self.style == "css" else None,
+                read=(lambda text: read_css(text, *canvas)) if self.style == "css" else None,
                 check=lambda plan: _objections(_draw(plan, prompt, canvas)),
                 seed=seed,
                 notes=notes,
@@ -210,10 +208,6 @@ def _canvas(width: int | None, height: int | None, longest: int) -> tuple[int, i
     across, down = width or height or longest, height or width or longest
     scale = longest / max(across, down)
     return max(round(across * scale), 1), max(round(down * scale), 1)
-
-
-def _read_css(canvas: tuple[int, int], text: str) -> Iterable[Any]:
-    return read_css(text.rpartition("</think>")[2], *canvas)
 
 
 def _draw(plan: _Plan, prompt: str, canvas: tuple[int, int]) -> _Drawable:

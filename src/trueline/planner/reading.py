@@ -63,8 +63,6 @@ class _PromptReader(Relating):
         self._finish()
         return self.scene
 
-    # ---------------------------------------------------------------------------------------- one item
-
     def _step(self, at: int) -> int:
         token = self.tokens[at]
         if (after := self._comparison(at)) is not None:
@@ -89,7 +87,8 @@ class _PromptReader(Relating):
             if acting and token.word in ("while", "when", "as") and self.subject:
                 self.last, self.how = self.subject, ""  # "shouting at a dog while standing on a box"
         elif token.kind == "V":
-            self._verb(token)
+            self.acted = True
+            self.finite = self.finite or token.word in _FINITE or token.word.endswith("s")
         elif token.kind == "O" and not self.pending:
             self._pronoun(token)
         elif token.kind == "?" and token.text not in _PUNCTUATION:
@@ -108,10 +107,6 @@ class _PromptReader(Relating):
         self.clear()
         found = self.phrase(relation[1])
         return found[1] if found else relation[1]
-
-    def _verb(self, token: Token) -> None:
-        self.acted = True
-        self.finite = self.finite or token.word in _FINITE or token.word.endswith("s")
 
     def _pronoun(self, token: Token) -> None:
         if token.word in ("it", "they", "he", "she") and (found := self.antecedent(token.word, ())):
@@ -139,8 +134,6 @@ class _PromptReader(Relating):
             self.last, self.how = group, "verb" if acted else ""
             self.around = False
         self.clear()
-
-    # ---------------------------------------------------------------------------------------- comparisons
 
     def compares(self, at: int) -> bool:
         return at < len(self.tokens) and self._compared(at) is not None
@@ -173,8 +166,6 @@ class _PromptReader(Relating):
         """The mention of that name, or a new one."""
         same = (i for i, mention in enumerate(self.scene.mentions) if mention.name == phrase.name)
         return next(((i,) for i in same), None) or self.place_phrase(phrase, "free", phrase.core)
-
-    # ---------------------------------------------------------------------------------------- the end
 
     def _finish(self) -> None:
         """What the scene's notes have to say, and numbers that go with those of others."""

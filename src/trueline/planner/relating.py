@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from trueline.english import words as w
 from trueline.english.tagging import Token
-from trueline.english.verbs import MOTION
+from trueline.english.word_classes import MOTION
 from trueline.planner.pronouns import Pronouns
 from trueline.planner.scene import ASIDE, Place, Relation
 from trueline.planner.things import DIRECTIONAL
@@ -73,7 +73,8 @@ class Relating(Pronouns):
         if made or kind == "without":
             return self._left_out(after, made and kind != "without")
         if said == "into":
-            kind = self._into(before)
+            # "walking into a room" and "putting a cup into a box", but not "shouting into a microphone"
+            kind = "in" if before in MOTION or self.how in ("verb", "hold") else "at"
         if said == "by" and before in w.PASSIVES:
             return self._passive(w.PASSIVES[before], after)
         done = self.tokens[at - 1].kind == "V" and before.endswith("ed") and before not in w.STAYING
@@ -111,7 +112,11 @@ class Relating(Pronouns):
 
     def _nothing_follows(self, kind: str, after: int, said: str) -> int:
         if self.word(after) in ("each", "one") and self.word(after + 1) in ("other", "another"):
-            self._mutual(kind, said)
+            # "a cat and a dog next to each other": each to the one before
+            group = self.last if len(self.last) > 1 else tuple(dict.fromkeys((*self.subject, *self.last)))
+            if kind in ("beside", "with", "at", "left", "right"):
+                mutual = (Relation("beside", (two,), (one,), said) for one, two in pairwise(group))
+                self.scene.relations.extend(mutual)
             return after + 2
         telling = kind in DIRECTIONAL | {"between", "front", "behind"} and len(said.split()) > 1
         if telling and self.tokens[after - 1].kind == "P":
@@ -120,7 +125,7 @@ class Relating(Pronouns):
 
     def _relate_to(self, kind: str, objects: tuple[int, ...], said: str, after: int, end: int) -> int:
         first = self.subjects(kind, objects)
-        if kind in ("in", "with", "wear") and self._clothes(after):
+        if kind in ("in", "with", "wear") and (found := self.phrase(after)) and found[0].name in w.WORN:
             if self.how == "beside" and self.last and all(self.lives(i) for i in self.last):
                 first = self.last  # "next to a child in a white shirt and black tie"
             self.dressed = first
@@ -133,10 +138,6 @@ class Relating(Pronouns):
             self.scene.relations.append(Relation(kind, first, (), said))
         return end
 
-    def _into(self, verb: str) -> str:
-        """ "walking into a room" and "putting a cup into a box", but not "shouting into a microphone"."""
-        return "in" if verb in MOTION or self.how in ("verb", "hold") else "at"
-
     def _passive(self, kind: str, after: int) -> int:
         """ "a cup held by a man"."""
         things = self.last
@@ -146,13 +147,6 @@ class Relating(Pronouns):
             self.last, self.how = objects, kind
             self.clear()
         return end
-
-    def _mutual(self, kind: str, said: str) -> None:
-        """ "a cat and a dog next to each other": each to the one before."""
-        group = self.last if len(self.last) > 1 else tuple(dict.fromkeys((*self.subject, *self.last)))
-        for one, two in pairwise(group):
-            if kind in ("beside", "with", "at", "left", "right"):
-                self.scene.relations.append(Relation("beside", (two,), (one,), said))
 
     def _on_top(self, at: int) -> int:
         """ "a cake with a cherry on top": on what was named before."""
@@ -180,10 +174,6 @@ class Relating(Pronouns):
             return None
         return found[1]
 
-    def _clothes(self, at: int) -> bool:
-        found = self.phrase(at)
-        return found is not None and found[0].name in w.WORN
-
     def objects(self, kind: str, at: int) -> tuple[tuple[int, ...], int]:
         """The things after a relation phrase, and the token after them; ``at`` itself where there are none."""
         start = at
@@ -191,8 +181,6 @@ class Relating(Pronouns):
             at += 1
         found = self.mentions(at, kind)
         return found if found else ((), start)
-
-    # ---------------------------------------------------------------------------------------- places of the picture
 
     def place_in_picture(self, at: int) -> int | None:
         """Handles a place of the picture ("on the left"); the token after it, or None where there is none."""
@@ -221,14 +209,12 @@ class Relating(Pronouns):
         return None
 
     def _set_place(self, place: Place, scale: float, said: str) -> None:
-        if self.last and not (self.joined and not self.how and not self.acted and self._new_clause()):
+        # A place after a comma or "and" belongs to what follows where the last things have theirs already.
+        placed = any(self.scene.mentions[i].place != (None, None) for i in self.last)
+        if self.last and not (self.joined and not self.how and not self.acted and placed):
             for i in self.last:
                 self.scene.mentions[i].place = place
                 self.scene.mentions[i].scale *= scale
             self.clear()
         else:
             self.pending.append(("place", (), place, said))
-
-    def _new_clause(self) -> bool:
-        """Whether a place after a comma or "and" belongs to what follows: the last things have theirs already."""
-        return any(self.scene.mentions[i].place != (None, None) for i in self.last)

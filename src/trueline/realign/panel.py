@@ -64,7 +64,8 @@ def _cell(image: Image.Image, caption: str) -> Cell:
 def _detections(image: Image.Image, round_: Round) -> Cell:
     """The picture in grey, each thing's mask in its colour, with boxes and phrases; what is too much in ink."""
     observation = round_.observation or Observation()
-    picture = _faint(image)
+    grey = image.convert("L").filter(ImageFilter.SMOOTH).convert("RGB")
+    picture = Image.blend(grey, Image.new("RGB", image.size, (255, 255, 255)), 0.35)
     regions: list[Region] = []
     shown: list[tuple[str, Detection, tuple[int, ...]]] = [
         (thing.phrase, thing.detection, colour)
@@ -125,11 +126,6 @@ def heat(image: Image.Image, attention: np.ndarray, most: float) -> Image.Image:
     channels = [np.interp(values, stops, [colour[c] for colour in _HEAT]) for c in range(3)]
     coloured = Image.fromarray(np.stack(channels, -1).astype(np.uint8))
     return Image.blend(image.convert("L").convert("RGB"), coloured, 0.75)
-
-
-def _faint(image: Image.Image) -> Image.Image:
-    grey = image.convert("L").filter(ImageFilter.SMOOTH).convert("RGB")
-    return Image.blend(grey, Image.new("RGB", image.size, (255, 255, 255)), 0.35)
 
 
 def _sized(image: Image.Image) -> Image.Image:
