@@ -128,11 +128,8 @@ class Chat:
         shape = schema.model_json_schema() if read is None else None
         messages = _with_schema(messages, shape) if shape else messages
         question = _Question(messages, schema, shape, read or json_values, check or (lambda _: ""))
-        key = json_digest(
-            dict(
-                model=self.model.identity, messages=list(messages), schema=shape or schema.__name__, seed=seed
-            )
-        )
+        about = {"model": self.model.identity, "messages": list(messages), "seed": seed}
+        key = json_digest(about | {"schema": shape or schema.__name__})
         if self.cache and (kept := self.cache.get(key, notes)) is not None:
             try:
                 return question.value(kept, notes)

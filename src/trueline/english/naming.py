@@ -121,11 +121,8 @@ def described(text: str, prompt: str) -> str | None:
     """The noun phrase of the prompt that ends in the words of ``text`` ("three red cars" for "red car"), where only
     one does."""
     words = tuple(word for word in words_of(text) if word not in _BEFORE)
-    found = {
-        noun.phrase
-        for noun in nouns(prompt)
-        if words and noun.words[-len(words) :] == words and not noun.absent
-    }
+    there = [noun for noun in nouns(prompt) if words and not noun.absent]
+    found = {noun.phrase for noun in there if noun.words[-len(words) :] == words}
     return found.pop() if len(found) == 1 else None
 
 

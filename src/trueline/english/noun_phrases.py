@@ -144,12 +144,8 @@ def _joins(tokens: Sequence[Token], at: int, first: int) -> bool:
     if kind == "J":
         return True
     if kind == "P":  # "a fenced in pasture"
-        return (
-            at > first
-            and tokens[at].word in ("in", "off", "up", "down", "out")
-            and tokens[at - 1].kind == "J"
-            and after in ("J", "N")
-        )
+        particle = tokens[at].word in ("in", "off", "up", "down", "out") and tokens[at - 1].kind == "J"
+        return at > first and particle and after in ("J", "N")
     if kind == "R":
         return after in ("J", "N") and at >= first and tokens[at].word not in ("there", "here", "then", "now")
     if at == first or at + 2 >= len(tokens):
@@ -183,11 +179,8 @@ def _name(tokens: Sequence[Token], first: int, end: int) -> tuple[str, int]:
     said = [token.word for token in tokens[shift:end]]
     first, end = first - shift, end - shift
     head = singular(said[end - 1])
-    if (
-        head == "glasses"
-        and end - first > 1
-        and said[end - 2] in ("wine", "drinking", "beer", "champagne", "water", "cocktail")
-    ):
+    drinks = ("wine", "drinking", "beer", "champagne", "water", "cocktail")
+    if head == "glasses" and end - first > 1 and said[end - 2] in drinks:
         head = "glass"
     for length in (3, 2):
         begin = end - length
@@ -198,11 +191,8 @@ def _name(tokens: Sequence[Token], first: int, end: int) -> tuple[str, int]:
             return w.SHORT_NAMES.get(full, full), begin + shift
     if end - first > 1:
         before = singular(said[end - 2])
-        if (
-            head in w.PARTS_OF_OTHERS | w.PARTS_OF_COMPOUNDS
-            and kind_of(before) == "thing"
-            and is_noun_word(before)
-        ):
+        part = head in w.PARTS_OF_OTHERS | w.PARTS_OF_COMPOUNDS
+        if part and kind_of(before) == "thing" and is_noun_word(before):
             return before, end - 2 + shift
         if not is_noun_word(head) and before not in w.ADJECTIVES:
             return f"{said[end - 2]} {head}", end - 2 + shift

@@ -22,13 +22,11 @@ _OUTSIDE = w.DETERMINERS | w.PRONOUNS | w.SUBORDINATORS | w.AUXILIARIES | w.PREP
 def _forms(verb: str) -> set[str]:
     stem = verb[:-1] if verb.endswith("e") and not verb.endswith(("ee", "ie", "oe")) else verb
     doubled = verb + verb[-1] if re.search(r"[^aeiou][aeiou][bdglmnprt]$", verb) else stem
-    third = (
-        verb[:-1] + "ies"
-        if re.search(r"[^aeiou]y$", verb)
-        else verb + ("es" if re.search(r"(s|x|z|ch|sh|o)$", verb) else "s")
-    )
-    past = verb[:-1] + "ied" if re.search(r"[^aeiou]y$", verb) else None
-    found = {verb, third, f"{stem}ing", f"{doubled}ing", past or f"{stem}ed", f"{doubled}ed"}
+    third = verb + ("es" if re.search(r"(s|x|z|ch|sh|o)$", verb) else "s")
+    past = f"{stem}ed"
+    if re.search(r"[^aeiou]y$", verb):
+        third, past = f"{verb[:-1]}ies", f"{verb[:-1]}ied"
+    found = {verb, third, f"{stem}ing", f"{doubled}ing", past, f"{doubled}ed"}
     return found | ({f"{verb[:-2]}ying"} if verb.endswith("ie") else set())
 
 
@@ -203,11 +201,8 @@ def _closed(word: str, last: str, after: str, words: list[str], at: int) -> str:
             return "J"
         if not _inner(after):
             return "N"  # "a dog on its right"
-    if (
-        word in ("around", "up", "down", "off", "out", "by")
-        and after.endswith("ing")
-        and not is_noun_word(after)
-    ):
+    particle = word in ("around", "up", "down", "off", "out", "by")
+    if particle and after.endswith("ing") and not is_noun_word(after):
         return "R"
     if word in w.NUMBERS or word.isdecimal():
         return "C"
@@ -249,11 +244,8 @@ def _after_noun(here: _Here) -> str:
             agrees = word in w.VERBS or word in w.IRREGULAR_VERBS  # "two dogs stand"
         else:
             agrees = word in THIRD_PERSON or word in w.IRREGULAR_VERBS  # "a dog stands"
-        together = (
-            word in w.VERBS
-            and "and" in words[max(0, at - REACH) : at]
-            and (after in w.PREPOSITIONS or after in ("", "next"))
-        )
+        joined = word in w.VERBS and "and" in words[max(0, at - REACH) : at]
+        together = joined and (after in w.PREPOSITIONS or after in ("", "next"))
         if agrees or together:  # "a dog and a cat stand next to"
             return "V"
         alive = head in w.ANIMALS or head in w.PEOPLE

@@ -53,7 +53,9 @@ def json_files(path: Path, options: Options) -> list[Path]:
 
 
 def mismatch(path: Path, options: Options, found: str) -> ValueError:
-    return ValueError(f"{path}: found {found}; {options.cure}")
+    return ValueError(
+        f"{path}: {options.format} is {options.form}; found {found}; name the format that the file has"
+    )
 
 
 def describe(value: Any) -> str:

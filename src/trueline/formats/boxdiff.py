@@ -9,15 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trueline.formats._build import (
-    check_order,
-    extras,
-    make_layout,
-    make_region,
-    phrases_and_boxes,
-    pixel_box,
-    refuse_fractions,
-)
+from trueline.formats import _build
 from trueline.formats._conversion import Options
 from trueline.formats._input import field_of, numbers, read_rows
 from trueline.formats._output import DEFAULT, json_rows, kept_extras, save_file, whole
@@ -36,19 +28,21 @@ def _layout(row: dict[str, Any], where: str, options: Options) -> Layout | None:
     size, tally = options.size or DEFAULT, options.tally
     order = f"x0, y0, x1, y1 in pixels of {size[0]}x{size[1]}"
     key = "phrases" if "phrases" in row else "gligen_phrases"
-    phrases, places = phrases_and_boxes(row, key, "bbox", where)
+    phrases, places = _build.phrases_and_boxes(row, key, "bbox", where)
     boxes = [numbers(box, 4, order, f"{where}, bbox[{place}]") for place, box in enumerate(places)]
-    refuse_fractions(boxes, size, order, f"{where}, bbox")
+    _build.refuse_fractions(boxes, size, order, f"{where}, bbox")
     regions = []
     for place, (phrase, corners) in enumerate(zip(phrases, boxes, strict=True)):
-        check_order(corners, f"{where}, bbox[{place}]", order)
-        box = pixel_box(corners, size, f"{where}, bbox[{place}]", tally)
-        regions.append(make_region(phrase, box, f"{where}, {key}[{place}]", tally))
+        _build.check_order(corners, f"{where}, bbox[{place}]", order)
+        box = _build.pixel_box(corners, size, f"{where}, bbox[{place}]", tally)
+        regions.append(_build.make_region(phrase, box, f"{where}, {key}[{place}]", tally))
     seeds = field_of(row, "seeds", list, "a list of whole numbers", where, [])
     for seed in seeds[1:]:
         tally.lose("seeds beyond the first of a layout", f"{where}, seeds ({seed!r:.20})")
-    meta = extras(row, KEYS, "boxdiff")
-    return make_layout(row["prompt"], regions, where, tally, seed=seeds[0] if seeds else None, meta=meta)
+    meta = _build.extras(row, KEYS, "boxdiff")
+    return _build.make_layout(
+        row["prompt"], regions, where, tally, seed=seeds[0] if seeds else None, meta=meta
+    )
 
 
 def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:

@@ -226,12 +226,8 @@ def kept_regions(
     kept, others = [], Counter[str]()
     for box in boxes:
         x, y, w, h = box.bbox
-        corners = (
-            min(max((x - left) / width, 0.0), 1.0),
-            min(max((y - top) / height, 0.0), 1.0),
-            min(max((x + w - left) / width, 0.0), 1.0),
-            min(max((y + h - top) / height, 0.0), 1.0),
-        )
+        edges = (x - left) / width, (y - top) / height, (x + w - left) / width, (y + h - top) / height
+        corners = tuple(min(max(edge, 0.0), 1.0) for edge in edges)
         area = (corners[2] - corners[0]) * (corners[3] - corners[1])
         if area <= 0:
             others["beside the crop"] += 1

@@ -9,14 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trueline.formats._build import (
-    FRACTIONS,
-    extras,
-    fraction_box,
-    make_layout,
-    make_region,
-    phrases_and_boxes,
-)
+from trueline.formats import _build
 from trueline.formats._conversion import Options, Tally
 from trueline.formats._input import field_of, mismatch, numbers, read_rows
 from trueline.formats._output import file_names, json_rows, kept_extras, rounded, save_file
@@ -38,7 +31,7 @@ def read(path: Path, options: Options) -> Iterator[Layout | None]:
 def _layout(row: dict[str, Any], where: str, tally: Tally) -> Layout | None:
     if row.get("phrases") is None and row.get("locations"):
         raise ValueError(f"{where}, phrases: is missing; boxes with reference pictures only cannot be read")
-    phrases, places = phrases_and_boxes(row, "phrases", "locations", where)
+    phrases, places = _build.phrases_and_boxes(row, "phrases", "locations", where)
     switches = field_of(row, "text_mask", list, "a list of 0 and 1", where, [1] * len(places))
     for place, image in enumerate(field_of(row, "images", list, "a list of files", where, [])):
         if image is not None:
@@ -49,10 +42,12 @@ def _layout(row: dict[str, Any], where: str, tally: Tally) -> Layout | None:
         if switches[place : place + 1] == [0]:
             tally.lose(SWITCHED_OFF, field)
             continue
-        box = fraction_box(numbers(corners, 4, FRACTIONS, field), field, tally)
-        regions.append(make_region(phrase, box, f"{where}, phrases[{place}]", tally))
-    meta = extras(row, KEYS, "gligen")
-    return make_layout(row.get("prompt"), regions, where, tally, id=row.get("save_folder_name"), meta=meta)
+        box = _build.fraction_box(numbers(corners, 4, _build.FRACTIONS, field), field, tally)
+        regions.append(_build.make_region(phrase, box, f"{where}, phrases[{place}]", tally))
+    meta = _build.extras(row, KEYS, "gligen")
+    return _build.make_layout(
+        row.get("prompt"), regions, where, tally, id=row.get("save_folder_name"), meta=meta
+    )
 
 
 def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:

@@ -9,19 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trueline.errors import FieldError
-from trueline.formats import _masks
+from trueline.formats import _input, _masks
 from trueline.formats._build import PIXELS, extras, make_layout, make_region, pixel_box, refuse_fractions
 from trueline.formats._conversion import PICTURE, Options, Tally
-from trueline.formats._input import (
-    describe,
-    field_of,
-    json_files,
-    mismatch,
-    numbers,
-    objects,
-    read_json,
-    side,
-)
 from trueline.formats._output import canvas, json_bytes, kept_extras, rounded, save_each
 from trueline.layout import Layout, Region
 
@@ -30,16 +20,19 @@ KEYS = ("caption", "width", "height", "annos")
 
 
 def read(path: Path, options: Options) -> Iterator[Layout | None]:
-    for file in json_files(path, options):
+    for file in _input.json_files(path, options):
         yield _layout(file, options, file.stem if path.is_dir() else None)
 
 
 def _layout(path: Path, options: Options, id: str | None) -> Layout | None:
-    content = read_json(path, options)
+    content = _input.read_json(path, options)
     if not isinstance(content, dict) or not isinstance(content.get("annos"), list):
-        raise mismatch(path, options, describe(content))
-    size, tally = (side(content, "width", str(path)), side(content, "height", str(path))), options.tally
-    rows = objects(content["annos"], f"{path}, annos")
+        raise _input.mismatch(path, options, _input.describe(content))
+    size, tally = (
+        (_input.side(content, "width", str(path)), _input.side(content, "height", str(path))),
+        options.tally,
+    )
+    rows = _input.objects(content["annos"], f"{path}, annos")
     corners = [_corners(row, size, f"{path}, annos[{place}]", tally) for place, row in enumerate(rows)]
     refuse_fractions([box for box in corners if box], size, PIXELS, f"{path}, annos, bbox")
     regions = [
@@ -59,7 +52,7 @@ def _layout(path: Path, options: Options, id: str | None) -> Layout | None:
 def _corners(row: dict[str, Any], size: tuple[int, int], where: str, tally: Tally) -> list[float] | None:
     """xyxy in pixels of the box, or of the mask where there is no box; None where there is neither."""
     if row.get("bbox"):
-        x, y, width, height = numbers(row["bbox"], 4, PIXELS, f"{where}, bbox")
+        x, y, width, height = _input.numbers(row["bbox"], 4, PIXELS, f"{where}, bbox")
         return [x, y, x + width, y + height]
     mask = _masks.of_segmentation(row.get("mask"), size, f"{where}, mask", tally)
     if mask is None:
@@ -75,7 +68,9 @@ def _region(
     box = pixel_box(corners, size, where, tally)
     if box is None:
         return None
-    caption, name = (field_of(row, key, str, "text", where, "") for key in ("caption", "category_name"))
+    caption, name = (
+        _input.field_of(row, key, str, "text", where, "") for key in ("caption", "category_name")
+    )
     if caption and name and name != caption:
         tally.lose("class names beside captions", f"{where}, {name!r:.40}")
     for key in ("point", "scribble"):

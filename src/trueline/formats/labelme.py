@@ -17,19 +17,9 @@ import numpy as np
 from PIL import Image
 
 from trueline.errors import FieldError, short
-from trueline.formats import _masks
+from trueline.formats import _input, _masks
 from trueline.formats._build import make_layout, make_region, pixel_box
 from trueline.formats._conversion import PICTURE, Options, Tally
-from trueline.formats._input import (
-    describe,
-    field_of,
-    json_files,
-    mismatch,
-    numbers,
-    objects,
-    read_json,
-    side,
-)
 from trueline.formats._output import canvas, file_names, json_bytes, picture_of, rounded, save_each, whole
 from trueline.layout import Layout, Region
 from trueline.pictures import open_picture
@@ -42,16 +32,16 @@ CORNERS = 64  #: of the polygon that stands for a circle
 
 
 def read(path: Path, options: Options) -> Iterator[Layout | None]:
-    for file in json_files(path, options):
+    for file in _input.json_files(path, options):
         yield _layout(file, options)
 
 
 def _layout(path: Path, options: Options) -> Layout | None:
-    content, tally = read_json(path, options), options.tally
+    content, tally = _input.read_json(path, options), options.tally
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        raise mismatch(path, options, describe(content))
-    size = side(content, "imageWidth", str(path)), side(content, "imageHeight", str(path))
-    shapes = objects(content["shapes"], f"{path}, shapes")
+        raise _input.mismatch(path, options, _input.describe(content))
+    size = _input.side(content, "imageWidth", str(path)), _input.side(content, "imageHeight", str(path))
+    shapes = _input.objects(content["shapes"], f"{path}, shapes")
     regions = [_region(shape, size, f"{path}, shapes[{i}]", tally) for i, shape in enumerate(shapes)]
     about: dict[str, Any] = {"width": size[0], "height": size[1]}
     if isinstance(content.get("imagePath"), str):
@@ -59,14 +49,16 @@ def _layout(path: Path, options: Options) -> Layout | None:
     if content.get("flags"):
         tally.lose("flags of pictures", str(path))
     fields = {"id": path.stem, "seed": content.get("seed"), "meta": {PICTURE: about}}
-    fields["negative_prompt"] = field_of(content, "negative_prompt", str, "text", str(path), "")
+    fields["negative_prompt"] = _input.field_of(content, "negative_prompt", str, "text", str(path), "")
     return make_layout(content.get("prompt"), regions, str(path), tally, **fields)
 
 
 def _region(shape: dict[str, Any], size: tuple[int, int], where: str, tally: Tally) -> Region | None:
-    kind = field_of(shape, "shape_type", str, "text", where, "polygon")
-    points = field_of(shape, "points", list, "a list of [x, y]", where)
-    spots = [numbers(point, 2, "x, y in pixels", f"{where}, points[{i}]") for i, point in enumerate(points)]
+    kind = _input.field_of(shape, "shape_type", str, "text", where, "polygon")
+    points = _input.field_of(shape, "points", list, "a list of [x, y]", where)
+    spots = [
+        _input.numbers(point, 2, "x, y in pixels", f"{where}, points[{i}]") for i, point in enumerate(points)
+    ]
     for key in ("group_id", "flags", "description"):
         if shape.get(key) not in (None, {}, ""):
             tally.lose(f"{key} of shapes", where)

@@ -96,11 +96,8 @@ def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:
     table = yaml.safe_dump({"names": dict(enumerate(names))}, allow_unicode=unbroken, sort_keys=False)
     files = {"data.yaml": table.encode()}
     for name, layout, chosen in zip(file_names(layouts), layouts, classes, strict=True):
-        lines = [
-            _line(region, number)
-            for region, number in zip(layout.regions, chosen, strict=True)
-            if number is not None
-        ]
+        classed = zip(layout.regions, chosen, strict=True)
+        lines = [_line(region, number) for region, number in classed if number is not None]
         files[f"labels/{name}.txt"] = "".join(lines).encode()
     save_folder(path, files, options)
 

@@ -1,4 +1,4 @@
-"""CLIP (transformers' ``CLIPModel``): unit vectors of pictures and texts, CLIP score, PickScore, features for CMMD."""
+"""CLIP on ``CLIPModel`` of transformers: unit vectors of pictures and texts, CLIP score, PickScore, CMMD."""
 
 from collections.abc import Sequence
 from typing import Any

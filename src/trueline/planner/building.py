@@ -71,11 +71,8 @@ class Builder:
         middle = [link for link in links if link.kind == "between"]
         if middle and only is None and len(items) > 1:
             half = len(items) // 2
-            block = row_of(
-                [grid_of(items[:half]), *(self.build(link.first) for link in middle), grid_of(items[half:])],
-                GAP,
-                0.5,
-            )
+            between = [self.build(link.first) for link in middle]
+            block = row_of([grid_of(items[:half]), *between, grid_of(items[half:])], GAP, 0.5)
         else:
             flat = thing.amount <= MAX_IN_ROW and self.upon.get(group) in RESTS
             block = row_of(items) if flat else grid_of(items)
@@ -114,11 +111,8 @@ class Builder:
                 w, h = kid.size
                 scale = min(1.0, 0.75 * height / max(w, h))
                 right = (number % 2 == 0) == (self.flip > 0)
-                x = (
-                    x1 - 0.35 * min(w * scale, width)
-                    if right
-                    else x0 - w * scale + 0.35 * min(w * scale, width)
-                )
+                lap = 0.35 * min(w * scale, width)
+                x = x1 - lap if right else x0 - w * scale + lap
                 block.add(kid.to(x, y0 + 0.5 * height - 0.5 * h * scale, scale))
             return
         if kind == "ride" and (shape := ridden(self.groups[base].name)):

@@ -71,12 +71,8 @@ class Clause(Things):
     def _smaller(self, ones: tuple[int, ...], others: tuple[int, ...]) -> bool:
         """Whether lifeless things cannot carry others: "a table with a cake on a plate"."""
         mentions = self.scene.mentions
-        largest = max(size_of(mentions[i].name)[0] for i in ones)
-        return (
-            bool(others)
-            and self.lifeless(others)
-            and largest < min(size_of(mentions[i].name)[0] for i in others)
-        )
+        mine, theirs = ([size_of(mentions[i].name)[0] for i in group] for group in (ones, others))
+        return bool(others) and self.lifeless(others) and max(mine) < min(theirs)
 
     def lifeless(self, group: tuple[int, ...]) -> bool:
         return not any(self.lives(i) for i in group)
@@ -97,11 +93,8 @@ class Clause(Things):
         if kind == "between" and sum(mentions[i].amount for i in second) < 2:
             kind = "in" if said.startswith("in the middle") else "beside"
         if kind == "around":
-            kind, first, second = (
-                ("between", second, first)
-                if sum(mentions[i].amount for i in first) > 1
-                else ("beside", first, second)
-            )
+            several = sum(mentions[i].amount for i in first) > 1
+            kind, first, second = ("between", second, first) if several else ("beside", first, second)
         if kind == "with" and said in HOLDING:
             holder = mentions[first[-1]].name.rpartition(" ")[2] if len(first) == 1 else ""
             if holder in w.SURFACES or holder in w.CONTAINERS:

@@ -36,9 +36,9 @@ def read_css(text: str, width: int, height: int) -> Iterator[dict[str, Any]]:
         if not brace:
             continue
         name = " ".join(re.sub(r"[-_]", " ", _MARKS.sub("", (head.strip().splitlines() or [""])[-1])).split())
-        found = {
-            key.lower(): _pixels(key, *value, width, height) for key, *value in _PROPERTY.findall(body[:1000])
-        }
+        found: dict[str, float] = {}
+        for key, number, unit in _PROPERTY.findall(body[:1000]):
+            found[key.lower()] = _pixels(key, number, unit, width, height)
         box: list[float] = []
         if len(found) == 4:
             left, top = found["left"], found["top"]

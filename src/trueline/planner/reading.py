@@ -175,12 +175,8 @@ class _PromptReader(Relating):
                 owners = sum(scene.mentions[i].amount for i in relation.first)
                 for i in relation.second:
                     mention = scene.mentions[i]
-                    if (
-                        owners > 1
-                        and mention.phrase.plural
-                        and not mention.exact
-                        and mention.phrase.vague is None
-                    ):
+                    phrase = mention.phrase
+                    if owners > 1 and phrase.plural and phrase.vague is None and not mention.exact:
                         mention.amount, mention.exact = owners, True
         found = _ONE_AND_OTHER.search(self.lower)
         if found and not any("other" in mention.phrase.attributes for mention in scene.mentions):

@@ -48,11 +48,8 @@ class Relating(Pronouns):
         for length in range(longest, 0, -1):
             said = " ".join(token.word for token in self.tokens[at : at + length])
             if (kind := w.RELATIONS.get(said)) and at + length <= len(self.tokens):
-                if (
-                    length == 1
-                    and self.tokens[at].kind not in "PRV"
-                    and said not in ("by", "beside", "besides", "near")
-                ):
+                sure = self.tokens[at].kind in "PRV" or said in ("by", "beside", "besides", "near")
+                if length == 1 and not sure:
                     continue
                 return kind, at + length
         word = self.tokens[at].word
@@ -197,11 +194,7 @@ class Relating(Pronouns):
                 ):
                     return None
                 after = found[1]
-            elif (
-                self.tokens[after : after + 1]
-                and self.tokens[after].kind == "N"
-                and self.word(after) != "there"
-            ):
+            elif after < len(self.tokens) and self.tokens[after].kind == "N" and self.word(after) != "there":
                 return None  # "on the left bank"
             scale = 0.6 if said in w.BACKGROUND else 1.25 if said in w.FOREGROUND else 1.0
             self._set_place(w.PLACES[said], scale, said)

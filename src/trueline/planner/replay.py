@@ -139,13 +139,9 @@ def _published(path: Path) -> Plans:
             continue
         layout = plan.layout()
         lost = len(plan.things) - len(layout.regions)
-        notes = (
-            (f"{lost} of {len(plan.things)} published boxes cannot be drawn and are left out",)
-            if lost
-            else ()
-        )
+        note = f"{lost} of {len(plan.things)} published boxes cannot be drawn and are left out"
         names = tuple(region.phrase for region in layout.regions)
-        plans.setdefault(prompt, {})[plan.iteration] = Planned(layout, names, notes)
+        plans.setdefault(prompt, {})[plan.iteration] = Planned(layout, names, (note,) if lost else ())
     return plans
 
 
@@ -162,11 +158,8 @@ def _names(layout: Layout) -> tuple[str, ...]:
     """Those that its planner wrote down, or the nouns of its phrases."""
     about = layout.meta.get(KEY)
     names = about.get("names") if isinstance(about, dict) else None
-    if (
-        isinstance(names, list)
-        and len(names) == len(layout.regions)
-        and all(isinstance(n, str) for n in names)
-    ):
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if texts and len(names) == len(layout.regions):
         return tuple(names)
     return tuple(bare_noun(region.phrase) for region in layout.regions)
 

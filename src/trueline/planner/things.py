@@ -120,11 +120,7 @@ class Things(ABC):
                 end = inner[1] if inner else end
             following = self.tokens[end] if end < len(self.tokens) else None
             starts = following is not None and (following.kind == "V" or self.begins_clause(end))
-            if starts or (
-                role in SUPPORT | {"front", "behind", "hold", "wear", "ride"}
-                and phrase.determiner
-                and role not in ("hold", "wear")
-            ):
+            if starts or (role in SUPPORT | {"front", "behind", "ride"} and phrase.determiner):
                 return None
         return after
 

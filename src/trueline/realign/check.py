@@ -36,7 +36,8 @@ def check_picture(prompt: str, observation: Observation) -> Check:
     things than the prompt speaks of are an error too."""
     shown: list[str] = []
     lacking: list[str] = []
-    clear = [thing for thing in observation.things if len(nouns(thing.phrase)) == 1]  # not the whole prompt
+    certain = [thing for thing in observation.things if thing.score == CERTAIN]
+    clear = [thing for thing in certain if len(nouns(thing.phrase)) == 1]  # not the whole prompt
     for noun in nouns(prompt):
         if not noun.absent:
             own = [thing for thing in clear if _is(thing, noun.phrase)]
@@ -45,8 +46,4 @@ def check_picture(prompt: str, observation: Observation) -> Check:
 
 
 def _is(thing: GroundedObject, phrase: str) -> bool:
-    return (
-        thing.score == CERTAIN
-        and same_words(thing.phrase, phrase)
-        and has_attributes(thing.detection, phrase)
-    )
+    return same_words(thing.phrase, phrase) and has_attributes(thing.detection, phrase)

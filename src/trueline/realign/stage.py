@@ -25,11 +25,8 @@ from trueline.sampling.request import Request
 
 MAX_ROUNDS = 10
 OTHER_NOISE = 1_000_003  #: added to a picture's seed where a refinement starts again
-UNGROUNDED = (
-    0,
-    0,
-    1,
-)  #: a grounding schedule in which boxes that were only detected do not act by themselves
+#: A grounding schedule in which boxes that were only detected do not act by themselves.
+UNGROUNDED = (0, 0, 1)
 #: Options that make no sense here: what they may be, and the cure.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "generator": ((None,), "the second picture needs the same noise; give seeds"),
@@ -145,11 +142,8 @@ class Realign:
         options = options | {"checked": True}
         for name in ("seeds", "strict", "negative_prompt", "width", "height"):
             options.pop(name, None)
-        return (
-            done
-            for start in range(0, len(states), size)
-            for done in self._realign(states[start : start + size], options)
-        )
+        batches = (states[start : start + size] for start in range(0, len(states), size))
+        return (done for batch in batches for done in self._realign(batch, options))
 
     def _states(self, request: Request) -> list[_PictureState]:
         seeds = request.layout_seeds()
@@ -280,11 +274,10 @@ class Realign:
                 maps = recorder[0].of(picture.record["batch"]["row"])
                 state.maps.append(maps)
                 if more:
-                    drawn = replace(
-                        drawn,
-                        before=phrase_maps(state.maps[0], layout, self.pipe.backbone),
-                        after=phrase_maps(maps, layout, self.pipe.backbone),
+                    before, after = (
+                        phrase_maps(each, layout, self.pipe.backbone) for each in (state.maps[0], maps)
                     )
+                    drawn = replace(drawn, before=before, after=after)
             yield state, drawn
 
     def _record(
