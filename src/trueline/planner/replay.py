@@ -158,9 +158,9 @@ def _names(layout: Layout) -> tuple[str, ...]:
     """Those that its planner wrote down, or the nouns of its phrases."""
     about = layout.meta.get(KEY)
     names = about.get("names") if isinstance(about, dict) else None
-    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if texts and len(names) == len(layout.regions):
-        return tuple(names)
+    given = names if isinstance(names, list) else []
+    if len(given) == len(layout.regions) and all(isinstance(name, str) for name in given):
+        return tuple(given)
     return tuple(bare_noun(region.phrase) for region in layout.regions)
 
 
