@@ -57,80 +57,50 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "trueline": Format("JSON Lines, one layout per line; xyxy in 0..1", "trueline.layout", tuple(EXTRAS)),
+    "trueline": Format(
+        "JSON Lines, one layout per line; xyxy in 0..1",
+        "trueline.layout", tuple(EXTRAS)),
     "coco": Format(
         "folder with instances_X.json and captions_X.json; xywh in pixels of each picture",
         "https://cocodataset.org/#format-data",
-        ("prompt", "size", "id", "mask"),
-        (512, 512),
-        sized=True,
-        takes=("names", "captions"),
-    ),
+        ("prompt", "size", "id", "mask"), (512, 512), sized=True, takes=("names", "captions")),
     "gligen": Format(
         "JSON list of the entries of gligen_inference.py (phrases, locations); xyxy in 0..1",
-        "gligen/GLIGEN@f9dccb9c6cf4 gligen_inference.py",
-        ("prompt", "id"),
-    ),
+        "gligen/GLIGEN@f9dccb9c6cf4 gligen_inference.py", ("prompt", "id")),
     "lmd": Format(
         "text blocks of Caption, Objects, Background prompt, Negative prompt; xywh in pixels of 512x512",
         "TonyLianLong/LLM-groundedDiffusion@cef2a9020460 prompt.py, utils/parse.py",
-        ("prompt", "negative_prompt"),
-        (512, 512),
-    ),
+        ("prompt", "negative_prompt"), (512, 512)),
     "lmd-cache": Format(
         "LMD's cache of answers, JSON {caption: [answer, ...]}; boxes as lmd",
         "TonyLianLong/LLM-groundedDiffusion@cef2a9020460 cache/, generate.py",
-        ("prompt", "negative_prompt"),
-        (512, 512),
-    ),
+        ("prompt", "negative_prompt"), (512, 512)),
     "boxdiff": Format(
         "JSON list of BoxDiff's flags (prompt, gligen_phrases, bbox, seeds); xyxy in pixels of 512x512",
-        "showlab/BoxDiff@045ba02a1d8c README.md",
-        ("prompt", "seed"),
-        (512, 512),
-    ),
+        "showlab/BoxDiff@045ba02a1d8c README.md", ("prompt", "seed"), (512, 512)),
     "instancediffusion": Format(
         "one JSON object per picture (caption, width, height, annos); xywh in pixels",
         "frank-xwang/InstanceDiffusion@722900ef03e3 demos/, inference.py",
-        ("prompt", "size", "id", "mask"),
-        (512, 512),
-        sized=True,
-    ),
+        ("prompt", "size", "id", "mask"), (512, 512), sized=True),
     "layoutgpt-css": Format(
         "blocks of Prompt, Layout and CSS rules (left, top, width, height); pixels of 64x64",
-        "weixi-feng/LayoutGPT@fc3195496255 run_layoutgpt_2d.py, parse_llm_output.py",
-        ("prompt",),
-        (64, 64),
-    ),
+        "weixi-feng/LayoutGPT@fc3195496255 run_layoutgpt_2d.py, parse_llm_output.py", ("prompt",), (64, 64)),
     "layoutgpt-json": Format(
         "JSON list of LayoutGPT's llm_output (query_id, iter, prompt, object_list); xyxy in 0..1",
-        "weixi-feng/LayoutGPT@fc3195496255 llm_output/",
-        ("prompt", "id"),
-    ),
+        "weixi-feng/LayoutGPT@fc3195496255 llm_output/", ("prompt", "id")),
     "yolo": Format(
         "folder of labels/NAME.txt (class cx cy w h in 0..1) and data.yaml or classes.txt",
-        "https://docs.ultralytics.com/datasets/detect/",
-        ("id",),
-        takes=("names",),
-    ),
+        "https://docs.ultralytics.com/datasets/detect/", ("id",), takes=("names",)),
     "labelme": Format(
         "one JSON object per picture (shapes: rectangle, polygon, mask, ...); points in pixels",
-        "wkentaro/labelme@51e50e43067e labelme/_label_file.py",
-        tuple(EXTRAS),
-        (512, 512),
-        sized=True,
-    ),
+        "wkentaro/labelme@51e50e43067e labelme/_label_file.py", tuple(EXTRAS), (512, 512), sized=True),
     "yxyx-1000": Format(
         "Ideogram 4's JSON caption of each picture (elements with bbox and desc); yxyx in 0..1000",
-        "https://docs.ideogram.ai/prompting/json-prompting",
-        ("prompt", "id"),
-    ),
+        "https://docs.ideogram.ai/prompting/json-prompting", ("prompt", "id")),
     "yxyx-1000-flux": Format(
         "FLUX.3's prompts, one per line: caption with <id>s, then a table of boxes; yxyx in 0..1000",
-        "diffusers 0.42.1 modular_pipelines/flux3/prompt_upsampler.py",
-        ("prompt",),
-    ),
-}
+        "diffusers 0.42.1 modular_pipelines/flux3/prompt_upsampler.py", ("prompt",)),
+}  # fmt: skip
 
 
 def read(
