@@ -116,10 +116,7 @@ def _who(group: argparse._ArgumentGroup) -> None:
 
 
 def finish_parser() -> argparse.ArgumentParser:
-    top = Parser(
-        prog="trueline dataset finish",
-        description="Apply the decisions of a review.",
-    )
+    top = Parser(prog="trueline dataset finish", description="Apply the decisions of a review.")
     top.add_argument("--out", required=True, metavar="DIR", help="the build's folder")
     top.add_argument(
         "--decisions", nargs="+", default=[], type=Path, metavar="FILE", help="what the pages saved"

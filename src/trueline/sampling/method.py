@@ -152,10 +152,7 @@ class Context:
         return prediction, maps
 
     def predict(
-        self,
-        z: Float[Tensor, "batch c h w"],
-        text: Encoded,
-        grounding: Grounding | None = None,
+        self, z: Float[Tensor, "batch c h w"], text: Encoded, grounding: Grounding | None = None
     ) -> Float[Tensor, "batch c h w"]:
         """The raw prediction for any text; without grounding the gated layers do not run."""
         net_input = self.stepper.net_input(z)

@@ -74,18 +74,14 @@ class Sampling(Frozen):
 
     steps: Annotated[int, Within(1, MAX_STEPS, whole=True)] = Field(default=50, description="denoising steps")
     scheduler: Annotated[str, one_of(*SCHEDULERS)] | None = Field(
-        default="ddim",
-        description=", ".join(SCHEDULERS),
-        json_schema_extra={"enum": [*SCHEDULERS, None]},
+        default="ddim", description=", ".join(SCHEDULERS), json_schema_extra={"enum": [*SCHEDULERS, None]}
     )
     guidance_scale: Annotated[float, Within(0)] = Field(
         default=7.5, description="weight of the prompt; at most 1 is no guidance, at half the cost"
     )
     #: Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval"; there noise levels, here steps.
     guidance_interval: Annotated[tuple[float, float], BeforeValidator(_interval)] | None = Field(
-        default=None,
-        description="fractions of the steps between which the weight acts",
-        examples=["0,.5"],
+        default=None, description="fractions of the steps between which the weight acts", examples=["0,.5"]
     )
     grounding_schedule: Annotated[tuple[float, float, float], BeforeValidator(_schedule)] | None = Field(
         default=None,

@@ -223,10 +223,7 @@ def counting(
 
 
 def spatial(
-    detections: Sequence[Detection],
-    objects: Sequence[str],
-    relations: Sequence[str],
-    mode: Mode = "official",
+    detections: Sequence[Detection], objects: Sequence[str], relations: Sequence[str], mode: Mode = "official"
 ) -> Observations:
     """``spatial_accuracy`` of one picture: all objects are there and stand as the prompt says.
 
@@ -252,10 +249,7 @@ def spatial(
 
 
 def size(
-    detections: Sequence[Detection],
-    objects: Sequence[str],
-    relations: Sequence[str],
-    mode: Mode = "official",
+    detections: Sequence[Detection], objects: Sequence[str], relations: Sequence[str], mode: Mode = "official"
 ) -> Observations:
     """``size_accuracy`` of one picture: all objects are there, and the first's box is larger or smaller than the
     others' as the prompt says. Relation 2, where there is one, is that to the last object."""
