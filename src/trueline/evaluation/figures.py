@@ -136,9 +136,9 @@ class _MethodFigures:
                 continue
             difference = None
             if both:
-                difference = _difference(
-                    *(self._terms(of, metric, both) for of in (self.method, self.against or ""))
-                )
+                mine, other = (self._terms(of, metric, both) for of in (self.method, self.against or ""))
+                paired = paired_difference(mine[0], other[0]) if len(mine) == 1 else None
+                difference = paired or macro_difference(mine, other)
             found.append(self.row(metric, category, own, difference))
         return found
 
@@ -174,9 +174,8 @@ class _MethodFigures:
                 return _distance(distance, np.concatenate([sets[method][i] for i in picked]), real)
 
             wide = distance.kind == "frechet" and sets[REFERENCE][0].shape[1] > WIDEST
-            least = (
-                -math.inf if distance.kind == "kid" else 0.0
-            )  # KID's estimate without bias may be negative
+            # KID's estimate without bias may be negative
+            least = -math.inf if distance.kind == "kid" else 0.0
             draws = 0 if wide else SET_DRAWS
             found.append(self._of_a_set(distance.metric, places, value, draws, (least, math.inf)))
         return found
@@ -230,10 +229,6 @@ def _mean(parts: list[Terms]) -> Estimate:
     found = macro(parts)
     n, clusters = sum(p.n for p in parts), sum(len(p.keys) for p in parts)
     return Estimate(found.value, found.low, found.high, n, clusters)
-
-
-def _difference(own: list[Terms], other: list[Terms]) -> Estimate:
-    return paired_difference(own[0], other[0]) if len(own) == 1 else macro_difference(own, other)
 
 
 def _distance(distance: SetDistance, made: np.ndarray, real: np.ndarray) -> float:

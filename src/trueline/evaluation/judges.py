@@ -122,18 +122,14 @@ class TextMatch:
             found = {f"clip_score[{self.model.name}]": (float(scores[row]), 1.0)}
             if self.benchmark.asks_nouns(example):
                 nouns = self.model.texts([without_adjectives(example.prompt, self.parser)])
-                found[f"clip_score_nouns[{self.model.name},{self.parser}]"] = (
-                    float(clip_scores(whole[row : row + 1], nouns)[0]),
-                    1.0,
-                )
+                score = float(clip_scores(whole[row : row + 1], nouns)[0])
+                found[f"clip_score_nouns[{self.model.name},{self.parser}]"] = (score, 1.0)
             crops = [crop(image, region.box.xyxy, CROP) for region in example.layout.regions]
             if crops:
                 phrases = self.model.texts([region.phrase for region in example.layout.regions])
                 cosines = clip_scores(self.model.images([c for c in crops if c is not None]), phrases)
-                found[f"region_clip_score[{self.model.name},{CROP}]"] = (
-                    float(cosines.sum()),
-                    float(len(cosines)),
-                )
+                summed = float(cosines.sum()), float(len(cosines))
+                found[f"region_clip_score[{self.model.name},{CROP}]"] = summed
             features = {f"{FEATURES}{self.model.name}": whole[row : row + 1].numpy()} if self.real else {}
             seen.append(ratios(found) | features)
         return seen
@@ -190,12 +186,8 @@ class Sets:
         for row, (example, image) in enumerate(zip(examples, images, strict=True)):
             crops = [crop(image, region.box.xyxy, CROP) for region in example.layout.regions]
             parts = self.model.features([c for c in crops if c]).numpy() if crops else whole[:0]
-            seen.append(
-                {
-                    f"{FEATURES}{self.model.name}": whole[row : row + 1],
-                    f"{FEATURES}{self.model.name}-regions": parts,
-                }
-            )
+            key = f"{FEATURES}{self.model.name}"
+            seen.append({key: whole[row : row + 1], f"{key}-regions": parts})
         return seen
 
 

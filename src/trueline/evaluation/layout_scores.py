@@ -86,18 +86,14 @@ def published(
             plans[key] = plan.things
     rounds: dict[str, set[int]] = {}
     for name, iteration in plans:
-        rounds.setdefault(_kind(name), set()).add(iteration)
-    asked = [(e, i) for e in examples for i in sorted(rounds.get(_kind(e.id), ()))]
+        rounds.setdefault(name.partition("-")[0], set()).add(iteration)
+    # "counting" of "counting-038699"
+    asked = [(e, i) for e in examples for i in sorted(rounds.get(e.id.partition("-")[0], ()))]
     missing = sum((example.id, i) not in plans for example, i in asked)
     said = (
         [f"{missing} of {len(asked)} plans are missing and count as plans without boxes"] if missing else []
     )
     return [Answer(example, plans.get((example.id, i), ())) for example, i in asked], said
-
-
-def _kind(name: str) -> str:
-    """ "counting" of "counting-038699"."""
-    return name.partition("-")[0]
 
 
 def rows(

@@ -2,12 +2,11 @@
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trueline.files import Folder, read_json_object
-
-PARTS = ("pictures", "seen")
 
 
 def merge(folders: Sequence[Path], out: Path) -> int:
@@ -36,13 +35,9 @@ def merge(folders: Sequence[Path], out: Path) -> int:
     Folder(out).write_json("run.json", manifest)
     todo = {name: path for name, path in sources.items() if not (out / name).exists()}
     for name, path in todo.items():
-        _copy(path, Folder((out / name).parent), name.name)
+        with open(path, "rb") as source:
+            Folder((out / name).parent).write(name.name, partial(shutil.copyfileobj, source))
     return len(todo)
-
-
-def _copy(path: Path, folder: Folder, name: str) -> None:
-    with open(path, "rb") as source:
-        folder.write(name, lambda file: shutil.copyfileobj(source, file))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -51,5 +46,5 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _files(folder: Path) -> list[Path]:
     """Pictures and what was seen, without what a killed process left half written."""
-    found = (path for part in PARTS for path in sorted((folder / part).rglob("*")))
+    found = (path for part in ("pictures", "seen") for path in sorted((folder / part).rglob("*")))
     return [path for path in found if path.is_file() and not path.name.endswith(".tmp")]

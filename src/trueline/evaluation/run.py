@@ -35,15 +35,11 @@ from trueline.sampling.options import Sampling, Within
 from trueline.sampling.pipeline import Pipeline
 
 SCHEMA = 2
-UNGROUNDED = (
-    0.0,
-    0.0,
-    1.0,
-)  #: the grounding schedule of methods that use the boxes without the grounding layers
+#: The grounding schedule of methods that use the boxes without the grounding layers.
+UNGROUNDED = (0.0, 0.0, 1.0)
 REFERENCE = "reference"  #: the benchmark's own pictures, as a method: what a perfect picture scores
-ROUND_TRIP = (
-    "reference-vae"  #: the same after the model's autoencoder: the best that a latent model can reach
-)
+#: The same after the model's autoencoder: the best that a latent model can reach.
+ROUND_TRIP = "reference-vae"
 
 
 class Judge(Protocol):
@@ -144,12 +140,13 @@ class EvaluationRun:
         self._claim()
 
     def _claim(self) -> None:
-        names = [picture.name for picture in self.pictures]
+        # What the layouts say, too: splits of one benchmark may call their examples by the same names.
+        layouts = {p.example.id: p.example.layout.model_dump(mode="json") for p in self.pictures}
         manifest = {
             "schema": SCHEMA,
             "settings": self.settings.to_json(),
-            "layouts": _digest(self.pictures),
-            "pictures": names,
+            "layouts": json_digest(layouts),
+            "pictures": [picture.name for picture in self.pictures],
         }
         path = self.out / "run.json"
         if not path.exists():
@@ -178,15 +175,11 @@ class EvaluationRun:
 
     def missing(self, method: str) -> list[int]:
         """The shard's batches with a picture that is not there."""
-        return [
-            number
-            for number in self.mine
-            if not all(
-                self.path(method, picture).exists()
-                for picture in self.batches[number]
-                if self.exists_for(method, picture)
-            )
-        ]
+
+        def lacks(picture: Wanted) -> bool:
+            return self.exists_for(method, picture) and not self.path(method, picture).exists()
+
+        return [number for number in self.mine if any(map(lacks, self.batches[number]))]
 
     def claim(self, row: Row) -> None:
         """Take the method's folder for these settings of it.
@@ -339,12 +332,6 @@ def _differences(path: Path, manifest: dict[str, Any]) -> list[str]:
     if not found and old.get("layouts", manifest["layouts"]) != manifest["layouts"]:  # schema 1 has none
         return ["set of prompts or boxes (other options of the benchmark, or other files of it)"]
     return found
-
-
-def _digest(pictures: Sequence[Wanted]) -> str:
-    """Of what the layouts say: splits of one benchmark may call their examples by the same names."""
-    layouts = {picture.example.id: picture.example.layout.model_dump(mode="json") for picture in pictures}
-    return json_digest(layouts)
 
 
 def _load(path: Path, about: dict[str, Any]) -> list[Judgement] | None:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from trueline.layout import Layout
@@ -87,7 +87,7 @@ def sample(
         prediction = cond if uncond is None else uncond + scale * (cond - uncond)
         for method in methods:
             prediction = method.combine(prediction, cond, uncond, z, ctx)
-        x0, moved = ctx.x0(prediction, z), _differ(z, stepped)
+        x0, moved = ctx.x0(prediction, z), (z != stepped).flatten(1).any(dim=1)
         stepped = stepper.step(prediction, z, moved, generators, sampling.eta)
         shown = alpha if grounding else 0.0
         sent = yield Step(index, len(alphas), float(t), stepped.clone(), x0, maps, shown, dict(notes))
@@ -227,7 +227,3 @@ def _ground(
     if not backbone.grounded or not has_regions.any():
         return None, torch.zeros_like(has_regions)
     return backbone.ground(layouts).to(backbone.device), has_regions
-
-
-def _differ(z: Float[Tensor, "batch c h w"], before: Float[Tensor, "batch c h w"]) -> Bool[Tensor, " batch"]:
-    return (z != before).flatten(1).any(dim=1)

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from trueline.boxes import Box
 from trueline.layout import Region
 
 
@@ -33,7 +32,13 @@ def region_masks(regions: Sequence[Region], height: int, width: int) -> Float[Te
 
 def region_share(region: Region, height: int, width: int) -> Float[Tensor, "height width"]:
     """How much of each cell the region covers, 0..1: by its mask if it has one, else its box (area pooling)."""
-    return _mask_shares(region, height, width) if region.mask else _box_shares(region.box, height, width)
+    if region.mask:
+        mask = torch.from_numpy(region.mask_array()).float()
+        return F.interpolate(mask[None, None], size=(height, width), mode="area")[0, 0]
+    box = region.box
+    across = _overlap(box.x0 * width, box.x1 * width, width)
+    down = _overlap(box.y0 * height, box.y1 * height, height)
+    return down[:, None] * across[None, :]
 
 
 def region_shares(
@@ -45,18 +50,6 @@ def region_shares(
     return torch.stack([region_share(region, height, width) for region in regions])
 
 
-def _box_shares(box: Box, height: int, width: int) -> Float[Tensor, "height width"]:
-    """How much of each cell the box covers, 0..1."""
-    across = _overlap(box.x0 * width, box.x1 * width, width)
-    down = _overlap(box.y0 * height, box.y1 * height, height)
-    return down[:, None] * across[None, :]
-
-
 def _overlap(low: float, high: float, cells: int) -> Float[Tensor, " cells"]:
     start = torch.arange(cells, dtype=torch.float64)
     return ((start + 1).clamp(max=high) - start.clamp(min=low)).clamp(0, 1).float()
-
-
-def _mask_shares(region: Region, height: int, width: int) -> Float[Tensor, "height width"]:
-    mask = torch.from_numpy(region.mask_array()).float()
-    return F.interpolate(mask[None, None], size=(height, width), mode="area")[0, 0]

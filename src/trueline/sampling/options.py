@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,12 +58,8 @@ def one_of(*choices: Any) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _interval(value: Any) -> tuple[float, float]:
-    return check_interval(value, field="")
-
-
-def _schedule(value: Any) -> tuple[float, float, float]:
-    return check_schedule(value, field="")
+_INTERVAL = BeforeValidator(partial(check_interval, field=""))
+_SCHEDULE = BeforeValidator(partial(check_schedule, field=""))
 
 
 class Sampling(Frozen):
@@ -80,10 +77,10 @@ class Sampling(Frozen):
         default=7.5, description="weight of the prompt; at most 1 is no guidance, at half the cost"
     )
     #: Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval"; there noise levels, here steps.
-    guidance_interval: Annotated[tuple[float, float], BeforeValidator(_interval)] | None = Field(
+    guidance_interval: Annotated[tuple[float, float], _INTERVAL] | None = Field(
         default=None, description="fractions of the steps between which the weight acts", examples=["0,.5"]
     )
-    grounding_schedule: Annotated[tuple[float, float, float], BeforeValidator(_schedule)] | None = Field(
+    grounding_schedule: Annotated[tuple[float, float, float], _SCHEDULE] | None = Field(
         default=None,
         description="fractions of the steps with full, fading and no grounding",
         examples=[".3,0,.7"],

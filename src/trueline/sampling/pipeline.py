@@ -160,7 +160,8 @@ class Pipeline:
                 try:
                     pictures = self._make(batch, request, bar)
                 except RuntimeError as error:
-                    if not _out_of_memory(error) or len(batch) == 1:
+                    cpu = "can't allocate memory" in str(error)
+                    if not (cpu or isinstance(error, torch.OutOfMemoryError)) or len(batch) == 1:
                         raise
                 # Outside the except block: the error's traceback would keep the batch's tensors alive.
                 if pictures is None:
@@ -172,7 +173,9 @@ class Pipeline:
                         )
                     bar.n = done
                     torch.cuda.empty_cache()
-                    batches = _halved([batch, *batches], len(batch))
+                    # what was too much once will be too much again
+                    most = len(batch) // 2
+                    batches = [part for each in (batch, *batches) for part in _chunks(each, most)]
                     continue
                 yield from pictures
 
@@ -189,10 +192,13 @@ class Pipeline:
         with torch.no_grad():
             pictures = step.z if latent else self.backbone.decode(step.z, report=note)
         images = [_as_output(picture, request.output_type) for picture in pictures.cpu()]
-        return [
-            Picture(order.index, image, self._record(order, request, {"size": len(batch), "row": row}))
-            for row, (order, image) in enumerate(zip(batch, images, strict=True))
-        ]
+        made = []
+        for row, (order, image) in enumerate(zip(batch, images, strict=True)):
+            noise = {"index": order.index, "seed": order.seed, "seed_index": order.seed_index}
+            place = {"size": len(batch), "row": row}
+            record = make_record(self.backbone, request, order.layout, noise, place, order.notes)
+            made.append(Picture(order.index, image, record))
+        return made
 
     def _denoise(self, batch: list[_Order], request: Request, bar: tqdm) -> Step:
         """Run the loop to its last step; the callback may replace the latents on the way."""
@@ -263,9 +269,8 @@ class Pipeline:
                 raise ValueError(f"generator: give one, or one per picture ({len(orders)}), got {len(given)}")
             for order, generator in zip(orders, given * len(orders), strict=False):
                 order.generator = generator
-        for order, shape in (
-            (order, self.backbone.latent_size(order.layout.width, order.layout.height)) for order in orders
-        ):
+        for order in orders:
+            shape = self.backbone.latent_size(order.layout.width, order.layout.height)
             if latents is not None:
                 if latents.shape != (len(orders), *shape):
                     raise ValueError(
@@ -284,9 +289,8 @@ class Pipeline:
             warnings.warn(notes[-1], stacklevel=5)
         for name in ("prompt", "negative_prompt"):
             if cut := self.backbone.words_cut(getattr(layout, name)):
-                notes.append(
-                    f'{name} cut to {self.backbone.text_length} tokens; not read: "{cut}"'
-                )  # `encode` warns
+                # `encode` warns
+                notes.append(f'{name} cut to {self.backbone.text_length} tokens; not read: "{cut}"')
         return notes
 
     def _batches(self, orders: list[_Order], size: int) -> list[list[_Order]]:
@@ -296,22 +300,9 @@ class Pipeline:
             groups.setdefault((order.layout.width, order.layout.height), []).append(order)
         return [part for group in groups.values() for part in _chunks(group, size)]
 
-    def _record(self, order: _Order, request: Request, batch: dict[str, int]) -> dict[str, Any]:
-        noise = {"index": order.index, "seed": order.seed, "seed_index": order.seed_index}
-        return make_record(self.backbone, request, order.layout, noise, batch, order.notes)
-
 
 def _chunks(orders: list[_Order], size: int) -> list[list[_Order]]:
     return [orders[start : start + size] for start in range(0, len(orders), size)]
-
-
-def _halved(batches: list[list[_Order]], size: int) -> list[list[_Order]]:
-    """No batch larger than half of ``size``: what was too much once will be too much again."""
-    return [part for batch in batches for part in _chunks(batch, max(1, size // 2))]
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _as_output(picture: Float[Tensor, "c h w"], output_type: str) -> Any:

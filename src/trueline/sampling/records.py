@@ -36,6 +36,7 @@ def make_record(
         batch: how many pictures ran together ("size") and in which "row"; kernels round by it.
         notes: words cut or unknown, fallbacks taken.
     """
+    device = backbone.device
     return {
         "schema": RECORD_SCHEMA,
         "layout": layout.to_record(),
@@ -47,7 +48,7 @@ def make_record(
         ],
         "batch": batch,
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "device": _device_name(backbone.device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "versions": versions(),
         "notes": list(notes),
     }
@@ -85,7 +86,3 @@ def unknown_words(layout: Layout, vocabulary: frozenset[str] | None) -> list[str
     )
     words = dict.fromkeys(word for text in texts for word in _WORD.findall(text.lower()))
     return [word for word in words if word not in vocabulary]
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

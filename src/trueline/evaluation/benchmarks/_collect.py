@@ -56,7 +56,8 @@ class Collector:
         """
         found = []
         for phrase, corners in things:
-            if not _are_corners(corners):
+            four = isinstance(corners, list | tuple) and len(corners) == 4
+            if not four or not all(type(v) in (int, float) and abs(v) < 1e9 for v in corners):
                 self.left_out["boxes without four numbers dropped"] += 1
                 continue
             given = tuple(value / side for value in corners)
@@ -101,11 +102,3 @@ def chosen(option: str, given: str | Sequence[str], known: Sequence[str]) -> tup
         wrong = repr(unknown[0]) if names else "none"
         raise ValueError(f"{option}: must be of {', '.join(known)} (got {wrong})")
     return tuple(name for name in known if name in names)
-
-
-def _are_corners(corners: Any) -> bool:
-    return (
-        isinstance(corners, list | tuple)
-        and len(corners) == 4
-        and all(type(v) in (int, float) and abs(v) < 1e9 for v in corners)
-    )

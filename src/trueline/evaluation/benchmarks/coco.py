@@ -75,7 +75,10 @@ class COCO2014(Benchmark):
         square: bool = True,
     ):
         if not isinstance(boxes, BoxFilter):
-            boxes = _box_filter(boxes)
+            try:
+                boxes = BoxFilter(**boxes)
+            except FieldError as error:
+                raise FieldError(f"boxes.{error.field}", error.problem) from None
         self.split = chosen("split", [split], tuple(SPLITS))[0]
         random_caption = chosen("captions", [captions], ("random", "first")) == ("random",)
         by_category = chosen("prompts", [prompts], ("captions", "categories")) == ("categories",)
@@ -84,7 +87,8 @@ class COCO2014(Benchmark):
         self.source = (
             f"{SOURCE}, split {split}, seed {seed}, {boxes!r}, {'centre square' if square else 'whole'}"
         )
-        self._folder = _coco_folder(data)
+        folder = data_folder(data, SOURCE)
+        self._folder = folder / "coco" if (folder / "coco").is_dir() else folder
         self._pictures = SPLITS[split]
         folder, cure = annotation_folder(self._folder), SOURCE.cure
         captions_file = folder / f"captions_{self._pictures}.json"
@@ -102,20 +106,16 @@ class COCO2014(Benchmark):
             picture = pictures[image_id]
             texts = [text.strip() for text, _ in picture.captions]
             with row_of(captions_file, f"image {image_id}", cure):
-                crop = (
-                    centre_crop(picture.width, picture.height)
-                    if square
-                    else (0, 0, picture.width, picture.height)
-                )
+                size = picture.width, picture.height
+                crop = centre_crop(*size) if square else (0, 0, *size)
                 kept = kept_regions((a.box for a in picture.annotations), crop, boxes, self.dropped)
                 if len(kept) < boxes.min_boxes:
                     collector.left_out[f"pictures with fewer than {boxes.min_boxes} boxes skipped"] += 1
                     continue
                 place = hashed_id("caption", seed, image_id) % len(texts) if texts and random_caption else 0
-                caption = texts[place] if texts else ""
-                prompt = (
-                    ", ".join(dict.fromkeys(region.phrase for region in kept)) if by_category else caption
-                )
+                prompt = texts[place] if texts else ""
+                if by_category:
+                    prompt = ", ".join(dict.fromkeys(region.phrase for region in kept))
                 truth = {"image_id": image_id, "file": picture.file, "captions": texts, "crop": [*crop]}
                 collector.add(f"coco-{image_id:012d}", prompt, truth=truth, regions=kept)
         self.examples, self.left_out = collector.finish()
@@ -139,17 +139,5 @@ class COCO2014(Benchmark):
             raise ValueError(f"{error}; {SOURCE.cure}") from None
 
 
-def _box_filter(settings: Mapping[str, Any]) -> BoxFilter:
-    try:
-        return BoxFilter(**settings)
-    except FieldError as error:
-        raise FieldError(f"boxes.{error.field}", error.problem) from None
-
-
 def _refuse(problem: Problem) -> None:
     raise ValueError(f"{problem}; {SOURCE.cure}")
-
-
-def _coco_folder(data: str | Path | None) -> Path:
-    folder = data_folder(data, SOURCE)
-    return folder / "coco" if (folder / "coco").is_dir() else folder

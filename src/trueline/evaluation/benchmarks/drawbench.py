@@ -16,16 +16,8 @@ SOURCE = Source(
     "2c265cbcac2e",
     "MIT; prompts by Google, no licence of their own",
 )
-SUBSETS = {
-    "all": None,
-    "goal": (
-        "Colors",
-        "Descriptions",
-        "Counting",
-        "Positional",
-        "Conflicting",
-    ),  # GOAL's user study: 94 prompts
-}
+#: Name -> its categories, None for all; "goal" is GOAL's user study, 94 prompts.
+SUBSETS = {"all": None, "goal": ("Colors", "Descriptions", "Counting", "Positional", "Conflicting")}
 CANVAS = 512  #: pixels, of the boxes
 _RELATIONS = {"on top of": "above", "underneath": "below", "the left of": "left", "the right of": "right"}
 

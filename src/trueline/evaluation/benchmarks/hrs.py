@@ -170,6 +170,13 @@ ABOVE = frozenset({"on", "above", "over", "top"})
 BELOW = frozenset({"below", "beneath", "under", "underneath"})
 RIGHT = frozenset({"on the right of", "right"})
 LEFT = frozenset({"on the left of", "left"})
+#: Side -> its words, the edges of which one decides (``official``), the axis of the centres, and its direction.
+_SIDES = {
+    "left": (LEFT, (0,), 0, -1),
+    "right": (RIGHT, (2,), 0, 1),
+    "above": (ABOVE, (1, 3), 1, -1),
+    "below": (BELOW, (1, 3), 1, 1),
+}
 BETWEEN = frozenset({"between", "among", "in the middle of"})
 LARGER, SMALLER = frozenset({"larger", "bigger"}), frozenset({"smaller"})
 _HUES = (
@@ -238,7 +245,7 @@ def spatial(
     if relations[0] in BETWEEN:
         if len(targets) != 2:
             raise ValueError(f"objects: {relations[0]} needs two objects to be between (got {len(targets)})")
-        right = all(_between(box, targets[0], targets[1], mode) for box in boxes[:subjects])
+        right = all(_between(box, targets[0], targets[1], is_official(mode)) for box in boxes[:subjects])
     else:
         right = all(
             _holds(box, target, relation, mode)
@@ -302,30 +309,19 @@ def _boxes(detections: Sequence[Detection], objects: Sequence[str], mode: Mode) 
 
 
 def _holds(one: Corners, two: Corners, relation: str, mode: Mode) -> bool:
-    for words, check in ((LEFT, _left), (RIGHT, _right), (ABOVE, _above), (BELOW, _below)):
+    for side, (words, *_) in _SIDES.items():
         if relation in words:
-            return check(one, two, is_official(mode))
+            return _beyond(one, two, side, is_official(mode))
     raise ValueError(f"relations: {relation!r} is none of HRS-Bench's; use left, right, above or below")
 
 
-def _left(one: Corners, two: Corners, official: bool) -> bool:
-    return one[0] < two[0] if official else centre(one)[0] < centre(two)[0]
+def _beyond(one: Corners, two: Corners, side: str, official: bool) -> bool:
+    _words, edges, axis, sign = _SIDES[side]
+    pairs = [(one[e], two[e]) for e in edges] if official else [(centre(one)[axis], centre(two)[axis])]
+    return any(sign * (mine - other) > 0 for mine, other in pairs)
 
 
-def _right(one: Corners, two: Corners, official: bool) -> bool:
-    return one[2] > two[2] if official else centre(one)[0] > centre(two)[0]
-
-
-def _above(one: Corners, two: Corners, official: bool) -> bool:
-    return one[1] < two[1] or one[3] < two[3] if official else centre(one)[1] < centre(two)[1]
-
-
-def _below(one: Corners, two: Corners, official: bool) -> bool:
-    return one[1] > two[1] or one[3] > two[3] if official else centre(one)[1] > centre(two)[1]
-
-
-def _between(one: Corners, two: Corners, three: Corners, mode: Mode) -> bool:
+def _between(one: Corners, two: Corners, three: Corners, official: bool) -> bool:
     """Between two boxes on either axis, in either order."""
-    official = is_official(mode)
-    sides = ((_left, _right), (_right, _left), (_above, _below), (_below, _above))
-    return any(here(one, two, official) and there(one, three, official) for here, there in sides)
+    opposite = (("left", "right"), ("right", "left"), ("above", "below"), ("below", "above"))
+    return any(_beyond(one, two, a, official) and _beyond(one, three, b, official) for a, b in opposite)

@@ -34,13 +34,9 @@ def _plain(scene: Scene) -> bool:
 
 #: Category -> whether a scene with this caption belongs to it.
 CATEGORIES: dict[str, Callable[[Scene, Caption], bool]] = {
-    "color": lambda s, c: (
-        len(c.groups) == 2 == len(s.things) and _coloured(c) and _plain(s) and not c.relation
-    ),
+    "color": lambda s, c: _is_pair(s, c) and _plain(s),
     "object": lambda s, c: len(c.groups) >= 2 and not _coloured(c) and not c.relation,
-    "texture": lambda s, c: (
-        len(c.groups) == 2 == len(s.things) and _coloured(c) and not _plain(s) and not c.relation
-    ),
+    "texture": lambda s, c: _is_pair(s, c) and not _plain(s),
     "spatial": lambda s, c: c.relation is not None,
     "counting": lambda s, c: any(len(g.things) > 1 for g in c.groups) and len(s.things) <= 3,
     "complex": lambda s, c: len(c.groups) >= 3 and _coloured(c),
@@ -49,6 +45,10 @@ CATEGORIES: dict[str, Callable[[Scene, Caption], bool]] = {
 
 def _coloured(said: Caption) -> bool:
     return all(group.colour for group in said.groups)
+
+
+def _is_pair(scene: Scene, said: Caption) -> bool:
+    return len(said.groups) == 2 == len(scene.things) and _coloured(said) and not said.relation
 
 
 #: Category -> benchmark, its options, and which of its examples.
@@ -125,11 +125,14 @@ def _scene(example: Example) -> Scene:
 
 
 def _own(split: str, bare: bool) -> list[Example]:
-    return [
-        Example(f"{category}-{place:04d}", _layout(scene, variant, bare), category, _truth(scene, variant))
-        for category, found in _find(split).items()
-        for place, (scene, variant) in enumerate(found)
-    ]
+    examples = []
+    for category, found in _find(split).items():
+        for place, (scene, variant) in enumerate(found):
+            regions = [Region(t.phrase, t.box, label=t.label if bare else None) for t in scene.things]
+            layout = Layout(caption(scene, variant).text, regions=regions, width=SIZE, height=SIZE)
+            truth = {"split": scene.split, "index": scene.index, "variant": variant}
+            examples.append(Example(f"{category}-{place:04d}", layout, category, truth))
+    return examples
 
 
 def _official(data: str | Path, covered: dict[str, tuple[int, int]]) -> list[Example]:
@@ -145,9 +148,8 @@ def _official(data: str | Path, covered: dict[str, tuple[int, int]]) -> list[Exa
 
 def _adopted(category: str, example: Example, meant: Meaning) -> Example:
     record = example.layout.to_record() | {"width": SIZE, "height": SIZE, "id": f"{category}-{example.id}"}
-    stated = (
-        meant.relation if meant.relation in RELATIONS else None
-    )  # nearness cannot be missed in a small picture
+    # Nearness cannot be missed in a small picture.
+    stated = meant.relation if meant.relation in RELATIONS else None
     truth = {"groups": [[o.name, o.colour, o.texture, o.count] for o in meant.objects], "relation": stated}
     return Example(f"{category}-{example.id}", Layout.from_record(record), category, truth)
 
@@ -166,12 +168,3 @@ def _find(split: str) -> dict[str, list[tuple[Scene, int]]]:
         if category is not None:
             found[category].append((scene, variant))
     raise AssertionError("scenes never end")
-
-
-def _layout(scene: Scene, variant: int, bare: bool) -> Layout:
-    regions = [Region(thing.phrase, thing.box, label=thing.label if bare else None) for thing in scene.things]
-    return Layout(caption(scene, variant).text, regions=regions, width=SIZE, height=SIZE)
-
-
-def _truth(scene: Scene, variant: int) -> dict[str, int | str]:
-    return {"split": scene.split, "index": scene.index, "variant": variant}

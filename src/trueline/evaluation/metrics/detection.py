@@ -70,7 +70,8 @@ def match(detections: Sequence[Detection], truths: Sequence[Truth], least: float
     overlaps = iou_matrix([t.box for t in truths], [d.box for d in detections])
     same = np.array([[t.label == d.label for d in detections] for t in truths], dtype=bool)
     counted = same.reshape(overlaps.shape) & (overlaps > 0) & (overlaps >= least)
-    agreement = np.array([[_agreement(t, d) for d in detections] for t in truths], dtype=float)
+    alike = [[2 * (t.colour == d.colour) + (t.texture == d.texture) for d in detections] for t in truths]
+    agreement = np.array(alike, dtype=float)
     worth_of_a_pair = min(overlaps.shape) + 1 if least > 0 else 0  # more than all overlaps together
     gain = np.where(counted, worth_of_a_pair + overlaps + _TIE * agreement.reshape(overlaps.shape), 0.0)
     rows, columns = linear_sum_assignment(gain, maximize=True)
@@ -79,10 +80,6 @@ def match(detections: Sequence[Detection], truths: Sequence[Truth], least: float
         for i, j in zip(rows, columns, strict=True)
         if counted[i, j]
     ]
-
-
-def _agreement(truth: Truth, detection: Detection) -> int:
-    return 2 * (truth.colour == detection.colour) + (truth.texture == detection.texture)
 
 
 @dataclass(frozen=True)

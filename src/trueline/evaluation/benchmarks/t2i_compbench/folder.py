@@ -60,7 +60,7 @@ def export_compbench(
     written = []
     for number, (example, picture) in enumerate(pictures):
         name = file_name(example.prompt, number)
-        samples.write_png(name, _image(picture))
+        samples.write_png(name, picture if isinstance(picture, Image.Image) else open_picture(picture))
         written.append(Exported(example.prompt, example.id, number, name))
     out.write_json(MANIFEST, {"schema": SCHEMA, "pictures": [asdict(one) for one in written]})
     return written
@@ -88,7 +88,3 @@ def read_compbench(folder: str | Path) -> list[Exported]:
             f"{Path(folder) / SAMPLES / odd[0]}: {problem} ({len(odd)} such files); export again"
         )
     return listed
-
-
-def _image(picture: Image.Image | str | Path) -> Image.Image:
-    return picture if isinstance(picture, Image.Image) else open_picture(picture)

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from trueline.english.plurals import plural
+
 RELATIONS_2D = (
     *("on side of", "next to", "near"),
     *("on the left of", "on the right of", "on the bottom of", "on the top of", "on top of"),
@@ -83,18 +85,8 @@ def _is_modifier(word: str, following: str) -> bool:
     return word in _MODIFIERS and not is_noun
 
 
-_NUMBERS = {
-    "a": 1,
-    "an": 1,
-    "one": 1,
-    "two": 2,
-    "three": 3,
-    "four": 4,
-    "five": 5,
-    "six": 6,
-    "seven": 7,
-    "eight": 8,
-}
+_NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+_NUMBERS = {"a": 1, "an": 1} | {word: number for number, word in enumerate(_NUMBER_WORDS, start=1)}
 # The nouns of numeracy prompts (examples/dataset/new_objects.txt of the source, less repetitions).
 _OBJECTS = _words(
     """
@@ -106,19 +98,8 @@ _OBJECTS = _words(
     television tent tomato toy train truck turtle vase woman
     """
 )
-_PLURALS = {"man": "men", "woman": "women", "mouse": "mice", "person": "people", "knife": "knives"}
-_PLURALS |= {word: word for word in ("deer", "goldfish", "sheep", "shrimp")}
-
-
-def _plural(noun: str) -> str:
-    if noun in _PLURALS:
-        return _PLURALS[noun]
-    if noun.endswith("y") and noun[-2] not in "aeiou":
-        return f"{noun[:-1]}ies"
-    return noun + ("es" if noun.endswith(("ch", "sh", "to", "s", "x")) else "s")
-
-
-_SINGULAR = {form: noun for noun in _OBJECTS for form in (_plural(noun), noun)}
+_PLURALS = {"shrimp": "shrimp", "fish": "fishes"}  # as the prompts have them
+_SINGULAR = {form: noun for noun in _OBJECTS for form in (_PLURALS.get(noun) or plural(noun), noun)}
 
 
 def parse_numeracy(prompt: str) -> list[tuple[str, int]]:

@@ -134,14 +134,11 @@ def without_duplicates(
     for detection in surest_first(detections):
         box = scaled(detection.box, size)
         same = (scaled(other.box, size) for other in kept if other.label == detection.label)
-        if not any(_covers(box, other, edge) for other in same):
+        smaller = ((other, min(area(box, edge), area(other, edge))) for other in same)
+        # IoU > .9 implies it
+        if not any(least > 0 and intersection(box, o, edge) / least > DUPLICATE for o, least in smaller):
             kept.append(detection)
     return kept
-
-
-def _covers(a: Corners, b: Corners, edge: float) -> bool:
-    smaller = min(area(a, edge), area(b, edge))
-    return smaller > 0 and intersection(a, b, edge) / smaller > DUPLICATE  # IoU > .9 implies it
 
 
 def numeracy_score(
