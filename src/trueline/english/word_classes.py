@@ -141,9 +141,8 @@ def _ends_phrase(here: _Here) -> bool:
     word, last = here.word, here.last
     if last == "J":
         acting = here.participle and word.endswith("ing") and not here.inner
-        known = _is_noun_now(here.words, here.at) and _follows_verb(
-            here.words, here.at
-        )  # "in black stands up"
+        place = here.words, here.at
+        known = _is_noun_now(*place) and _follows_verb(*place)  # "in black stands up"
         return word in VERB_FORMS and (acting or known)
     if last != "C":
         return False

@@ -45,9 +45,8 @@ def _layout(row: dict[str, Any], where: str, tally: Tally) -> Layout | None:
         box = _build.fraction_box(numbers(corners, 4, _build.FRACTIONS, field), field, tally)
         regions.append(_build.make_region(phrase, box, f"{where}, phrases[{place}]", tally))
     meta = _build.extras(row, KEYS, "gligen")
-    return _build.make_layout(
-        row.get("prompt"), regions, where, tally, id=row.get("save_folder_name"), meta=meta
-    )
+    id = row.get("save_folder_name")
+    return _build.make_layout(row.get("prompt"), regions, where, tally, id=id, meta=meta)
 
 
 def write(layouts: Sequence[Layout], path: Path, options: Options) -> None:

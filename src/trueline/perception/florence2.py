@@ -158,12 +158,8 @@ class Florence2:
         cut = 0
         for start in range(0, len(questions), BATCH):
             part = questions[start : start + BATCH]
-            inputs = self.processor(
-                images=rgb([images[i] for i, _, _ in part]),
-                text=[text for _, text, _ in part],
-                padding=True,
-                return_tensors="pt",
-            )
+            pictures, asked = rgb([images[i] for i, _, _ in part]), [text for _, text, _ in part]
+            inputs = self.processor(images=pictures, text=asked, padding=True, return_tensors="pt")
             if (length := inputs.input_ids.shape[1]) > self.places:
                 raise ValueError(
                     f"the labels of one picture make {length} tokens with the picture's own, but Florence-2 reads "

@@ -34,9 +34,8 @@ class GroundingDino:
         source = Checkpoint(checkpoint, **files)
         source.check_kind("Grounding DINO", "grounding-dino", "mm-grounding-dino")
         self.model = source.model(AutoModelForZeroShotObjectDetection, device, dtype)
-        self.processor = GroundingDinoProcessor(
-            source.image_processor("GroundingDinoImageProcessor"), source.tokenizer()
-        )
+        pictures = source.image_processor("GroundingDinoImageProcessor")
+        self.processor = GroundingDinoProcessor(pictures, source.tokenizer())
         self.threshold, self.text_threshold = threshold, text_threshold
         self.unmatched = 0  #: boxes so far whose phrase was nobody's label
         self.name = "grounding-dino"

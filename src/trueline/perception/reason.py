@@ -184,9 +184,8 @@ class LLMReasoner:
         reason = "it left them out"
         for start in range(0, len(kept), AT_ONCE):
             try:
-                judged |= self._judge(
-                    prompt, {tag: by_rules[tag] for tag in kept[start : start + AT_ONCE]}, notes
-                )
+                part = {tag: by_rules[tag] for tag in kept[start : start + AT_ONCE]}
+                judged |= self._judge(prompt, part, notes)
             except ChatError as error:
                 reason = str(error)
                 break

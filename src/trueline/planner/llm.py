@@ -160,12 +160,8 @@ class LLMPlanner:
         if self.style == "css":
             return css([(region.phrase, region.box) for region in layout.regions], *canvas)
         things = [
-            {
-                "object": bare_noun(region.phrase),
-                "phrase": region.phrase,
-                "box": list(region.box.pixels(*canvas)),
-            }
-            for region in layout.regions
+            {"object": bare_noun(each.phrase), "phrase": each.phrase, "box": list(each.box.pixels(*canvas))}
+            for each in layout.regions
         ]
         return json.dumps({"regions": things}, ensure_ascii=False)
 

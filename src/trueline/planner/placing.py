@@ -81,12 +81,9 @@ class _Placer(Grids):
             row = sorted(row, key=lambda i: wishes[i][0] or 0)  # stable: the order of the words
             widths = [scale * sizes[i][0] for i in row]
             x = self.across * MARGIN
-            for i, width, before in zip(
-                row,
-                widths,
-                self._spread(free_w - sum(widths), len(row), _lean([{wishes[i][0] or 0} for i in row])),
-                strict=True,
-            ):
+            lean = _lean([{wishes[i][0] or 0} for i in row])
+            gaps = self._spread(free_w - sum(widths), len(row), lean)
+            for i, width, before in zip(row, widths, gaps, strict=True):
                 x += before
                 page.add(parts[i].to(x, y + height - scale * sizes[i][1], scale))
                 x += width

@@ -1,6 +1,6 @@
 """What was found in a picture, and what each thing of it should be. JSON-ready records of it; no torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from trueline.perception import Detection
@@ -52,9 +52,7 @@ class Observation:
         return {
             "tags": list(self.tags),
             "reasoner": self.reasoner,
-            "objects": [
-                {"tag": each.tag, "score": each.score, "phrase": each.phrase} for each in self.objects
-            ],
+            "objects": [asdict(each) for each in self.objects],
             "things": [thing.record() for thing in self.things],
             "surplus": [{"tag": detection.label} | _record(detection) for detection in self.surplus],
             "notes": list(self.notes),
