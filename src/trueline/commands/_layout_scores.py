@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from trueline.commands._methods import Given
 from trueline.commands._planners import check_planners, make_chosen
 from trueline.commands._rows import compared_with, write_rows
-from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.evaluation.drawing_list import choose
 from trueline.evaluation.layout_scores import Answer, examples_of, published, rows, unscored
 from trueline.evaluation.planning import ask
@@ -89,7 +88,9 @@ def score(
     seeded: dict[str, Sequence[int]] = {}
     for column in columns:
         if column.planner is None:
-            answers[column.name], said = _published(column, examples, everything)
+            answers[column.name], said = published(_files(column.spec), examples, everything)
+            if not answers[column.name]:
+                raise ValueError(f"--planner: {column.spec} answers none of the prompts; leave it out")
         else:
             plans = ask(column.planner, examples, seeds, not options.quiet)
             said = [*plans.remarks(), f"all of them are in {_keep(folder, column, plans.layouts)}"]
@@ -125,15 +126,6 @@ def _files(spec: str) -> list[Path]:
     if not parts:
         raise ValueError("--planner: write published layouts as replay:FILE, or replay:FILE,FILE")
     return [Path(part) for part in parts]
-
-
-def _published(
-    column: Column, examples: Sequence[Example], everything: Sequence[Example]
-) -> tuple[list[Answer], list[str]]:
-    found, said = published(_files(column.spec), examples, everything)
-    if not found:
-        raise ValueError(f"--planner: {column.spec} answers none of the prompts; leave it out")
-    return found, said
 
 
 def _keep(folder: Folder, column: Column, layouts: Sequence[Layout]) -> Path:

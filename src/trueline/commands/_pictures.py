@@ -93,26 +93,19 @@ def named(layouts: Sequence[Layout], n: int, seed: int) -> list[NamedLayout]:
 
     Names come from ids and places in the list only, never from a prompt.
     """
-    pictures = []
+    pictures: list[NamedLayout] = []
+    taken: set[str] = set()
     for place, layout in enumerate(layouts):
         first = seed if layout.seed is None else layout.seed
         stem = layout.id or f"{place:04d}"
         for copy in range(n):
             seeded = Layout.from_record(layout.to_record() | {"seed": first + copy})
             pictures.append(NamedLayout(f"{stem}-{copy}", seeded))
-    _refuse_equal_names(pictures)
+            name = pictures[-1].name.casefold()  # some file systems do not tell upper from lower case
+            if name in taken:
+                raise ValueError(f"--layout: the id {layout.id!r} stands twice; give each layout its own id")
+            taken.add(name)
     return pictures
-
-
-def _refuse_equal_names(pictures: Sequence[NamedLayout]) -> None:
-    taken: set[str] = set()
-    for picture in pictures:
-        name = picture.name.casefold()  # some file systems do not tell upper from lower case
-        if name in taken:
-            raise ValueError(
-                f"--layout: the id {picture.layout.id!r} stands twice; give each layout its own id"
-            )
-        taken.add(name)
 
 
 @dataclass

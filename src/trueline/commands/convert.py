@@ -6,13 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trueline.commands._parser import Parser, add_flags
 from trueline.formats import FORMATS, format_of, read, write
-
-if TYPE_CHECKING:
-    from trueline.formats._conversion import Tally
 
 #: What the arguments of ``read`` and ``write`` are called here, where the names differ.
 READING = {"format": "--from", "size": "--from-size"}
@@ -93,7 +89,9 @@ def main(arguments: Sequence[str]) -> int:
         )
     regions = sum(len(layout.regions) for layout in layouts)
     print(f"{_many(len(layouts), 'layout')}, {_many(regions, 'region')}: {options.origin} to {options.goal}")
-    _say(tally)
+    for word, counts in (("lost", tally.lost), ("note", tally.notes)):  # the target is not all of the source
+        for what, count in counts.items():
+            print(f"trueline: {word}: {what}: {count}", file=sys.stderr)
     return 0
 
 
@@ -105,14 +103,6 @@ def _named(flags: dict[str, str]) -> Iterator[None]:
     except ValueError as error:
         name, colon, problem = str(error).partition(": ")
         raise ValueError(f"{flags.get(name, name)}{colon}{problem}") from None
-
-
-def _say(tally: "Tally") -> None:
-    """What was lost, on stderr: the target is not all of the source."""
-    for what, count in tally.lost.items():
-        print(f"trueline: lost: {what}: {count}", file=sys.stderr)
-    for what, count in tally.notes.items():
-        print(f"trueline: note: {what}: {count}", file=sys.stderr)
 
 
 def _many(number: int, what: str) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from trueline.commands._parser import Parser
 from trueline.methods import METHODS, method_class
@@ -29,9 +28,5 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{' '.join(kind.__doc__.split())}\n")
     for key, field in kind.model_fields.items():
         said = f"  {field.description}" if field.description else ""
-        print(f"--{options.name}.{key}  (default {_shown(field.default)}){said}")
+        print(f"--{options.name}.{key}  (default {' '.join(str(field.default).split())}){said}")
     return 0
-
-
-def _shown(value: Any) -> str:
-    return " ".join(str(value).split())

@@ -75,7 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     if not layouts:
         return 2
     if options.out is not None:
-        _write(Path(options.out), "".join(lines).encode())
+        from trueline.files import write_text
+
+        write_text(options.out, "".join(lines))
     if options.draw is not None:
         _draw(layouts, Path(options.draw))
     _conclude(layouts, len(prompts), options)
@@ -130,12 +132,6 @@ def _planned(planner: "Planner", prompts: Sequence[str], options: argparse.Names
         for note in notes_of(layout):
             say(prompt, place, note)
         yield layout.model_copy(update={"id": f"{place:04d}"}) if len(prompts) > 1 else layout
-
-
-def _write(path: Path, content: bytes) -> None:
-    from trueline.files import Folder
-
-    Folder(path.parent).write(path.name, lambda file: file.write(content))
 
 
 def _is_folder(path: Path) -> bool:

@@ -8,9 +8,9 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from trueline import __version__
 from trueline.dataset.build import ITEMS, MANIFEST, SEEN, SUMMARY, read_manifest, seen_of
@@ -75,7 +75,7 @@ def finish(
         source = out / item["image"]
         name = f"{item['id']}{source.suffix.lower()}"
         content = _content(source, item)
-        images.write(name, partial(_fill, content))
+        images.write(name, methodcaller("write", content))
         lines.append(item | {"image": f"{IMAGES}/{name}"})
     about = _about(out, build, items, kept, decided, undecided) | {"title": title, "licence": licence}
     beside.write(DATA, lambda file: file.write(json_lines(lines)))
@@ -84,10 +84,6 @@ def finish(
     shutil.rmtree(target, ignore_errors=True)
     os.replace(beside.path, target)
     return about
-
-
-def _fill(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def _claim(target: Path, build: str) -> None:

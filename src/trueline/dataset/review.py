@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from trueline.dataset.build import SEEN
 from trueline.evaluation.report import render, thumbnail
@@ -46,12 +46,8 @@ def write_review(folder: Folder, build: str, items: Sequence[dict[str, Any]], ti
         name = f"review-{number}.html" if len(starts) > 1 else "review.html"
         part = f"{title}, page {number} of {len(starts)}" if len(starts) > 1 else title
         text = render("review.html", script="review.js", title=part, data=data)
-        pages.append(folder.write(name, partial(_fill, text)))
+        pages.append(folder.write(name, methodcaller("write", text.encode())))
     return pages
-
-
-def _fill(text: str, file: BinaryIO) -> None:
-    file.write(text.encode())
 
 
 def _shown(folder: Path, item: dict[str, Any]) -> dict[str, Any]:
