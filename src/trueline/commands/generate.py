@@ -50,7 +50,10 @@ def parser() -> argparse.ArgumentParser:
     _which_model(top.add_argument_group("with which model"))
     _how(top.add_argument_group("how to sample"))
     _realign(top.add_argument_group("how to draw again what is wrong (RealignDiff)"))
-    _where(top.add_argument_group("what to write"))
+    group = top.add_argument_group("what to write")
+    group.add_argument("--out", default="out", metavar="FOLDER", help="default: out")
+    group.add_argument("--overlay", action="store_true", help="also NAME-overlay.png with boxes and phrases")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
     return top
 
 
@@ -131,12 +134,6 @@ def _realign(group: argparse._ArgumentGroup) -> None:
 
 def _default(name: str, what: str) -> str:
     return f"{what} (default {DEFAULTS[name]})"
-
-
-def _where(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--out", default="out", metavar="FOLDER", help="default: out")
-    group.add_argument("--overlay", action="store_true", help="also NAME-overlay.png with boxes and phrases")
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -238,12 +235,10 @@ def _layout_file(options: argparse.Namespace) -> "list[Layout]":
         raise ValueError(f"--layout: {error}") from None
     if not layouts:
         raise ValueError(f"--layout: {options.layout} holds no layout; write one JSON object a line")
-    return [_completed(layout, options) for layout in layouts]
-
-
-def _completed(layout: "Layout", options: argparse.Namespace) -> "Layout":
-    given = {"width": options.width, "height": options.height, "negative_prompt": options.negative}
-    missing = {
-        name: value for name, value in given.items() if value is not None and not getattr(layout, name)
-    }
-    return type(layout).from_record(layout.to_record() | missing)
+    sizes = {"width": options.width, "height": options.height, "negative_prompt": options.negative}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    completed = []
+    for layout in layouts:
+        missing = {name: value for name, value in given.items() if not getattr(layout, name)}
+        completed.append(type(layout).from_record(layout.to_record() | missing))
+    return completed
