@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 from PIL import Image
 
 from trueline.dataset import Wish
+from trueline.evaluation.elsewhere import pictures_in
 from trueline.files import Folder, file_digest
 from trueline.pictures import WEB_FORMATS, BrokenPicture, open_picture
 
 if TYPE_CHECKING:
     from trueline.dataset.settings import DatasetSettings
     from trueline.sampling.pipeline import Pipeline
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class PictureSource(Protocol):
@@ -87,16 +86,11 @@ class GivenPictures:
     """
 
     def __init__(self, folder: Path):
-        if not folder.is_dir():
-            raise ValueError(f"images: {folder} is no folder; give the one that holds the pictures")
-        self.folder, self._files = folder, dict[str, Path]()
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES:
-                if path.stem in self._files:
-                    raise ValueError(
-                        f"images: {self._files[path.stem]} and {path.name} are both picture {path.stem}; remove one"
-                    )
-                self._files[path.stem] = path
+        found = pictures_in(folder)
+        if twice := next((paths for paths in found.values() if len(paths) > 1), None):
+            names = f"{twice[0]} and {twice[1].name}"
+            raise ValueError(f"images: {names} are both picture {twice[0].stem}; remove one")
+        self.folder, self._files = folder, {name: paths[0] for name, paths in found.items()}
 
     def ready(self, turn: int, batch: Sequence[Wish]) -> None:
         """They are there, or not."""

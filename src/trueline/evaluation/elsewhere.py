@@ -26,9 +26,7 @@ class Elsewhere:
 
     def __init__(self, method: str, folder: Path, wanted: Sequence[Wanted]):
         self.method, self.folder = method, folder
-        if not folder.is_dir():
-            raise ValueError(f"images: {folder} is no folder; give the folder that holds the pictures")
-        self._paths = _exported(folder) if (folder / MANIFEST).exists() else _by_stem(folder)
+        self._paths = _exported(folder) if (folder / MANIFEST).exists() else pictures_in(folder)
         missing = [picture for picture in wanted if not self._candidates(picture)]
         if missing:
             raise ValueError(
@@ -69,7 +67,14 @@ class Elsewhere:
         return self._digests[path]
 
 
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
+def pictures_in(folder: Path) -> dict[str, list[Path]]:
+    """The pictures of a folder by their names without the ending.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"images: {folder} is no folder; give the folder that holds the pictures")
     found: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES:
