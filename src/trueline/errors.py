@@ -1,7 +1,5 @@
 """One-sentence errors, and the frozen pydantic model that gives them. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
 

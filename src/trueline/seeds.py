@@ -1,7 +1,5 @@
 """Random numbers that depend on a seed and a place alone, not on who asks, when, or in which order."""
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from collections.abc import Iterator, Sequence

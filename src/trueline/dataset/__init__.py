@@ -5,8 +5,6 @@ Source: "GOAL" (section 4.1): 1,000 captions of templates and 1,000 natural ones
 GroundingDINO, checked by hand. Its words, templates and thresholds are not public; those here are our own.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

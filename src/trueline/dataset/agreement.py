@@ -4,8 +4,6 @@ An item agrees when each thing is found as often as it is said and nothing of it
 holds between their centres, and when CLIP's cosine of picture and prompt is high enough.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

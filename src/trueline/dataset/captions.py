@@ -1,7 +1,5 @@
 """Natural captions of several things: the world's own, or those of a file; and what each one wants."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator

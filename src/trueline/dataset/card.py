@@ -1,7 +1,5 @@
 """The data card of a set: how it was made, what is in it, what was left out. Markdown, with the Hub's header."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

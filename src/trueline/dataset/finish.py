@@ -1,7 +1,5 @@
 """Decisions applied: a folder with ``data.jsonl``, ``images`` and a data card, as ``trueline train`` reads it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

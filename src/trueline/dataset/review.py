@@ -5,8 +5,6 @@ become several pages; each saves a file of its own. A decision belongs to the pi
 the build shows others, it does not count.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

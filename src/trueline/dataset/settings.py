@@ -1,7 +1,5 @@
 """What decides a data set: the settings of its build."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from trueline.errors import Frozen

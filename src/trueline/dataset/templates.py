@@ -1,8 +1,6 @@
 """Prompts of templates over colour, shape, texture, space and number: our own, in the phrasing of CC-500 and
 T2I-CompBench, which the world's language knows too."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Sequence
 

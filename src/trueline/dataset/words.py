@@ -1,7 +1,5 @@
 """The words of template prompts: of the world, of everyday things, or of a file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

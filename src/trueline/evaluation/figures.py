@@ -3,8 +3,6 @@
 A metric of a method is taken over the pictures in which it was asked; a difference over those in which both were.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ The part of a key before the slash says what the array is:
     true/...          what should be there: ``words`` (k,), ``boxes`` (k, 4)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -4,8 +4,6 @@ Metrics are named after the model that measured them: ``clip_score[clip]``, ``sp
 nothing about examples that its rule does not ask about.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence

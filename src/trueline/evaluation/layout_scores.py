@@ -4,8 +4,6 @@ The rules are the published ones: NSR-1K's for layouts, and T2I-CompBench's for 
 are detections of full confidence. The unit is a plan; no plan counts as one without boxes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections import Counter

@@ -5,8 +5,6 @@ every request and every script but its own. What others wrote (prompts, phrases,
 autoescape. Boxes are SVG over the picture, so that they can be switched off.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

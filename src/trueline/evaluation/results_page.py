@@ -1,7 +1,5 @@
 """One page of all result files: ``docs/results.md``."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

@@ -8,8 +8,6 @@ A batch is the unit of work: drawn, and looked at, as a whole. What is there is 
 elsewhere (``Elsewhere``) are methods that are only looked at.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import zipfile

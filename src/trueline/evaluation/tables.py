@@ -8,8 +8,6 @@ seeds). A row may have a ``goal`` (what was aimed at, and whether it holds) and 
 are where they are something else (``reads``).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ alone, which the raters do not get: the page holds opaque ids and pictures that 
 metadata. Two questions a pair, each answered left, right or same.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -17,8 +17,6 @@ distances ``fid`` and ``region_fid`` ("world" features: not comparable with Ince
 true boxes, for average precision. Official prompts have no true boxes: nothing is asked of them there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Held-out scenes (split "held-out", never trained on), judged by the oracle. The 
 command, the commit and the seeds that made them; ``trueline results`` makes ``docs/results.md`` of it.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence

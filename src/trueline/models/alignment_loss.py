@@ -3,8 +3,6 @@
 Formulas by the numbers of ``models.alignment``. No U-Net takes part; everything is per picture.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Source of the layers: Li et al., "GLIGEN" (CVPR 2023); the nets are diffusers' own (``attention_type="gated"``).
 """
 
-from __future__ import annotations
-
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn

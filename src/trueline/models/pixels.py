@@ -1,7 +1,5 @@
 """Pictures as a net reads them, made as tensors, so that gradients reach the pixels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

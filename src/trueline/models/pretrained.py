@@ -1,7 +1,5 @@
 """What the adapters share: a checkpoint's parts, read without running anything of it, and batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

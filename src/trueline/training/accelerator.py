@@ -1,7 +1,5 @@
 """accelerate for a run: precision, device, and what several processes agree on."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

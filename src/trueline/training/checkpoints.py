@@ -1,7 +1,5 @@
 """Checkpoints of a run: one file each, written whole or not at all, the newest last to be trusted."""
 
-from __future__ import annotations
-
 import json
 import re
 import warnings

@@ -1,7 +1,5 @@
 """CLIP as a measure with a gradient to the pictures: for DSAlign, and as a reward."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial

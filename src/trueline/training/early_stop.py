@@ -5,8 +5,6 @@ pictures that are all alike (flow_grpo's issues 92, 186 and 204, SRPO's 22, Imag
 trained on, how far the net has drifted from its base, and how different the pictures of one prompt still are.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a run writes down while it trains: log.jsonl always, TensorBoard's events when asked."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -9,8 +9,6 @@ in the stream of examples), so that a run that was stopped goes on as if it had 
 fp16 losses and several processes are accelerate's.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

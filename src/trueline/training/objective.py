@@ -1,7 +1,5 @@
 """What a training term sees and gives: a batch and nets in, named losses out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """What is trained: which parameters of the U-Net, themselves or by a LoRA; and their running average."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

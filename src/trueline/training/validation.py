@@ -4,8 +4,6 @@ Any recipe may score the pictures (``Task.scores``) and say which score makes a 
 and what can be scored besides a reward, is in ``training.early_stop``.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """The pictures that a run draws on the way: the same layouts from the same noise each time."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the world's two BLIPs, captioner and matcher, share: their size, and the head that helps to train them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

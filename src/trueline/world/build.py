@@ -4,8 +4,6 @@ Each stage works in its own folder, logs its metrics to ``log.jsonl`` and leaves
 is not run again, a stage that was stopped goes on from its last checkpoint. The same code runs on a CPU and on a GPU.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -4,8 +4,6 @@ It is no judge of the tables: those are the oracle's. It learns from the scenes'
 oracle detects.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

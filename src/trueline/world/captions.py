@@ -5,8 +5,6 @@ says of each group (and leaves unsaid) is kept with the text, so that a text enc
 understand it and a judge can check a picture against it.
 """
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The world's CLIP: a vision tower tuned to the locked text tower, on whole pictures and on crops of regions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How the nets of the world are trained: by the one training loop, on scenes that are drawn anew at every step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What detections say of a picture: boxes obeyed, caption true, ghosts; and the oracle's own accuracy."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

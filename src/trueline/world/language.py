@@ -1,7 +1,5 @@
 """The world's language: a real CLIP tokenizer trained on its captions, and a text tower that understands them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ So its cosine (ITC) is a held-out CLIP score, and its matching head (ITM) anothe
 learns from the scenes' own captions, and never from what the oracle detects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

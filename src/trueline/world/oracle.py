@@ -12,8 +12,6 @@ training signal. Four steps, each a pure function:
 Pictures are (SIZE, SIZE, 3) uint8 sRGB, masks (SIZE, SIZE) float32 in 0..1, a ``Spot`` is in pixels.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import NamedTuple
 

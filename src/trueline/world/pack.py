@@ -1,7 +1,5 @@
 """Puts the finished nets of a build into the folders that ship: a diffusers checkpoint, and nets for perception."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from functools import partial

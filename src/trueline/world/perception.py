@@ -5,8 +5,6 @@ captioner, and names, boxes and masks from the seer. Both were trained on the sc
 shares weights with none of them.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Starts a build from the weights that ship, so that the world can be trained further without its checkpoints."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

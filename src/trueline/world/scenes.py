@@ -5,8 +5,6 @@ splits share none. Pictures are 128 x 128 sRGB. Silhouettes are glyphs of Font A
 rasterised once into ``silhouettes.png`` (see ``silhouettes.py``).
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass

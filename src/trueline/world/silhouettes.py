@@ -3,8 +3,6 @@
 Only the world's maker needs that package; the picture it draws is part of Trueline.
 """
 
-from __future__ import annotations
-
 import json
 from importlib.util import find_spec
 from pathlib import Path

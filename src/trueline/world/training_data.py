@@ -1,7 +1,5 @@
 """The world's scenes as examples: drawn when they are asked for, with six captions each."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

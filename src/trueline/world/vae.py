@@ -1,7 +1,5 @@
 """The world's VAE: pictures of 128 x 128 pixels to latents of 4 x 16 x 16 and back (f8, as Stable Diffusion's)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The words of the world: what can be drawn, in which colours and textures, and how captions name it."""
 
-from __future__ import annotations
-
 from trueline.english.plurals import plural
 
 #: Object name -> name of the Font Awesome Free glyph (solid style) that draws it.

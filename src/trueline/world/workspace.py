@@ -1,7 +1,5 @@
 """Where a build of the world works: its settings, the folder of each stage, and the nets that earlier stages made."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Examples in the making: whatever a layout cannot hold is counted here by its reason, and said once."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Neither has real pictures: no FID.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

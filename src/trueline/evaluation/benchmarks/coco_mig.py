@@ -13,8 +13,6 @@ Quirks kept by ``official``:
 the source, one detection may serve two instances.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """DrawBench (Imagen, Saharia et al. 2022) with the labels and GPT-4 boxes of Attention-Refocusing."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from pathlib import Path

@@ -10,8 +10,6 @@ Quirk kept by ``official``: two objects on a diagonal can stand in two relations
 asked for, are checked for colour and place; counting prompts exclude one more than asked for.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

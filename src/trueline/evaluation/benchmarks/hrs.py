@@ -17,8 +17,6 @@ Quirks kept by ``official``:
 - The overall value is the mean over the levels (``fixed``: all pictures together).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path

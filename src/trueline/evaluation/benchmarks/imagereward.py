@@ -1,7 +1,5 @@
 """The 100 prompts on which ImageReward (Xu et al. 2023) compares text-to-image models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from trueline.evaluation.benchmarks._collect import Collector, row_of

@@ -6,8 +6,6 @@ Source: mlpc-ucsd/TokenCompose@b91b0b280b76, ``multigen/gen_multigen_scores.py``
 a label counts once, whatever the number of its detections.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar

@@ -19,8 +19,6 @@ For both modes: precision, recall and MAE leave comparison prompts out; precisio
 matches; a relation holds if any pair of boxes has it; exactly diagonal pairs have none; "next to" is left or right.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

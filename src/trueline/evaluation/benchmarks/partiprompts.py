@@ -1,7 +1,5 @@
 """PartiPrompts (Yu et al. 2022): 1,632 prompts without a metric of their own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from trueline.evaluation.benchmarks._collect import Collector, row_of

@@ -1,7 +1,5 @@
 """7Bench (ICIAP 2025, arXiv 2508.12919): 224 layouts in seven scenarios, each with its prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar

@@ -4,8 +4,6 @@ For an embedded domain (the world) that draws some objects in some colours: prom
 NSR-1K made of its words only. The words come from the caller.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ on which nothing was trained and nothing is tuned (settings are tuned on the spl
 T2I-CompBench and NSR-1K, those of their prompts that the world knows every word of are categories of their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path

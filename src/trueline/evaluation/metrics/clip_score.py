@@ -6,8 +6,6 @@ depicts" put before the text (the embedder's business). torchmetrics reports 100
 say which, and the embedder: ``clip_score[openai/clip-vit-base-patch32]``.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

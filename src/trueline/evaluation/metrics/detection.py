@@ -4,8 +4,6 @@ Functions here look at one picture and give counts or overlaps; ``statistics.rat
 xyxy in 0..1 unless a docstring says pixels. None of them depends on the order of the detections.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the distances between two sets of feature vectors share: their input, checked, and their result."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

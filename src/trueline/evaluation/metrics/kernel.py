@@ -7,8 +7,6 @@ concatenating their features, whose order changes the value by rounding only (th
 sort by picture id first).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@ pictures (denominators 1), a share of objects and a micro-averaged precision are
 exactly, and a bootstrap only has to draw rows anew.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 

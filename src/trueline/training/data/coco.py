@@ -4,8 +4,6 @@ The annotations lie in the folder or in its ``annotations``, the pictures in ``X
 folder. One caption of a picture is drawn per step; the phrase of a region is its category's name.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable

@@ -6,8 +6,6 @@ all that it depends on: the VAE's weights and factor, the size, the examples. It
 stopped while it encodes goes on with the next part. Pictures that could not be read are tried again by each run.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time

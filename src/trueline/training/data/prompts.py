@@ -3,8 +3,6 @@
 For recipes that draw their own pictures (``Task.pictures`` is False).
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ All that a step needs of the pictures' files besides their latents is read once,
 that go away while a run trains on their latents do not end it.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import dataclass

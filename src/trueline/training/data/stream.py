@@ -4,8 +4,6 @@ So a run that was stopped goes on with the same draws; two batches of two, accum
 batch of four; nothing of it depends on a loader's state.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

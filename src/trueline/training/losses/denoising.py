@@ -4,8 +4,6 @@ Source: Ho et al. 2020 (arXiv 2006.11239) for the noise loss, Salimans & Ho 2022
 et al. 2023 (arXiv 2303.09556) for the weight min-SNR; the moved latents are HCMA's joint step (``recipes.hcma``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

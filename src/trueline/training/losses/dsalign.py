@@ -10,8 +10,6 @@ The usual code of a spherical distance has a factor 2 (``arcsin().pow(2).mul(2)`
 leaves open is in the settings of ``DSAlign``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple

@@ -9,8 +9,6 @@ The terms are in ``losses.denoising``, ``losses.dsalign`` and ``losses.maalign``
 model before: no net is added.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

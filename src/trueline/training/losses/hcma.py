@@ -1,7 +1,5 @@
 """How HCMA's alignment net is trained."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

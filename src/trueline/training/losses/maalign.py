@@ -9,8 +9,6 @@ What the paper leaves open (which layers, heads, tokens, how boxes fall on cells
 settings of ``MAAlign``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor

@@ -1,7 +1,5 @@
 """What a recipe is: its settings, and how they become an objective and nets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module

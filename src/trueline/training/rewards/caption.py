@@ -11,8 +11,6 @@ with b independent of c: the mean of the other captions' rewards. Only the draw 
 from log p on all is pathwise through captioner, VAE and U-Net.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 

@@ -1,7 +1,5 @@
 """CLIP's cosine of picture and prompt as a reward."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

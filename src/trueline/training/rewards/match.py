@@ -1,7 +1,5 @@
 """BLIP's and BLIP-2's image-text heads as rewards."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@ A reward is called as ``reward(images, prompts, generators)``. ``probe`` finds o
 all: ReFL on a reward without one trains nothing and says nothing of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable

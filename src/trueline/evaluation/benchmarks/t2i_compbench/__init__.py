@@ -3,8 +3,6 @@
 ``export_compbench`` (``compbench_folder.py``) writes pictures in the folder convention of the official scorers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar

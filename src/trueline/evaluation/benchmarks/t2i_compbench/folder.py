@@ -5,8 +5,6 @@ what stands before the first ``_`` of the file name, and sort by the number. A p
 is therefore changed in it, and ``manifest.json`` beside ``samples`` is the truth.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

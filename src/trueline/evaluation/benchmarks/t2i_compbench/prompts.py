@@ -1,7 +1,5 @@
 """What T2I-CompBench's prompts state, read by rules of our own where the official scripts use spaCy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from itertools import pairwise
