@@ -37,6 +37,6 @@ class DatasetSettings(Frozen):
     min_clip: Annotated[float, Within(-1, 1)] | None
 
     def to_json(self) -> dict[str, Any]:
-        """As a manifest holds them: the options of ``sampling`` beside the others."""
+        """As a manifest holds them: the options of ``sampling`` besides the others."""
         options = self.sampling.to_record() if self.sampling else {}
         return self.model_dump(mode="json", exclude={"sampling"}) | {n: options.get(n) for n in DRAWING}

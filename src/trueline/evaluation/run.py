@@ -110,7 +110,7 @@ class EvaluationSettings(Frozen):
     plan: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The options of ``sampling`` beside the others."""
+        """The options of ``sampling`` besides the others."""
         return self.model_dump(mode="json", exclude={"sampling"}) | self.sampling.to_record()
 
 
@@ -248,7 +248,7 @@ class EvaluationRun:
         for drawn in made:
             yield batch[drawn.index], drawn.image, drawn.record | about
 
-    # Looking
+    # Measuring what was drawn
 
     def look(self, method: str, judge: Judge, progress: bool = True) -> list[Judgement]:
         """What the judge sees in the shard's pictures, in their order; {} for one that the method does not have. Only

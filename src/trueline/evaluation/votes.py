@@ -252,7 +252,7 @@ def _ballot(
 
 
 def _rows(question: str, votes: Sequence[_Vote]) -> list[dict[str, Any]]:
-    """Win rate and, with several raters, agreement: what the rows say beside what all rows share."""
+    """Win rate and, with several raters, agreement: what the rows say besides what all rows share."""
     raters = {vote.rater for vote in votes}
     won = crossed_mean(
         [vote.score for vote in votes], [vote.prompt for vote in votes], [vote.rater for vote in votes]

@@ -72,10 +72,10 @@ def _region(
         _input.field_of(row, key, str, "text", where, "") for key in ("caption", "category_name")
     )
     if caption and name and name != caption:
-        tally.lose("class names beside captions", f"{where}, {name!r:.40}")
+        tally.lose("class names besides captions", f"{where}, {name!r:.40}")
     for key in ("point", "scribble"):
         if row.get(key):
-            tally.lose(f"{key}s beside boxes", where)
+            tally.lose(f"{key}s besides boxes", where)
     mask = _masks.of_segmentation(row.get("mask"), size, f"{where}, mask", tally)
     return make_region(caption or name, box, where, tally, mask)
 

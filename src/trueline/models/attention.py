@@ -303,7 +303,7 @@ def _reopen(opened: _Opened) -> None:
 
 @contextmanager
 def _reopened(opened: _Opened) -> Iterator[None]:
-    """As opened as then, but for recording: the maps are there, and would keep the second run in memory."""
+    """As opened as then, except for recording: the maps are there, and would keep the second run in memory."""
     silent = {
         part: (processor.unrecorded() if isinstance(processor, _Tap) else processor, enabled, hooks)
         for part, (processor, enabled, hooks) in opened.items()

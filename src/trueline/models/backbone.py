@@ -147,7 +147,7 @@ class Backbone(ABC):
             self.denoiser.unload_lora()
             self.adapters.clear()
 
-    # Facts
+    # Sizes and limits
 
     @property
     def device(self) -> torch.device:

@@ -38,7 +38,7 @@ class Located:
     ``tokens`` is empty where the prompt does not hold the phrase or is cut before it; ``problem`` says so, "" if all
     is well. A phrase that is cut in its middle has its first tokens, and a problem.
 
-    ``form``: what of it the prompt holds. "whole": all of it, but for its article and number; "noun": its last word,
+    ``form``: what of it the prompt holds. "whole": all of it, except its article and number; "noun": its last word,
     with nothing said of it that the phrase does not say ("a chair" for "a white chair"); "word": its last word in
     other company, which may be another thing ("a blue car" for "a red car") or none ("the left" for "a clock on the
     left"); "none".

@@ -139,7 +139,7 @@ class Pipeline:
         copies = sorted(stream, key=lambda picture: picture.index)
         return replace(copies[row], index=0)
 
-    # Making
+    # Drawing the batches
 
     def _stream(self, request: Request) -> Iterator[Picture]:
         """What is wrong is found now; pictures are made as they are asked for."""
@@ -235,7 +235,7 @@ class Pipeline:
             raise TypeError(f"callback_on_step_end: must return a dictionary (got {type(returned).__name__})")
         return (returned or {}).get("latents")
 
-    # Planning
+    # Orders: one for each picture
 
     def _orders(self, request: Request) -> list[_Order]:
         """One order per picture, with seed and size settled; everything that can be wrong is found here."""

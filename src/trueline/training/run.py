@@ -161,7 +161,7 @@ class TrainingRun:
             self._record(facts, loop, "failed")
             raise
 
-    # Before
+    # Before the loop
 
     def _backbone(self) -> Backbone:
         settings = self.settings
@@ -300,7 +300,7 @@ class TrainingRun:
             settings, pictures, task.scored, task.best, task.save, self.home.path, pictures.fingerprint
         )
 
-    # After
+    # After the loop
 
     def _finish(self, loop: TrainingLoop[Batch], facts: Mapping[str, Any]) -> None:
         """The result appears whole or not at all."""
