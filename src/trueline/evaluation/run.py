@@ -312,8 +312,9 @@ def _round_trip(pipe: Pipeline, images: Sequence[Image.Image | None]) -> list[Im
     backbone = pipe.backbone
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images if image])
     with torch.no_grad():
-        decoded = backbone.decode(backbone.encode_images(pixels / 127.5 - 1))
-    arrays = (decoded * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        decoded = backbone.reconstruct(pixels.to(backbone.device, backbone.dtype) / 127.5 - 1)
+    decoded = decoded.float().clamp(-1, 1)
+    arrays = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]
 
 

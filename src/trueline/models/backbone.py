@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from trueline.layout import Layout
 from trueline.models import checkpoint, lora
+from trueline.models import vae as autoencoder
 from trueline.models.attention import Edit, Maps, Site, Values, outputs_of, recomputed
 from trueline.models.checkpoint import CheckpointError
 from trueline.models.encoded import Encoded, Spans
 from trueline.models.grounding import RELEASED_SCHEDULE, RELEASED_SLOTS, Grounding, pack
 from trueline.models.schedulers import Level, Stepper, make_scheduler, target_of, x0_of
 from trueline.models.schedules import check_interval, check_schedule
-from trueline.models.vae import DecodeError, Report, latents_of, pictures_of, pixels_of
+from trueline.models.vae import DecodeError, Latents, Pictures, Report
 
 __all__ = ["FAMILIES", "Backbone", "CheckpointError", "DecodeError", "Part"]
 
@@ -290,27 +291,23 @@ class Backbone(ABC):
             raise ValueError(f"t: this model has the timesteps 0 to {len(signal) - 1} (got {int(t.max())})")
         return signal[t.cpu()].to(self.device)
 
-    def target(
-        self, x0: Float[Tensor, "rows c h w"], noise: Float[Tensor, "rows c h w"], t: Int[Tensor, " rows"]
-    ) -> Float[Tensor, "rows c h w"]:
+    def target(self, x0: Latents, noise: Latents, t: Int[Tensor, " rows"]) -> Latents:
         """What the denoiser should predict at alpha x0 + sigma noise."""
         return target_of(self.predicts, x0, noise, self.noise_level(t))
 
-    def x0(
-        self, prediction: Float[Tensor, "rows c h w"], z: Float[Tensor, "rows c h w"], t: Int[Tensor, " rows"]
-    ) -> Float[Tensor, "rows c h w"]:
+    def x0(self, prediction: Latents, z: Latents, t: Int[Tensor, " rows"]) -> Latents:
         """The clean latents that a prediction at z means, in a single step; gradients flow."""
         return x0_of(self.predicts, prediction, z, self.noise_level(t))
 
     @abstractmethod
     def predict(
         self,
-        latents: Float[Tensor, "rows c h w"],
+        latents: Latents,
         t: Time,
         text: Encoded,
         grounding: Grounding | None = None,
         grounding_scale: float | Float[Tensor, " rows"] = 1.0,
-    ) -> Float[Tensor, "rows c h w"]:
+    ) -> Latents:
         """The denoiser's raw output (see ``predicts``), in float32.
 
         ``latents`` must be as the denoiser reads them (``Stepper.net_input``). A row of scale 0 runs as if there were
@@ -319,7 +316,7 @@ class Backbone(ABC):
 
     def features(
         self,
-        latents: Float[Tensor, "rows c h w"],
+        latents: Latents,
         t: Time,
         text: Encoded,
         names: Sequence[str],
@@ -373,13 +370,15 @@ class Backbone(ABC):
 
     # Pictures
 
-    def encode_images(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch c h w"]:
+    def encode_images(self, pictures: Pictures) -> Latents:
         """Pictures in -1..1 as latents of unit variance, float32: the means of the VAE's posterior."""
-        return latents_of(self.vae, pictures.to(self.device))
+        return autoencoder.latents_of(self.vae, pictures.to(self.device))
 
-    def decode(
-        self, latents: Float[Tensor, "batch c h w"], report: Report | None = None
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def reconstruct(self, pictures: Pictures) -> Pictures:
+        """Pictures in -1..1 after the VAE's round trip, in its dtype: nothing is scaled between its two halves."""
+        return autoencoder.reconstructed(self.vae, pictures.to(self.device))
+
+    def decode(self, latents: Latents, report: Report | None = None) -> Pictures:
         """Pictures in 0..1, float32.
 
         Rows that come out non-finite are decoded once more in float32; ``report(row, sentence)`` hears of each.
@@ -387,14 +386,12 @@ class Backbone(ABC):
         Raises:
             DecodeError: still not finite.
         """
-        return pictures_of(self.vae, latents, report)
+        return autoencoder.pictures_of(self.vae, latents, report)
 
-    def decode_with_gradient(
-        self, latents: Float[Tensor, "batch c h w"]
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def decode_with_gradient(self, latents: Latents) -> Pictures:
         """Pictures of about 0..1, not clamped, in float32 at least; gradients reach the latents.
 
         After ``enable_gradient_checkpointing`` in less memory and more time.
         """
         with recomputed(self.vae) if self.checkpointing else nullcontext():
-            return pixels_of(self.vae, latents)
+            return autoencoder.pixels_of(self.vae, latents)

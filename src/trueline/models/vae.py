@@ -30,6 +30,11 @@ def latents_of(vae: AutoencoderKL, pictures: Pictures) -> Latents:
     return ((mean if shift is None else mean - shift) * vae.config.scaling_factor).float()
 
 
+def reconstructed(vae: AutoencoderKL, pictures: Pictures) -> Pictures:
+    """See ``Backbone.reconstruct``."""
+    return vae.decode(vae.encode(pictures.to(vae.dtype)).latent_dist.mean).sample
+
+
 def pictures_of(vae: AutoencoderKL, latents: Latents, report: Report | None = None) -> Pictures:
     """Pictures in 0..1, float32; see ``Backbone.decode``."""
     pictures = _decode(vae, latents).float()
