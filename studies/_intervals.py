@@ -4,7 +4,7 @@ Pictures of one prompt are not independent, and neither are pictures of one trai
 draws every prompt. So a draw of the bootstrap takes prompts with replacement and, independently, training seeds with
 replacement (the pigeonhole bootstrap: Owen 2007, Annals of Applied Statistics 1(2)). Everything that is compared is
 taken on the same drawn prompts, and on the same drawn training seeds where the two rows have the same ones: then
-their runs saw the same data and noise. With one training seed it is the bootstrap of ``metrics.statistics``.
+their runs saw the same data and noise. With one training seed it is that of ``evaluation.metrics.statistics``.
 
 Drawing S seeds out of S makes the variance between seeds (S - 1) / S of what it should be; the drawn seeds' distance
 to the mean of all is stretched by sqrt(S / (S - 1)) for that. Three seeds still say little about their spread: a t

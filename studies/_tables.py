@@ -201,7 +201,7 @@ def _frechet(made: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> Any:
 
 
 def _diversity(seen: Mapping[str, Judgement], names: Sequence[str]) -> Terms | None:
-    """Sums over the pairs of each prompt: ``objectives.watch.diversity`` where each prompt has as many pictures."""
+    """Sums over pairs of each prompt: ``training.early_stop.diversity`` where each prompt has as many pictures."""
     of: dict[str, list[np.ndarray]] = {}
     for name in names:
         of.setdefault(_prompt(name), []).append(seen[name][f"{FEATURES}picture"][0])

@@ -3,7 +3,7 @@
     python studies/goal_slope.py --n 64 --out results/goal-slope.json
 
 Held-out scenes, noised to t; the U-Net's one-step latents with the scene's caption and boxes; from there a step of
-length ``STEP`` down the slope of D_local by the world's CLIP (``objectives.dsalign``), the only force. Within each
+length ``STEP`` down the slope of D_local by the world's CLIP (``losses.dsalign``), the only force. Within each
 thing's true outline: how far its mean colour is from that of the render, before (``off``, of 255), and whether the
 step brings it nearer (``nearer``, a share of the things). Intervals are over scenes.
 """
