@@ -3,6 +3,7 @@
 Each of these was broken once in the source, and no other test saw it.
 """
 
+import ast
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -87,18 +89,62 @@ class Trap:
         return (Path.write_text, (self.mark, "ran"))
 
 
-def test_a_training_checkpoint_that_holds_code_is_refused_and_the_code_not_run(tmp_path):
-    mark, identity = tmp_path / "mark", {"recipe": "goal"}
-    checkpoints = Checkpoints(tmp_path / "checkpoints", identity, keep=3)
-    checkpoints.save(10, {"weight": torch.ones(2)})
-    trap = {"step": 20, "identity": json.dumps(identity), "weight": Trap(mark)}
-    torch.save(trap, tmp_path / "checkpoints" / "step-00000020.pt")
-    with pytest.warns(UserWarning, match=r"step-00000020.pt cannot be read \(UnpicklingError\)"):
+@pytest.mark.parametrize("name", ["step-00000020.pt", "step-00000020.safetensors"])
+def test_a_training_checkpoint_that_holds_code_is_refused_and_the_code_not_run(name, tmp_path):
+    mark = tmp_path / "mark"
+    checkpoints = Checkpoints(tmp_path / "checkpoints", {"recipe": "goal"}, keep=3)
+    trap = {"step": 20, "identity": json.dumps({"recipe": "goal"}), "weight": Trap(mark)}
+    torch.save(trap, tmp_path / "checkpoints" / name)
+    if name.endswith(".pt"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: .*a pickled one is not opened; choose another folder"
+        ):
+            checkpoints.newest()
+    checkpoints.save(10, {"weights": {"one": torch.ones(2)}}, {})
+    with nullcontext() if name.endswith(".pt") else pytest.warns(UserWarning, match=f"{name} cannot be read"):
         state = checkpoints.newest()
-    assert state["step"] == 10 and torch.equal(state["weight"], torch.ones(2))
+    assert state.step == 10 and torch.equal(state.tensors["weights"]["one"], torch.ones(2))
     assert not mark.exists()
     pickle.loads(pickle.dumps(Trap(mark)))
     assert mark.exists(), "the trap is one"
+
+
+#: Calls that can run code of a file.
+UNSAFE = {
+    "torch.jit.load", "pickle.load", "pickle.loads", "joblib.load", "shelve.open", "marshal.load", "marshal.loads",
+    "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec",
+}  # fmt: skip
+#: Those that can unless this argument has this value, and the value that it has by itself.
+UNLESS = {"torch.load": ("weights_only", True, None), "np.load": ("allow_pickle", False, False)}
+
+
+def unsafe_calls(text: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+            argument, wanted, usual = UNLESS.get(name, (None, True, None))
+            if name in UNSAFE or (argument and given.get(argument, usual) is not wanted):
+                found.append(f"{name}, line {node.lineno}")
+    return found
+
+
+def test_no_reader_of_files_can_run_what_is_in_them():
+    root = Path(__file__).parents[1]
+    files = [path for part in ("src", "studies", "benchmarks_perf") for path in (root / part).rglob("*.py")]
+    wrong = {
+        f"{path.relative_to(root)}": found for path in files if (found := unsafe_calls(path.read_text()))
+    }
+    assert len(files) > 100 and not wrong
+    for bad in (
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "pickle.load(f)",
+        "np.load(p, None, True, allow_pickle=x)",
+    ):
+        assert unsafe_calls(bad)
+    assert not unsafe_calls("torch.load(p, weights_only=True); np.load(p); yaml.safe_load(t)")
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "unet", "vae"])

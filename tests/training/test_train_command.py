@@ -50,6 +50,13 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "train.json").read_text())
 
 
+def group_of(run: Path, group: str) -> dict[str, torch.Tensor]:
+    """Of the checkpoint of step 4."""
+    state = load_file(run / "checkpoints" / "step-00000004.safetensors")
+    named = {name.partition("/")[::2]: value for name, value in state.items()}
+    return {name: value for (own, name), value in named.items() if own == group}
+
+
 def test_align_then_joint_then_control(train, tmp_path, gated_folder):
     assert train("--stage", "align", out="align", settings=[*QUICK, *NET, "ema=0.9"])[0] == 0
     final = tmp_path / "align" / "final"
@@ -60,8 +67,7 @@ def test_align_then_joint_then_control(train, tmp_path, gated_folder):
     assert about["settings"]["objective"]["depth"] == 1 and about["settings"]["data"]["n"] == 6
     assert about["data"]["examples"] == 6 and about["trained"] == sum(p.numel() for p in net.parameters())
     assert about["model"]["source"] == str(gated_folder) and {"commit", "versions", "seconds"} <= set(about)
-    state = torch.load(tmp_path / "align" / "checkpoints" / "step-00000004.pt", weights_only=True)
-    averaged, last = state["average"]["values"], state["weights"]
+    averaged, last = (group_of(tmp_path / "align", name) for name in ("average", "weights"))
     assert all(torch.equal(w, averaged[f"alignment.{n}"]) for n, w in net.named_parameters())
     assert not all(torch.equal(averaged[n], last[n]) for n in last)
 
@@ -103,7 +109,7 @@ def test_a_lora_of_the_control(train, tmp_path, gated_folder):
     ]
     backbone = Backbone.from_pretrained(gated_folder)
     backbone.load_lora(tmp_path / "out" / "final")
-    state = torch.load(tmp_path / "out" / "checkpoints" / "step-00000004.pt", weights_only=True)["weights"]
+    state = group_of(tmp_path / "out", "weights")
     own = dict(backbone.unet.named_parameters())
     assert len(state) > 20 and all(torch.equal(w, own[n.removeprefix("unet.")]) for n, w in state.items())
 

@@ -2,9 +2,11 @@
 
 import json
 import math
+import resource
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_builders import CPU, After, Guessing, fit, loop_of, stream, twin
 
 from trueline.models.grounding import fusers
@@ -66,11 +68,13 @@ def test_resume_needs_all_of_the_state(tmp_path, plain):
     other, net2 = fit(tmp_path / "other", plain, plan.model_copy(update={"seed": 1}))
     run(other)
     assert not same(dict(net.state_dict()), dict(net2.state_dict()))
-    path = tmp_path / "whole" / "checkpoints" / "step-00000003.pt"
-    state = torch.load(path, weights_only=True)
-    state["optimiser"]["state"] = {}
-    (tmp_path / "whole" / "checkpoints" / "step-00000006.pt").unlink()
-    torch.save(state, path)
+    (tmp_path / "whole" / "checkpoints" / "step-00000006.safetensors").unlink()
+    checkpoints = Checkpoints(tmp_path / "whole" / "checkpoints", {}, keep=2)
+    state = checkpoints.newest()
+    groups = {"optimiser.exp_avg", "optimiser.exp_avg_sq", "optimiser.step"}
+    assert state.step == 3 and groups < state.tensors.keys()
+    kept = {group: held for group, held in state.tensors.items() if not group.startswith("optimiser.")}
+    checkpoints.save(3, kept, state.rest)
     forgetful, net3 = fit(tmp_path / "whole", plain, plan)
     run(forgetful)
     assert not same(dict(net.state_dict()), dict(net3.state_dict()))
@@ -98,27 +102,60 @@ def test_the_last_checkpoints_stay_and_a_spoilt_one_is_passed_over(tmp_path, pla
     made, _ = fit(tmp_path, plain, plan)
     run(made)
     folder = tmp_path / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000004.pt", "step-00000005.pt"]
-    (folder / ".step-00000006.pt.17.tmp").write_bytes(b"of a run that was killed while it wrote")
-    (folder / "step-00000005.pt").write_bytes(b"half a file")
-    with pytest.warns(UserWarning, match=r"step-00000005\.pt cannot be read"):
-        again, _ = fit(tmp_path, plain, plan)
-    assert again.step == 4
+    both = ["step-00000004.safetensors", "step-00000005.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == both
+    last = folder / "step-00000005.safetensors"
+    whole = last.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for spoilt in (b"", whole[:20], whole[:middle], whole[:-1], whole + b"0", flipped):
+        last.write_bytes(spoilt)
+        with pytest.warns(UserWarning, match=r"step-00000005\.safetensors cannot be read"):
+            again, _ = fit(tmp_path, plain, plan)
+        assert again.step == 4
     run(again)
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000004.pt", "step-00000005.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == both
     for path in folder.iterdir():
         path.write_bytes(b"")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="none of the checkpoints can be read"):
         fit(tmp_path, plain, plan)
 
 
+def test_a_checkpoint_is_a_safetensors_file_that_anyone_can_read(tmp_path):
+    tensors = {
+        "weights": {"wide": torch.randn(3, 5, dtype=torch.float64), "half": torch.randn(7).bfloat16()},
+        "buffers": {"flag": torch.tensor([True]), "count": torch.tensor(2**40), "none": torch.zeros(0, 4)},
+        "average": {"turned": torch.randn(4, 6).T, "wide": torch.randn(3).half()},
+    }
+    rest = {"numbers": [0.1, 2**70, -math.inf], "nothing": None}
+    path = Checkpoints(tmp_path, {"lr": 1e-5}, keep=1).save(7, tensors, rest)
+    found = load_file(path)
+    del found["sha256"]
+    flat = {f"{group}/{name}": value for group, held in tensors.items() for name, value in held.items()}
+    assert same(flat, found) and all(found[name].dtype == flat[name].dtype for name in flat)
+    state = Checkpoints(tmp_path, {"lr": 1e-5}, keep=1).newest()
+    assert (state.step, state.rest) == (7, rest)
+    assert all(same(tensors[group], state.tensors[group]) for group in tensors)
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
     checkpoints = Checkpoints(tmp_path, {}, keep=1)
-    checkpoints.save(1, {"value": torch.ones(2)})
-    with pytest.raises(Exception, match="pickle"):
-        checkpoints.save(2, {"value": lambda: None})
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
-    assert torch.equal(checkpoints.newest()["value"], torch.ones(2))
+    checkpoints.save(1, {"weights": {"value": torch.ones(2)}}, {})
+    other = tmp_path / ".step-00000009.safetensors.of_another.tmp"
+    other.write_bytes(b"another process writes it")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the system refuses what is beyond
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.save(2, {"weights": {"value": torch.ones(100_000)}}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(TypeError, match="JSON"):
+        checkpoints.save(2, {}, {"value": lambda: None})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "step-00000001.safetensors"]
+    checkpoints.save(2, {"weights": {"value": torch.zeros(2)}}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "step-00000002.safetensors"]
+    assert torch.equal(checkpoints.newest().tensors["weights"]["value"], torch.zeros(2))
 
 
 @pytest.mark.parametrize(

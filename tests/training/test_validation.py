@@ -60,7 +60,7 @@ def test_it_stops_where_the_score_falls_and_keeps_the_best_step(tmp_path, plain)
     for line in run:
         averages[line["step"]] = {n: v.clone() for n, v in run.average.values.items()}
     assert validator.steps == [0, 2, 4, 6, 8] and run.step == 8
-    assert run.finished and run.stopped_early and run.checkpoints.newest()["step"] == 8
+    assert run.finished and run.stopped_early and run.checkpoints.newest().step == 8
     about, kept = best_of(tmp_path / "run")
     assert about == {"score": "held_out", "step": 4, "value": 0.9, "waited": 0}
     assert same(kept, averages[4]) and not same(kept, averages[8]), "the averaged weights of step 4"

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from trueline.files import Folder
 from trueline.seeds import seeded
 from trueline.training.accelerator import gathered, in_any_process, of_main_process
-from trueline.training.checkpoints import Checkpoints
+from trueline.training.checkpoints import Checkpoints, moments, put_moments
 from trueline.training.log import Log
 from trueline.training.objective import Losses
 from trueline.training.parts import Average, Parameters
@@ -341,11 +341,13 @@ class TrainingLoop(Generic[_Batch]):
         """Without waiting: where validation fails, the other processes do not come."""
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            state = {
-                "weights": {name: weight.detach() for name, weight in self.trained.items()},
+            tensors: dict[str, dict[str, Tensor]] = {
+                "weights": dict(self.trained),
                 "buffers": dict(self._buffers()),
-                "optimiser": self._optimiser.state_dict(),
-                "average": self.average.state() if self.average else None,
+                "average": self.average.values if self.average else {},
+            }
+            rest = {
+                "averaged": self.average.count if self.average else 0,
                 "scaler": scaler.state_dict() if scaler else None,
                 "sums": self.log.sums,
                 "skipped": [self.skipped, self._in_a_row],
@@ -353,26 +355,27 @@ class TrainingLoop(Generic[_Batch]):
                 "validation": self.validator.state() if self.validator else None,
                 "owed": self._owed,
             }
-            self.checkpoints.save(self.step, state)
+            self.checkpoints.save(self.step, tensors | moments(self._optimiser, [*self.trained]), rest)
 
     def _resume(self) -> None:
         state = self.checkpoints.newest()
         if state is None:
             return
+        tensors, rest = state.tensors, state.rest
         with torch.no_grad():
             for name, weight in self.trained.items():
-                weight.copy_(state["weights"][name])
-        self._put_back(state["buffers"])
-        self._optimiser.load_state_dict(state["optimiser"])
+                weight.copy_(tensors["weights"][name])
+        self._put_back(tensors.get("buffers", {}))
+        put_moments(self._optimiser, [*self.trained], tensors)
         if self.average:
-            self.average.load(state["average"])
+            self.average.load(rest["averaged"], tensors["average"])
         if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step, self.log.sums = state["step"], state["sums"]
-        (self.skipped, self._in_a_row), self.seconds = state["skipped"], state["seconds"]
-        self._owed = state["owed"]
-        if self.validator and state["validation"]:  # a run may begin to validate later
-            self.validator.load(state["validation"])
+            self.accelerator.scaler.load_state_dict(rest["scaler"])
+        self.step, self.log.sums = state.step, rest["sums"]
+        (self.skipped, self._in_a_row), self.seconds = rest["skipped"], rest["seconds"]
+        self._owed = rest["owed"]
+        if self.validator and rest["validation"]:  # a run may begin to validate later
+            self.validator.load(rest["validation"])
 
     @torch.no_grad()
     def _put_back(self, buffers: Mapping[str, Tensor]) -> None:

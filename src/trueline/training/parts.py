@@ -83,10 +83,8 @@ class Average:
                 for name, value in before.items():
                     parameters[name].copy_(value)
 
-    def state(self) -> dict:
-        return {"count": self.count, "values": self.values}
-
-    def load(self, state: dict) -> None:
-        self.count = state["count"]
+    def load(self, count: int, values: Mapping[str, torch.Tensor]) -> None:
+        """Go on from averages of ``count`` updates."""
+        self.count = count
         for name, value in self.values.items():
-            value.copy_(state["values"][name])
+            value.copy_(values[name])
