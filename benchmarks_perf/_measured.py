@@ -16,6 +16,7 @@ from typing import Any
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from trueline.errors import redacted_arguments
 from trueline.evaluation.tables import markdown
 from trueline.files import write_text
 from trueline.layout import Layout, Region
@@ -66,7 +67,10 @@ def backbone_of(
 
 def origin(script: str, arguments: Sequence[str]) -> dict[str, str]:
     """The command and the commit, as every row says them."""
-    return {"command": shlex.join(["python", f"benchmarks_perf/{script}", *arguments]), "commit": commit()}
+    return {
+        "command": shlex.join(["python", f"benchmarks_perf/{script}", *redacted_arguments(arguments)]),
+        "commit": commit(),
+    }
 
 
 def row(

@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trueline.errors import redacted_arguments
+
 HOME = Path(__file__).parents[1]  #: of the repository
 LORA_FILE = (
     "pytorch_lora_weights.safetensors"  #: what diffusers calls the LoRA that ``trueline train`` writes
@@ -89,7 +91,11 @@ class Job:
 
     @property
     def line(self) -> str:
-        return shlex.join(["trueline", *self.arguments]) if self.arguments else f"# {self.what}"
+        return (
+            shlex.join(["trueline", *redacted_arguments(self.arguments)])
+            if self.arguments
+            else f"# {self.what}"
+        )
 
     def __call__(self) -> None:
         """

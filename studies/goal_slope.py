@@ -21,6 +21,7 @@ import torch
 from _common import entry
 
 from trueline.commands._parser import Parser
+from trueline.errors import redacted_arguments
 from trueline.evaluation.world_report import SPLIT, Figure, figure, layout_of
 from trueline.files import write_text
 from trueline.models.backbone import Backbone
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     backbone = Pipeline.from_pretrained("world", dtype=torch.float32).backbone
     clip = goal_clip(GoalSettings(model="world"))
     scenes = [make_scene(SPLIT, place) for place in range(options.n)]
-    command, rows = shlex.join(["python", "studies/goal_slope.py", *arguments]), []
+    command, rows = shlex.join(["python", "studies/goal_slope.py", *redacted_arguments(arguments)]), []
     for t in TIMES:
         for result in pulled(backbone, clip, scenes, t):
             rows.append(

@@ -43,6 +43,8 @@ from _tables import (
     write,
 )
 
+from trueline.errors import redacted_arguments
+
 ABOUT = (
     Column("colour", "color_accuracy", categories=("color",)),
     Column("object (shape)", "object_accuracy", categories=("object",)),
@@ -335,7 +337,7 @@ def tables(study: Study, command: str) -> list[Job]:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    command = shlex.join(["python", "studies/goal_tables.py", *arguments])
+    command = shlex.join(["python", "studies/goal_tables.py", *redacted_arguments(arguments)])
     benchmark = (f"labels={options.labels}",) if options.labels != "phrase" else ()
     study = Study("goal", options, rows_of(options), benchmark=benchmark)
     steps = {

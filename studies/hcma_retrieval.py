@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from _common import entry
 
 from trueline.commands._parser import Parser
+from trueline.errors import redacted_arguments
 from trueline.evaluation.world_report import SPLIT, Figure, figure, layout_of
 from trueline.files import write_text
 from trueline.methods import make
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
             for i in range(0, len(scenes), 16)
         ]
     )
-    command = shlex.join(["python", "studies/hcma_retrieval.py", *arguments])
+    command = shlex.join(["python", "studies/hcma_retrieval.py", *redacted_arguments(arguments)])
     rows: list[dict[str, Any]] = []
     for method, one in (("trained", net), ("untrained", untrained)):
         for t in TIMES:

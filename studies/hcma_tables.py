@@ -44,6 +44,7 @@ from _tables import (
     tabulated,
 )
 
+from trueline.errors import redacted_arguments
 from trueline.methods import make
 
 COLUMNS = (FID, CLIP, REGION_FID, REGION_CLIP, *ORACLE, WHOLE, IOU, BOX)
@@ -212,7 +213,7 @@ def sweep_rows(options: argparse.Namespace) -> list[Row]:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    command = shlex.join(["python", "studies/hcma_tables.py", *arguments])
+    command = shlex.join(["python", "studies/hcma_tables.py", *redacted_arguments(arguments)])
     alignment = options.alignment
     if alignment == "train":
         alignment = str(Path(options.out) / "train" / ALIGN.name / "0" / "final")

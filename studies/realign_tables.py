@@ -39,6 +39,8 @@ from _common import (
 )
 from _tables import CLIP, DIVERSITY, FID, ORACLE, WHOLE, Column, Pictures, Table, table_rows, write
 
+from trueline.errors import redacted_arguments
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -427,7 +429,7 @@ def tables(study: Study, made: Sequence[Table], command: str, notes: Sequence[st
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    command = shlex.join(["python", "studies/realign_tables.py", *arguments])
+    command = shlex.join(["python", "studies/realign_tables.py", *redacted_arguments(arguments)])
     if any(name.partition("=")[0] == "oracle" for name in options.eyes):
         raise ValueError(
             "--eyes: the oracle judges these tables, so it must not help to draw them; give others"

@@ -22,11 +22,11 @@ class ChatServer:
     """``with ChatServer(say("..."), fail(500)) as server``: one act a request, the last one for all that follow.
 
     An act may be a function of the request's body that returns the act. ``requests`` are the bodies that came,
-    ``headers`` what came with them, by names in lower case.
+    ``headers`` what came with them, by names in lower case, ``paths`` what was asked for, with its query.
     """
 
     def __init__(self, *acts: Any):
-        self.acts, self.requests, self.headers = list(acts), [], []
+        self.acts, self.requests, self.headers, self.paths = list(acts), [], [], []
         self.stopped = threading.Event()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -57,8 +57,9 @@ class ChatServer:
 class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path != "/v1/chat/completions":
+        if self.path.partition("?")[0] != "/v1/chat/completions":
             return fail(404, f"no {self.path}")(self)
+        self.server.owner.paths.append(self.path)
         act = self.server.owner.next(body, {name.lower(): value for name, value in self.headers.items()})
         try:
             while (after := act(body if getattr(act, "of_body", False) else self)) is not None:

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if TRACEBACK in os.environ:
+            _hide_secrets(error)
             raise
         print(f"trueline: {_sentence(error, command)}", file=sys.stderr)
         return 2
@@ -54,13 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sentence(error: BaseException, command: str) -> str:
     """The error in one line. The library names arguments; what the command has a flag for is named by that."""
-    sentence = " ".join(str(error).split())
+    from trueline.errors import redacted
+
+    sentence = " ".join(redacted(str(error)).split())
     module = sys.modules.get(f"trueline.commands.{command}")
     if module is None:
         return sentence
     from trueline.commands._parser import with_flags
 
     return with_flags(sentence, getattr(module, "FLAGS", {}), getattr(module, "GROUPS", ()))
+
+
+def _hide_secrets(error: BaseException) -> None:
+    """A traceback ends in what the error says."""
+    from trueline.errors import redacted
+
+    error.args = redacted(error.args)
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        error.filename = redacted(error.filename)
 
 
 def _usage() -> str:

@@ -1,6 +1,13 @@
-"""One-sentence errors, and the frozen pydantic model that gives them. No torch."""
+"""One-sentence errors, the frozen pydantic model that gives them, and what may stand in no sentence and no file.
 
-from collections.abc import Sequence
+Secrets are the user info, query and fragment of every address, and the value of every setting whose name says so
+(``is_secret``). ``redacted`` takes them out of a text, a mapping or a list, ``redacted_arguments`` out of a command.
+No torch.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -44,6 +51,9 @@ class Frozen(BaseModel):
         except ValidationError as error:
             raise first_problem(error, kind) from None
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [(name, redacted(value, name or "")) for name, value in super().__repr_args__()]
+
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> FieldError:
     """The first problem that pydantic found in a ``model``: a path such as ``regions[1].box``, and a sentence."""
@@ -59,7 +69,8 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> FieldError:
         return kind(path, f"unknown key; {group.__name__} has {', '.join(group.model_fields)}")
     if first["type"] == "missing":
         return kind(path, "is missing; give a value")
-    return kind(path, f"{first['msg'][:1].lower()}{first['msg'][1:]} (got {short(first['input'])})")
+    given = redacted(first["input"], path.rpartition(".")[2])
+    return kind(path, f"{first['msg'][:1].lower()}{first['msg'][1:]} (got {short(given)})")
 
 
 def _group(model: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel]:
@@ -85,17 +96,109 @@ def _path(loc: Sequence[str | int]) -> str:
 
 
 def short(value: Any) -> str:
-    """A value in at most 60 characters of ASCII, for a sentence."""
-    text = ascii(value)
+    """A value in at most 60 characters of ASCII, for a sentence, without secrets."""
+    text = ascii(redacted(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text on one line of at most 300 characters; its type where it says nothing."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """An error's text on one line of at most 300 characters, without secrets; its type where it says nothing."""
+    return " ".join(redacted(str(error)).split())[:300] or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text: the libraries' messages run over pages."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error's text, without secrets: the libraries' messages run over pages."""
+    lines = redacted(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+# Secrets
+
+HIDDEN = "***"  #: stands where a secret was
+
+_WORD_ENDS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+#: "tokens" is no secret: they are counted (max_tokens).
+_SECRET_WORD = re.compile(
+    r"(api|access|account|auth|client|hub|hf|private|secret)?(keys?|token|secrets?)"
+    r"|\w*(password|passwd|passphrase)s?|pwd|credentials?"
+)
+#: Where a path was made of it, "http://" has become "http:/".
+_SCHEME = r"(?:\b[a-z][a-z0-9+.-]{1,20}://|\b(?:https?|s3|gs|az|abfss?|ftp|sftp|hf|ssh|ray):/)"
+#: An address in a sentence ends at white space or a quote: what leads to it, user info, host and path, query.
+_ADDRESS = re.compile(
+    rf"({_SCHEME})([^\s\"<>`/?#]*@)?([^\s\"<>`?#]*?)([?#][^\s\"<>`]*?)?(?=[')\],.;:]{{0,4}}(?:[\s\"<>`]|$))",
+    re.IGNORECASE,
+)
+#: One that is a whole argument ends where that does.
+_WHOLE_ADDRESS = re.compile(rf"({_SCHEME})([^/?#]*@)?([^?#]*)([?#].*)?", re.IGNORECASE | re.DOTALL)
+_ASSIGNED = re.compile(r"""(?<![\w.-])([A-Za-z][\w.-]{0,80})(=)("[^"]*"|'[^']*'|[^\s"',;&)]+)""")
+_QUOTED = re.compile(r"""(["'])([\w.-]{1,80})\1(\s*:\s*)("(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)""")
+_FLAGGED = re.compile(r"(?<!\S)(--?[A-Za-z][\w.-]{0,80})(\s+)(?!-)(\S+)")
+_BEARER = re.compile(r"\b(bearer|authorization:\s*\w+)(\s+)(\S{4,})", re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    """Whether the name of a setting says that its value is a secret: api_key, hub-token, clientSecret, PASSWORD."""
+    return any(_SECRET_WORD.fullmatch(word.lower()) for word in _WORD_ENDS.split(name))
+
+
+def redacted(value: Any, name: str = "") -> Any:
+    """``value`` without secrets; where there are none, it is as it was.
+
+    Args:
+        value: a text (also a sentence, or JSON), a mapping of settings, a list; other things come back as they are.
+        name: of the setting that it is the value of.
+    """
+    counts = isinstance(value, int | float) and not is_secret(
+        _WORD_ENDS.split(name)[-1]
+    )  # token_mlp, a width
+    if is_secret(name) and value not in (None, "") and not counts:
+        return HIDDEN
+    if isinstance(value, str):
+        return _redacted_text(value)
+    if isinstance(value, PurePath):
+        text = str(value)
+        return value if (safe := _redacted_text(text)) == text else safe
+    if isinstance(value, Mapping):
+        return {key: redacted(each, key if isinstance(key, str) else "") for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(redacted, value)) if type(value) in (list, tuple) else value
+    return value
+
+
+def redacted_arguments(arguments: Iterable[str], shown: Collection[str] = ()) -> list[str]:
+    """A command line as it may be recorded. ``shown``: flags that sound secret and are not."""
+    found: list[str] = []
+    waiting = False  # for the value of a secret
+    for argument in arguments:
+        name, mark, _value = argument.partition("=")
+        flag = argument.startswith("-")
+        if waiting and not argument.startswith("--"):
+            found.append(HIDDEN)
+        elif mark and name not in shown and re.fullmatch(r"-{0,2}[\w.-]+", name) and is_secret(name):
+            found.append(f"{name}={HIDDEN}")
+        else:
+            found.append(_redacted_text(_WHOLE_ADDRESS.sub(_bare, argument)))
+        waiting = flag and not mark and argument not in shown and is_secret(argument)
+    return found
+
+
+def _redacted_text(text: str) -> str:
+    if ":/" in text:
+        text = _ADDRESS.sub(_bare, text)
+    text = _ASSIGNED.sub(_without_value, text)
+    text = _QUOTED.sub(lambda m: f'{m[1]}{m[2]}{m[1]}{m[3]}"{HIDDEN}"' if is_secret(m[2]) else m[0], text)
+    text = _FLAGGED.sub(
+        lambda m: m[0] if m[1].strip("-") == "key" else _without_value(m), text
+    )  # that of votes
+    return _BEARER.sub(rf"\1\2{HIDDEN}", text)
+
+
+def _bare(address: re.Match[str]) -> str:
+    scheme, user, rest, query = address.groups()
+    return f"{scheme}{f'{HIDDEN}@' if user else ''}{rest}{f'{query[0]}{HIDDEN}' if query else ''}"
+
+
+def _without_value(match: re.Match[str]) -> str:
+    name, mark, _value = match.groups()
+    return f"{name}{mark}{HIDDEN}" if is_secret(name) else match[0]

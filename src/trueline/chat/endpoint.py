@@ -3,10 +3,14 @@
 A call ends after the seconds it is given, whatever the server does, and reads no more than ``MAX_BODY`` bytes of an
 answer. An option that the server refuses is left out from then on: the JSON schema first becomes "any JSON object",
 then nothing; ``max_tokens`` becomes ``max_completion_tokens``; ``temperature`` and ``seed`` go.
+
+Secrets (the key, user info and query of the address) go to the server and nowhere else: what it writes of them, in an
+answer or an error, is masked before anybody reads or keeps it.
 """
 
 import importlib.util
 import json
+import logging
 import math
 import os
 import queue
@@ -16,16 +20,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from trueline.chat.answers import MAX_ANSWER
+from trueline.chat.masking import Mask, secrets_of
 from trueline.chat.model import WARM, ChatError, Completion, Messages
 from trueline.chat.settings import ChatSettings
+from trueline.errors import redacted
 
 MAX_BODY = 2 * MAX_ANSWER  #: bytes of an answer with its envelope; more is an error
 MAX_FAULT = 65_536  #: bytes of an error's text that are read
 CONNECT = 10.0  #: seconds
 FORMATS = ("json_schema", "json_object", "")
+LOGGERS = (
+    "httpx",
+    "httpx2",
+    "openai._base_client",
+)  #: that may be told of addresses; openai has either httpx
 _OPENAI = "https://api.openai.com/v1"
 
 T = TypeVar("T")
@@ -52,7 +63,8 @@ class Endpoint:
     """``complete`` asks ``POST {base_url}/chat/completions``.
 
     Without an address in the settings it is ``OPENAI_BASE_URL``, else OpenAI's own; without a key it is
-    ``OPENAI_API_KEY``, which a server that is not OpenAI's may do without. The key is in no message, name or cache.
+    ``OPENAI_API_KEY``, which a server that is not OpenAI's may do without. User info of the address is sent as basic
+    authentication, in the key's place.
 
     Raises:
         ValueError: the package is missing, or the address or key.
@@ -71,13 +83,21 @@ class Endpoint:
             )
         import openai
 
-        self.name, self.max_tokens, self._key, self._manner = model, settings.max_tokens, key, _Manner()
-        self.identity = f"{self.host}{urlsplit(address).path.rstrip('/')} {model} {self.max_tokens}"
+        parts = urlsplit(address)
+        place = f"{self.host}{parts.path.rstrip('/')}"
+        self.name, self._asked = redacted(model), model
+        self.max_tokens, self._manner = settings.max_tokens, _Manner()
+        self.identity = f"{place} {model} {self.max_tokens}"
+        self._mask = Mask(secrets_of(address, key))
+        for name in LOGGERS:
+            logging.getLogger(name).addFilter(_without_secrets)
         self._client = openai.OpenAI(
-            base_url=address,
+            base_url=place,
             api_key=key or "none",
             max_retries=0,  # ``Chat`` counts and waits
+            default_query=dict(parse_qsl(parts.query, keep_blank_values=True)),
             http_client=openai.DefaultHttpxClient(
+                auth=_user_info(address),
                 follow_redirects=False,  # the prompts go where the user says, and nowhere else
                 verify=address.lower().startswith("https"),  # a store of certificates takes 0.3 s to load
                 event_hooks={"response": [_stop_at_faults]},
@@ -109,12 +129,21 @@ class Endpoint:
             if manner != self._manner:
                 notes.extend(_changes(self.host, self._manner, manner))
                 self._manner = manner
-            return _completion(raw, self.host)
+            completion = _completion(raw, self.host)
+            if (masked := self._mask(completion.text)) != completion.text:
+                notes.append(
+                    f"{self.host} wrote the key or the password that it was asked with; it is masked"
+                )
+            return replace(completion, text=masked)
 
     def _body(
         self, messages: Messages, schema: dict[str, Any] | None, seed: int | None, manner: _Manner
     ) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.name, "messages": list(messages), manner.limit: self.max_tokens}
+        body: dict[str, Any] = {
+            "model": self._asked,
+            "messages": list(messages),
+            manner.limit: self.max_tokens,
+        }
         body["temperature"] = 0.0 if seed is None else WARM
         if seed is not None:
             body["seed"] = seed
@@ -158,13 +187,13 @@ class Endpoint:
         return ChatError(f"{self.host} answered with {reason}", again=again, wait=fault.wait)
 
     def _line(self, text: str) -> str:
-        """What a server wrote, as a short line without the key."""
+        """What a server wrote, as a short line without secrets."""
         try:
             error = json.loads(text)["error"]
             text = str(error["message"] if isinstance(error, dict) else error)
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
-        text = text.replace(self._key, "***") if self._key else text
+        text = redacted(self._mask(text))
         text = "".join(letter if letter.isprintable() else " " for letter in text[:1000])
         return " ".join(text.split())[:200].rstrip(".") or "nothing"
 
@@ -178,7 +207,19 @@ def _host(address: str) -> str:
         parts, port = urlsplit(""), ""
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("base_url: must be an http or https address such as http://localhost:11434/v1")
-    return f"{parts.scheme}://{parts.hostname}{port}"
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{name}{port}"
+
+
+def _user_info(address: str) -> tuple[str, str] | None:
+    parts = urlsplit(address)
+    return (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else None
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Filter of a logger: the HTTP library logs the address of every request."""
+    record.msg, record.args = redacted(record.getMessage()), ()
+    return True
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trueline.commands._parser import DTYPES
+from trueline.errors import redacted
 from trueline.models.devices import fast_bfloat16
 from trueline.sampling.pipeline import Pipeline
 
@@ -61,7 +62,7 @@ def warnings_as_lines() -> Iterator[None]:
     seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        line = " ".join(str(message).split())
+        line = " ".join(redacted(str(message)).split())
         head, mark, rest = line.partition(KNOWN)
         if mark and rest in seen:  # the list of words was shown already
             line = head

@@ -13,6 +13,7 @@ from PIL import Image
 
 from trueline import __version__
 from trueline.commands._model import load_pipeline, warnings_as_lines
+from trueline.errors import redacted
 from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.models.lora import shipped
@@ -77,7 +78,7 @@ def loading_settings(settings: dict[str, Any]) -> dict[str, Any]:
         )
         if not named and Path(loading[name]).exists():
             loading[name] = str(Path(loading[name]).resolve())
-    return loading | {"threads": torch.get_num_threads()}
+    return redacted(loading) | {"threads": torch.get_num_threads()}
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class PictureFolder:
     def close(self, status: str) -> None:
         """Write run.json (also of a run that was stopped) and the contact sheet of what there is."""
         missing = [picture.name for picture in self.wanted if picture.name not in set(self.done)]
-        settings = self.settings | dict(self.sampling)
+        settings = redacted(self.settings) | dict(self.sampling)
         about = {"status": status, "trueline": __version__, "settings": settings}
         seconds = round(time.monotonic() - self.started, 1)
         self.folder.write_json(

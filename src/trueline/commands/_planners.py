@@ -93,9 +93,11 @@ def with_boxes(
 
 def say(prompt: str, place: int, sentence: str) -> None:
     """A remark about one of the prompts, in one line on stderr. ``place``: from 0."""
+    from trueline.errors import redacted
+
     text = " ".join(re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", " ", prompt).split())
     shown = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
-    said = " ".join(sentence.split())
+    said = " ".join(redacted(sentence).split())
     said = said if len(said) <= MAX_SENTENCE else f"{said[: MAX_SENTENCE - 3]}..."
     line = f'trueline: prompt {place + 1} ("{shown}"): {said}'
     print(line.encode("utf-8", "replace").decode(), file=sys.stderr)

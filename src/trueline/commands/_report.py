@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._rows import write_rows
+from trueline.errors import redacted
 
 if TYPE_CHECKING:
     from trueline.evaluation.drawing_list import Wanted
@@ -43,7 +44,7 @@ def report(
         by_judge[last.name] = last.combine(pictures, by_judge)
     context = TableSettings(
         settings.benchmark,
-        settings.model,
+        redacted(settings.model),
         settings.seeds,
         command,
         commit(),
@@ -74,7 +75,7 @@ def _study(run: "EvaluationRun", shots: "list[Shot]") -> None:
         "Two pictures of one text",
         shots,
         benchmark=settings.benchmark,
-        model=settings.model,
+        model=redacted(settings.model),
     )
     print(f"{study.pairs} pairs to vote on: {study.page}; then: trueline votes --key {study.key} FILE ...")
 

@@ -11,6 +11,7 @@ from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, s
 from trueline.commands._planners import NONE, PLANNERS, check_planners, make_chosen, split_all
 from trueline.commands._report import report
 from trueline.commands._rows import BASIC, check_boxes, compared_with, default_rows, read_loras, read_rows
+from trueline.errors import redacted_arguments
 from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class, load
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling, recorded
@@ -128,7 +129,7 @@ def _how(group: argparse._ArgumentGroup) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    command = " ".join(["trueline evaluate", *arguments])
+    command = " ".join(["trueline evaluate", *redacted_arguments(arguments)])
     arguments, given, of_planners = split_all(arguments)
     options = parser().parse_args(arguments)
     if options.benchmark in LAYOUT_BENCHMARKS:

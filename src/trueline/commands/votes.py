@@ -19,11 +19,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
+    from trueline.errors import redacted_arguments
     from trueline.evaluation.votes import score_votes
     from trueline.files import Folder
     from trueline.sampling.records import commit
 
-    command = " ".join(["trueline votes", *arguments])
+    command = " ".join(["trueline votes", *redacted_arguments(arguments, shown=["--key"])])
     rows, notes = score_votes(options.files, options.key, command=command, commit=commit())
     for note in notes:
         print(f"trueline: warning: {note}", file=sys.stderr)

@@ -123,6 +123,7 @@ def report_parser() -> argparse.ArgumentParser:
 def _report(arguments: Sequence[str]) -> None:
     import torch
 
+    from trueline.errors import redacted_arguments
     from trueline.evaluation.world_report import PARTS, Examiner, default_dtype, report
     from trueline.sampling.options import Sampling
     from trueline.sampling.pipeline import Pipeline
@@ -139,7 +140,10 @@ def _report(arguments: Sequence[str]) -> None:
         )
 
     figures = report(options.model, examiner, options.n, options.only or PARTS, show)
-    made = {"command": " ".join(["trueline world report", *arguments]), "commit": commit()}
+    made = {
+        "command": " ".join(["trueline world report", *redacted_arguments(arguments)]),
+        "commit": commit(),
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(made | figures, indent=1) + "\n")
     if options.sheet:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from trueline.errors import Frozen
+from trueline.errors import Frozen, redacted
 from trueline.sampling.options import Sampling, Within
 
 Count = Annotated[int, Within(0, whole=True)]
@@ -37,6 +37,7 @@ class DatasetSettings(Frozen):
     min_clip: Annotated[float, Within(-1, 1)] | None
 
     def to_json(self) -> dict[str, Any]:
-        """As a manifest holds them: the options of ``sampling`` besides the others."""
+        """As a manifest holds them: the options of ``sampling`` besides the others, and no secrets."""
         options = self.sampling.to_record() if self.sampling else {}
-        return self.model_dump(mode="json", exclude={"sampling"}) | {n: options.get(n) for n in DRAWING}
+        own = redacted(self.model_dump(mode="json", exclude={"sampling"}))
+        return own | {n: options.get(n) for n in DRAWING}

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from trueline.errors import Frozen
+from trueline.errors import Frozen, redacted
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.drawing_list import Shard, Wanted, batches, choose, wanted
 from trueline.evaluation.elsewhere import Elsewhere
@@ -110,8 +110,8 @@ class EvaluationSettings(Frozen):
     plan: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The options of ``sampling`` besides the others."""
-        return self.model_dump(mode="json", exclude={"sampling"}) | self.sampling.to_record()
+        """The options of ``sampling`` besides the others, without secrets."""
+        return redacted(self.model_dump(mode="json", exclude={"sampling"})) | self.sampling.to_record()
 
 
 class EvaluationRun:

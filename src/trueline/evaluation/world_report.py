@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from trueline.errors import redacted
 from trueline.evaluation.metrics.statistics import Terms, ratio
 from trueline.layout import Layout, Region
 from trueline.models.devices import fast_bfloat16
@@ -233,7 +234,7 @@ def report(
     backbone = examiner.pipeline.backbone
     sampling = examiner.sampling.completed(backbone).to_record()
     return {
-        "model": model,
+        "model": redacted(model),
         "split": examiner.split,
         **{name: sampling[name] for name in ("steps", "guidance_scale", "guidance_interval")},
         "dtype": str(backbone.dtype).removeprefix("torch."),

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import trueline
+from trueline.errors import redacted
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.sampling.request import Request
@@ -41,7 +42,11 @@ def make_record(
         "schema": RECORD_SCHEMA,
         "layout": layout.to_record(),
         **noise,
-        "model": {"source": backbone.source, "revision": backbone.revision, "loras": dict(backbone.adapters)},
+        "model": {
+            "source": redacted(backbone.source),
+            "revision": backbone.revision,
+            "loras": dict(backbone.adapters),
+        },
         **request.sampling.completed(backbone).to_record(),
         "methods": [
             {"name": type(m).__name__, "settings": m.model_dump(mode="json")} for m in request.methods

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from trueline.errors import redacted
 from trueline.files import Folder
 from trueline.models.backbone import Backbone
 from trueline.models.grounding_layers import gates
@@ -333,14 +334,14 @@ class TrainingRun:
         backbone = self.task.backbone
         return {
             "recipe": self.name,
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": redacted(self.settings.model_dump(mode="json")),
             "identity": {"recipe": self.name} | identity(self.settings),
             "commit": self.commit,
             "versions": versions(),
             "device": str(self.accelerator.device),
             "processes": self.accelerator.num_processes,
             "precision": self.accelerator.mixed_precision,
-            "model": {"source": backbone.source, "revision": backbone.revision},
+            "model": {"source": redacted(backbone.source), "revision": backbone.revision},
             "data": {"fingerprint": mark, "examples": used, "left_out": self.examples.left_out.counts},
         }
 

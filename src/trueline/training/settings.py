@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from trueline.errors import FieldError, Frozen
+from trueline.errors import FieldError, Frozen, redacted
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -245,9 +245,10 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity(settings: Frozen) -> dict[str, Any]:
-    """The settings, with dotted keys, that a run must keep when it goes on. Steps may be added at a constant rate."""
+    """The settings, with dotted keys and without secrets, that a run must keep when it goes on. Steps may be added at
+    a constant rate."""
     free = FREE + (("steps",) if getattr(settings, "schedule", "") == "constant" else ())
-    dumped = flat(settings.model_dump(mode="json"))
+    dumped = flat(redacted(settings.model_dump(mode="json")))
     return {key: value for key, value in dumped.items() if not _within(key, free)}
 
 
