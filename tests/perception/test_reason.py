@@ -215,6 +215,7 @@ def reason(*acts, prompt=PROMPT, tags=TAGS, **settings):
 def test_a_good_answer():
     reasoning, requests = reason(say(GOOD))
     assert reasoning.objects == WANTED and reasoning.reasoner == "llm:test" and len(requests) == 1
+    assert reasoning.by_rules == ()
     first = requests[0]["messages"][-1]["content"].splitlines()[0]
     assert json.loads(first) == {"prompt": PROMPT, "tags": TAGS}
     likelihood = json.dumps(requests[0]["response_format"])
@@ -241,7 +242,7 @@ def test_other_scores_are_asked_for_again_and_then_judged_by_the_rules(score):
     assert "1 of 3 entries cannot be used" in requests[1]["messages"][-1]["content"]
     reasoning, requests = reason(say(bad))
     assert reasoning.objects == (WANTED[0], Reasoned("pencil", 2), WANTED[2]) and len(requests) == 4
-    assert reasoning.reasoner == "llm:test"
+    assert reasoning.reasoner == "llm:test" and reasoning.by_rules == ("book",)
     assert any("the rules judge 1 of 3 tags, not the language model" in note for note in reasoning.notes)
 
 
@@ -254,6 +255,7 @@ def test_a_phrase_it_invents_is_repaired_or_refused():
     reasoning, requests = reason(say(bad))
     assert reasoning.objects == (WANTED[0], Reasoned("pencil", 2, "a yellow pen"), WANTED[2])
     assert len(requests) == 4
+    assert reasoning.by_rules == ("book", "pencil"), "their phrases are the rules'"
     (note,) = [note for note in reasoning.notes if "phrases" in note]
     assert note == "2 phrases are not in the prompt, such as 'a thick book': not used"
     assert note in requests[1]["messages"][-1]["content"]
@@ -286,7 +288,8 @@ def test_any_failure_of_a_model_is_answered_by_the_rules(error):
 
     reasoning = LLMReasoner(Broken()).reason(PROMPT, TAGS)
     assert reasoning.objects == RulesReasoner().reason(PROMPT, TAGS).objects and reasoning.reasoner == "rules"
-    assert any("it failed" in note for note in reasoning.notes)
+    assert any("it failed" in note for note in reasoning.notes) and reasoning.by_rules == tuple(TAGS)
+    assert RulesReasoner().reason(PROMPT, TAGS).by_rules == (), "they were asked"
 
 
 def test_a_tag_it_invents_is_dropped_and_said():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given
-from trueline.commands._planners import check_planners, make_chosen
+from trueline.commands._planners import PLANS, check_planners, make_chosen, not_as_asked
 from trueline.commands._rows import compared_with, write_rows
 from trueline.evaluation.drawing_list import choose
 from trueline.evaluation.layout_scores import Answer, examples_of, published, rows, unscored
@@ -25,6 +25,7 @@ from trueline.layout import Layout
 from trueline.sampling.records import commit
 
 if TYPE_CHECKING:
+    from trueline.chat.answered import Answered
     from trueline.planner import Planner
 
 OF_PICTURES = ("methods", "images", "judges", "export")  #: options that plans have no use for
@@ -86,6 +87,7 @@ def score(
     folder = Folder(options.out)
     answers: dict[str, Sequence[Answer]] = {}
     seeded: dict[str, Sequence[int]] = {}
+    planners: list[Answered] = []
     for column in columns:
         if column.planner is None:
             answers[column.name], said = published(_files(column.spec), examples, everything)
@@ -95,11 +97,12 @@ def score(
             plans = ask(column.planner, examples, seeds, not options.quiet)
             said = [*plans.remarks(), f"all of them are in {_keep(folder, column, plans.layouts)}"]
             answers[column.name], seeded[column.name] = plans.answers, seeds
+            planners.append(plans.answered)
         for sentence in [*said, *unscored(options.benchmark, answers[column.name], options.mode)]:
             print(f"trueline: {column.name}: {sentence}", file=sys.stderr)
     table = rows(options.benchmark, answers, seeded, options.mode, command, commit(), against)
     print(write_rows(folder, table))
-    return 0
+    return not_as_asked(PLANS, planners)
 
 
 def _columns(options: argparse.Namespace, given: Given) -> list[Column]:

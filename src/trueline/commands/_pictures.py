@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.models.lora import shipped
 from trueline.pictures import contact_sheet, overlay
+from trueline.planner.layouts import planned_by
 from trueline.sampling.options import Sampling
 
 MAX_ON_SHEET = 64  #: pictures; a contact sheet of more is too large to be looked at
@@ -121,6 +123,9 @@ class PictureFolder:
     methods: Sequence[Any] = ()
     started: float = field(default_factory=time.monotonic)
     done: list[str] = field(default_factory=list)
+    answered: dict[str, dict[str, int]] = field(
+        default_factory=dict
+    )  #: who answered what, counted, besides plans
     shown: dict[str, tuple[Image.Image, NamedLayout]] = field(default_factory=dict)
 
     @property
@@ -143,7 +148,12 @@ class PictureFolder:
         """Write run.json (also of a run that was stopped) and the contact sheet of what there is."""
         missing = [picture.name for picture in self.wanted if picture.name not in set(self.done)]
         settings = redacted(self.settings) | dict(self.sampling)
-        about = {"status": status, "trueline": __version__, "settings": settings}
+        about = {
+            "status": status,
+            "trueline": __version__,
+            "settings": settings,
+            "answered": self._answered(),
+        }
         seconds = round(time.monotonic() - self.started, 1)
         self.folder.write_json(
             "run.json", about | {"seconds": seconds, "done": self.done, "missing": missing}
@@ -154,6 +164,10 @@ class PictureFolder:
             captions = [f"{picture.name}: {picture.layout.prompt}" for picture in pictures]
             sheet = contact_sheet(images, [picture.layout for picture in pictures], captions)
             self.folder.write_png("contact.png", sheet)
+
+    def _answered(self) -> dict[str, dict[str, int]]:
+        planners = Counter(filter(None, (planned_by(picture.layout) for picture in self.wanted)))
+        return ({"planner": dict(planners)} if planners else {}) | self.answered
 
     def summary(self) -> str:
         place = self.folder.path

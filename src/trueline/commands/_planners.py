@@ -9,12 +9,14 @@ from trueline.commands._methods import Given, refuse_idle, split_settings
 from trueline.methods import METHODS
 
 if TYPE_CHECKING:
+    from trueline.chat.answered import Answered
     from trueline.layout import Layout
     from trueline.planner import Planner
 
 PLANNERS = ("rules", "llm", "replay")  #: those of ``trueline.planner``, repeated so that help imports nothing
 NONE = "none"  #: no boxes but the user's
 SECRETS = {"api_key": "OPENAI_API_KEY"}  #: setting -> environment variable
+PLANS = "plans"  #: what planners answer with
 MAX_SHOWN, MAX_SENTENCE = 60, 300  #: characters of a prompt in a message, and of what is said about it
 
 
@@ -62,7 +64,7 @@ def check_planners(specs: Sequence[str], given: Given) -> None:
 
 def with_boxes(
     layouts: "Sequence[Layout]", methods: Sequence[Any], spec: str | None, given: Given
-) -> "tuple[list[Layout], str | None]":
+) -> "tuple[list[Layout], Answered | None]":
     """The layouts, boxes planned for those that have none, and who planned (None: nobody). Notes go to stderr.
 
     Args:
@@ -73,7 +75,8 @@ def with_boxes(
     needy = [method for method in methods if method.needs_regions and getattr(method, "strength", 1) != 0]
     if spec == NONE or (spec is None and (not needy or len(bare) < len(layouts))):
         return list(layouts), None
-    from trueline.planner.layouts import notes_of, plan_missing
+    from trueline.chat.answered import Answered
+    from trueline.planner.layouts import notes_of, plan_missing, planned_by
 
     (planner,) = make_chosen([spec or PLANNERS[0]], given)
     planned = plan_missing(layouts, planner)
@@ -85,10 +88,20 @@ def with_boxes(
         raise ValueError(
             f"--planner: {planner.name} finds nothing that a box could hold; give boxes, or leave {which} out"
         )
+    answered = Answered.of(planner.name, (planned_by(planned[place]) for place in bare))
     boxes = sum(len(planned[place].regions) for place in bare)
-    said = f"{boxes} boxes planned by {planner.name}" if bare else "the boxes are given; nothing is planned"
+    said = f"{boxes} boxes planned by {answered.label}" if bare else "the boxes are given; nothing is planned"
     print(f"trueline: {said}", file=sys.stderr)
-    return planned, planner.name
+    return planned, answered
+
+
+def not_as_asked(what: str, answered: "Iterable[Answered | None]") -> int:
+    """The exit code: 1, and a sentence on stderr, where too many of the answers are a stand-in's. ``what``: was
+    answered, in the plural."""
+    wrong = [each for each in answered if each is not None and not each.as_asked]
+    for each in wrong:
+        print(f"trueline: {each.complaint(what)}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def say(prompt: str, place: int, sentence: str) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from trueline.chat.answered import Answered
 from trueline.commands._methods import Given
 from trueline.commands._planners import refuse_secrets
 from trueline.errors import one_line
@@ -38,6 +39,11 @@ class Redrawing:
     method: Any
     rounds: int
     check: bool
+    answerers: list[str] = field(default_factory=list)  #: of each tag of each picture; "" is the reasoner
+
+    @property
+    def answered(self) -> Answered:
+        return Answered.of(self.reasoner.name, self.answerers)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -76,6 +82,10 @@ class Redrawing:
                 problem = f"{picture.name}-realign is not complete: {one_line(error)}"
                 print(f"trueline: warning: {problem}", file=sys.stderr)
             again += done.kept > 0
+            for at in (each.observation for each in done.rounds if each.observation):
+                tags = dict.fromkeys(one.tag for one in at.objects)
+                self.answerers.extend("rules" if tag in at.by_rules else "" for tag in tags)
+            state.answered["reasoner"] = dict(self.answered.by)
         print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
 
 

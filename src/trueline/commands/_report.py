@@ -51,9 +51,10 @@ def report(
         lambda example: rule.group(example, mode),
         against,
     )
-    table = rows(pictures, judges, seen, context)
+    labels = {method: _label(run, method) for method in seen}
+    table = [_labelled(row, run, labels) for row in rows(pictures, judges, seen, context)]
     write_rows(run.folder, table)
-    shots = _shots(run, pictures, judges, seen)
+    shots = _shots(run, pictures, judges, seen, labels)
     write_report(run.out / "report.html", f"Trueline: {settings.benchmark}", table, shots, notes)
     print(markdown([row for row in table if not row["category"]]))
     print(
@@ -61,6 +62,29 @@ def report(
     )
     _study(run, shots)
     return _judged(table) if settings.benchmark == "world" else 0
+
+
+def _label(run: "EvaluationRun", method: str) -> str:
+    """The row's name, with the share of its boxes that another than the planner made. Also rows that draw without
+    boxes are measured by them."""
+    from trueline.evaluation.planned_benchmark import PlannedBenchmark
+    from trueline.evaluation.run import REFERENCE, ROUND_TRIP
+
+    of_pictures = isinstance(run.benchmark, PlannedBenchmark) and method not in (REFERENCE, ROUND_TRIP)
+    if not of_pictures or not run.benchmark.answered.stand_ins:
+        return method
+    answered = run.benchmark.answered
+    return f"{method} (boxes by {answered.asked}, {answered.told})"
+
+
+def _labelled(row: dict[str, Any], run: "EvaluationRun", labels: dict[str, str]) -> dict[str, Any]:
+    """The row under its label, and who planned the boxes of its prompts."""
+    from trueline.evaluation.planned_benchmark import PlannedBenchmark
+
+    row = row | {key: labels[row[key]] for key in ("method", "against") if key in row}
+    if isinstance(run.benchmark, PlannedBenchmark):
+        row["answered"] = run.benchmark.planners(row["category"])
+    return row
 
 
 def _study(run: "EvaluationRun", shots: "list[Shot]") -> None:
@@ -85,6 +109,7 @@ def _shots(
     pictures: "Sequence[Wanted]",
     judges: "list[Judge]",
     seen: "dict[str, dict[str, list[Judgement]]]",
+    labels: dict[str, str],
 ) -> "list[Shot]":
     """The pictures of the methods that draw, with what the first detector saw in them."""
     from trueline.evaluation.judgements import RATIO, detections, ratio_names
@@ -108,7 +133,7 @@ def _shots(
                     example.id,
                     example.category,
                     example.prompt,
-                    method,
+                    labels[method],
                     picture.seed,
                     run.path(method, picture),
                     example.layout,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given, read_value
 from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, settings_of
-from trueline.commands._planners import NONE, PLANNERS, check_planners, make_chosen, split_all
+from trueline.commands._planners import (
+    NONE,
+    PLANNERS,
+    PLANS,
+    check_planners,
+    make_chosen,
+    not_as_asked,
+    split_all,
+)
 from trueline.commands._report import report
 from trueline.commands._rows import BASIC, check_boxes, compared_with, default_rows, read_loras, read_rows
 from trueline.errors import redacted_arguments
@@ -52,7 +60,8 @@ judges, as kind=checkpoint (a folder, a Hub id, or a file of weights); what they
 With --model world the judges are oracle and world-clip. "none" draws only.
 
 A run that was stopped goes on when the same command is given again. Exit code 1: the world's judge was not sure
-enough on the world's own pictures (below 99%, or 97% after the autoencoder), so that its table is in doubt.
+enough on the world's own pictures (below 99%, or 97% after the autoencoder), or more than 5% of the plans are by a
+stand-in (the rules, where a language model made none), so that the table is in doubt.
 
 examples:
   trueline evaluate world --methods plain gligen --n 256 --out out/world
@@ -207,6 +216,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
                 benchmark_class(options.benchmark), names, {picture.example.category for picture in pictures}
             )
         judges, seen = _seen(run, methods, names, options)
+    planners = [None if planned is None else planned.answered]
     for note in notes:
         print(f"trueline: {note}", file=sys.stderr)
     if options.export is not None:
@@ -216,9 +226,10 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         print(
             f"{done} is done in {run.out}; give the command without --shard, and with judges, for the table"
         )
-        return 0
+        return not_as_asked(PLANS, planners)
     with warnings_as_lines():
-        return report(run, judges, seen, command, notes, options.mode, against)
+        code = report(run, judges, seen, command, notes, options.mode, against)
+    return max(code, not_as_asked(PLANS, planners))
 
 
 def _planned(benchmark: "Benchmark", options: argparse.Namespace, given: Given) -> "PlannedBenchmark":

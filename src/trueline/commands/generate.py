@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import chosen
 from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, flag_of, settings_of
-from trueline.commands._planners import PLANNERS, split_all, with_boxes
+from trueline.commands._planners import PLANNERS, PLANS, not_as_asked, split_all, with_boxes
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling
 
@@ -155,14 +155,15 @@ def main(arguments: Sequence[str]) -> int:
 
         redrawing = read_realign(options, settings, given, of_planners)
     methods = chosen(options.method or [], given)
-    layouts, planner = with_boxes(layouts, methods, options.planner, of_planners)
-    settings |= {"methods": options.method or [], "planner": planner}
+    layouts, planned = with_boxes(layouts, methods, options.planner, of_planners)
+    settings |= {"methods": options.method or [], "planner": planned and planned.label}
     from trueline.commands._pictures import draw
 
-    make = None
-    if options.realign:
-        settings, make = settings | {"realign": redrawing.settings}, redrawing.draw
-    return draw(layouts, sampling, settings, options, methods, make)
+    if not options.realign:
+        return draw(layouts, sampling, settings, options, methods) or not_as_asked(PLANS, [planned])
+    settings |= {"realign": redrawing.settings}
+    code = draw(layouts, sampling, settings, options, methods, redrawing.draw)
+    return code or max(not_as_asked(PLANS, [planned]), not_as_asked("tags", [redrawing.answered]))
 
 
 def _refuse_beside_record(options: argparse.Namespace) -> None:

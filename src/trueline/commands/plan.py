@@ -1,7 +1,8 @@
 """``trueline plan``: from prompts to layouts, as JSON Lines, and a drawing of their boxes. Loads no torch.
 
 Layouts go to stdout or --out, everything that is said about them to stderr. A prompt that cannot be planned does not
-cost the others: it is said, and the exit code is 1 (2 when none could be).
+cost the others: it is said, and the exit code is 1 (2 when none could be). It is also 1 when more than 5% of the
+layouts are by a stand-in: the rules, where a language model made no plan.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from trueline.commands._methods import split_settings
 from trueline.commands._parser import Parser, add_flags
-from trueline.commands._planners import PLANNERS, make_chosen, say
+from trueline.commands._planners import PLANNERS, PLANS, make_chosen, not_as_asked, say
 
 if TYPE_CHECKING:
     from trueline.layout import Layout
@@ -80,8 +81,12 @@ def main(arguments: Sequence[str]) -> int:
         write_text(options.out, "".join(lines))
     if options.draw is not None:
         _draw(layouts, Path(options.draw))
-    _conclude(layouts, len(prompts), options)
-    return 0 if len(layouts) == len(prompts) else 1
+    from trueline.chat.answered import Answered
+    from trueline.planner.layouts import planned_by
+
+    answered = Answered.of(planner.name, map(planned_by, layouts))
+    _conclude(layouts, len(prompts), options, answered.told)
+    return not_as_asked(PLANS, [answered]) or (0 if len(layouts) == len(prompts) else 1)
 
 
 def read_prompts(options: argparse.Namespace) -> list[str]:
@@ -161,12 +166,13 @@ def _draw(layouts: "Sequence[Layout]", path: Path) -> None:
         print(f"trueline: --draw: the first {len(shown)} of {len(layouts)} are in {path}", file=sys.stderr)
 
 
-def _conclude(layouts: "Sequence[Layout]", asked: int, options: argparse.Namespace) -> None:
-    """What became of many prompts, or went to files."""
+def _conclude(layouts: "Sequence[Layout]", asked: int, options: argparse.Namespace, told: str) -> None:
+    """What became of many prompts, or went to files. ``told``: how many of the plans are a stand-in's."""
     if asked == 1 and options.out is None:
         return
     boxes = sum(len(layout.regions) for layout in layouts)
     where = f" in {options.out}" if options.out is not None else ""
     noun = "layout" if asked == 1 else "layouts"
     count = f"{len(layouts)} of {asked} {noun}" if len(layouts) < asked else f"{asked} {noun}"
-    print(f"trueline: {count}, {boxes} boxes{where}", file=sys.stderr)
+    others = f"; {told}" if told else ""
+    print(f"trueline: {count}, {boxes} boxes{where}{others}", file=sys.stderr)

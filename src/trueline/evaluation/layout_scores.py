@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trueline.chat.answered import NOBODY, Answered
 from trueline.evaluation.benchmarks import LAYOUT_BENCHMARKS, benchmark_class, load
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example, Placed
 from trueline.evaluation.metrics.observations import Mode, Observations
@@ -24,10 +25,12 @@ READS = "Intervals are 95%, bootstrap clustered by prompt; n counts plans."
 
 @dataclass(frozen=True)
 class Answer:
-    """What a planner answered for a prompt, as the rules take it: names and xyxy boxes in 0..1, none for no plan."""
+    """What a planner answered for a prompt, as the rules take it: names and xyxy boxes in 0..1, none for no plan.
+    ``by``: who answered, "" for the planner itself, "nobody" for no plan."""
 
     example: Example
     things: Sequence[Placed] = ()
+    by: str = ""
 
 
 def rule_of(benchmark: str) -> type[Benchmark]:
@@ -91,7 +94,11 @@ def published(
     said = (
         [f"{missing} of {len(asked)} plans are missing and count as plans without boxes"] if missing else []
     )
-    return [Answer(example, plans.get((example.id, i), ())) for example, i in asked], said
+    found = [
+        Answer(example, plans.get((example.id, i), ()), "" if (example.id, i) in plans else NOBODY)
+        for example, i in asked
+    ]
+    return found, said
 
 
 def rows(
@@ -107,23 +114,26 @@ def rows(
     planner) where both were asked. Shares are in percent, as LayoutGPT prints them; MAE is in objects,
     T2I-CompBench's scores are 0..1.
 
+    Each row says who made how many of its plans ("answered"), and its name how many were made in the planner's place.
+
     ``answers``: by the name of the planner. ``seeds``: of its variations, where it was asked for some.
     """
     rule = rule_of(benchmark)
     scored = {
-        name: [(a.example, rule.score_layout(a.example, a.things, mode)) for a in mine]
+        name: [(answer, rule.score_layout(answer.example, answer.things, mode)) for answer in mine]
         for name, mine in answers.items()
     }
+    label = {name: Answered.of(name, (a.by for a in mine)).label for name, mine in answers.items()}
     first = against or next(iter(scored))
     table = []
     for name, mine in scored.items():
-        for category in dict.fromkeys(["", *(example.category for example, _ in mine)]):
+        for category in dict.fromkeys(["", *(answer.example.category for answer, _ in mine)]):
             theirs = _terms(scored[first], category) if name != first else {}
             for metric, terms in _terms(mine, category).items():
                 own: dict[str, Any] = {
                     "benchmark": benchmark,
                     "model": "",
-                    "method": name,
+                    "method": label[name],
                     "metric": metric,
                     "category": category,
                     **_scaled(metric, ratio(terms)),
@@ -134,14 +144,25 @@ def rows(
                     "command": command,
                     "commit": commit,
                     "reads": READS,
+                    "answered": _by_whom(name, mine, category, metric),
                 }
-                table.append(own | _compared(metric, terms, theirs.get(metric), first))
+                table.append(own | _compared(metric, terms, theirs.get(metric), label[first]))
     return table
 
 
-def _terms(pairs: Sequence[tuple[Example, Observations]], category: str) -> dict[str, Terms]:
+Scored = Sequence[tuple[Answer, Observations]]
+
+
+def _by_whom(name: str, pairs: Scored, category: str, metric: str) -> dict[str, int]:
+    inside = (
+        answer.by for answer, each in pairs if category in ("", answer.example.category) and metric in each
+    )
+    return dict(Answered.of(name, inside).by)
+
+
+def _terms(pairs: Scored, category: str) -> dict[str, Terms]:
     """By metric. A plan without a metric takes no part in it, nor does its prompt in the interval."""
-    inside = [(example, each) for example, each in pairs if category in ("", example.category)]
+    inside = [(a.example, each) for a, each in pairs if category in ("", a.example.category)]
     found = {}
     for metric in dict.fromkeys(metric for _, each in inside for metric in each):
         asked = [(*each[metric], example.id) for example, each in inside if metric in each]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trueline.chat.answered import Answered
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.files import Folder, json_lines
 from trueline.layout import Layout
+from trueline.planner.layouts import planned_by
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,8 +29,10 @@ class PlannedBenchmark(Benchmark):
 
     def __init__(self, benchmark: Benchmark, plans: Mapping[int, Layout], planner: str):
         self.benchmark, self.plans = benchmark, plans
+        self.answered = Answered.of(planner, map(planned_by, plans.values()))
         self.name = benchmark.name  # type: ignore[misc]
-        self.source = f"{benchmark.source}; {len(plans)} layouts without boxes are planned by {planner}"
+        planners = self.answered.label
+        self.source = f"{benchmark.source}; {len(plans)} layouts without boxes are planned by {planners}"
         self.examples = [
             dataclasses.replace(example, layout=plans.get(place, example.layout))
             for place, example in enumerate(benchmark.examples)
@@ -39,6 +44,12 @@ class PlannedBenchmark(Benchmark):
 
     def has_reference(self, example: Example) -> bool:
         return self.benchmark.has_reference(example)
+
+    def planners(self, category: str = "") -> dict[str, int]:
+        """Who made how many of the plans; of those of a category, unless it is ""."""
+        of = (self.examples[place].category for place in self.plans)
+        made = zip(of, self.plans.values(), strict=True)
+        return dict(Counter(planned_by(plan) for each, plan in made if category in ("", each)))
 
     def keep(self, folder: Folder) -> Path:
         """Write plans.jsonl: the layouts with what their planner said of them."""

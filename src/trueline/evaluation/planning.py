@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
+from trueline.chat.answered import NOBODY, Answered
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
 from trueline.evaluation.drawing_list import choose
 from trueline.evaluation.layout_scores import Answer
 from trueline.evaluation.planned_benchmark import PlannedBenchmark
 from trueline.layout import Layout
-from trueline.planner.layouts import KEY, filled, notes_of
+from trueline.planner.layouts import filled, notes_of, without_plan
 
 if TYPE_CHECKING:
     from trueline.planner import Planned, Planner
@@ -29,22 +30,24 @@ class Plans:
     layouts: list[Layout] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)  #: "ID: sentence" of the prompts without a plan
-    replaced: int = 0  #: plans that another planner made
     seconds: float = 0.0
 
     def add(self, example: Example, name: str, planned: Planned | str) -> None:
         """A plan, or the sentence that says why there is none."""
         bare = example.layout.model_copy(update={"regions": (), "id": name})
         if isinstance(planned, str):
-            meta = bare.meta | {KEY: {"planner": self.planner, "error": planned}}
-            self.layouts.append(bare.model_copy(update={"meta": meta}))
-            self.answers.append(Answer(example))
+            self.layouts.append(without_plan(bare, self.planner, planned))
+            self.answers.append(Answer(example, by=NOBODY))
             self.refused.append(f"{name}: {planned}")
             return
-        self.layouts.append(filled(bare, planned))
+        self.layouts.append(filled(bare, planned, self.planner))
         boxes = [region.box.xyxy for region in planned.layout.regions]
-        self.answers.append(Answer(example, tuple(zip(planned.names, boxes, strict=True))))
-        self.replaced += planned.planner != self.planner
+        by = "" if planned.planner == self.planner else planned.planner
+        self.answers.append(Answer(example, tuple(zip(planned.names, boxes, strict=True)), by))
+
+    @property
+    def answered(self) -> Answered:
+        return Answered.of(self.planner, (answer.by for answer in self.answers))
 
     def remarks(self) -> list[str]:
         count = len(self.answers)
@@ -52,8 +55,8 @@ class Plans:
         if self.refused:
             few = f"{len(self.refused)} of {count} plans could not be made and are without boxes"
             said.append(f"{few}; the first: {self.refused[0]}")
-        if self.replaced:
-            said.append(f"{self.replaced} of {count} plans were made by another planner in its place")
+        if told := self.answered.told:
+            said.append(f"not all plans are its own: {told}")
         if noted := sum(bool(notes_of(layout)) for layout in self.layouts):
             said.append(f"{noted} of {count} plans have notes")
         return said

@@ -23,10 +23,12 @@ from PIL import Image
 from trueline.boxes import Corners
 from trueline.evaluation.tables import (
     NOTHING,
+    PLANS,
     Line,
     Provenance,
     Result,
     Table,
+    answerers,
     decimals,
     interval,
     lower_is_better,
@@ -225,6 +227,8 @@ def render(template: str, script: str, **values: Any) -> str:
     environment.filters |= {"number": _shown, "interval": _shown_interval, "ranges": ranges}
     environment.globals |= {
         "NOTHING": NOTHING,
+        "PLANS": PLANS,
+        "answerers": answerers,
         "lower_is_better": lower_is_better,
         "verdict": verdict,
         "run_number": run_number,

@@ -5,7 +5,7 @@ A *row* is one number: a flat dictionary with ``benchmark, model, method, metric
 ``images_per_prompt, seeds, protocol, command, commit``; rows of every method but one also say ``against`` (that one:
 the first, or the one asked for) and ``difference, difference_low, difference_high`` (paired: same prompts, same
 seeds). A row may have a ``goal`` (what was aimed at, and whether it holds) and say what ``low``, ``high`` and ``n``
-are where they are something else (``reads``).
+are where they are something else (``reads``). ``answered`` counts the plans behind a number by who made them.
 """
 
 import math
@@ -28,6 +28,7 @@ LOWER_IS_BETTER = frozenset(
 )
 FEWEST = 10  #: pictures of which a difference is called better or worse
 MANY = 6  #: methods: of more, each has a row, and the page shows the lines over all categories only
+PLANS = "Plans, by who made them"
 NOTHING = "-"  #: stands where there is no number
 
 
@@ -130,6 +131,24 @@ def check_rows(rows: Any, where: str = "rows") -> None:
         for key, values in (*((key, [row[key]]) for key in COUNTS), ("seeds", row["seeds"])):
             if not isinstance(values, Sequence) or not all(type(value) is int for value in values):
                 raise ValueError(f"{where}[{index}].{key}: must be whole numbers (got {row[key]!r})")
+        counts = row.get("answered", {})
+        if not isinstance(counts, Mapping) or not all(type(count) is int for count in counts.values()):
+            raise ValueError(f"{where}[{index}].answered: must be counts by name (got {counts!r})")
+
+
+def answerers(table: Table) -> list[str]:
+    """For each method who made the plans behind its numbers over all categories: "gpt: 3 by gpt, 1 by nobody"."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for line in table.lines:
+        for row in line.rows:
+            if "answered" in row and not line.category:
+                counts = ", ".join(f"{count} by {name}" for name, count in row["answered"].items())
+                found.setdefault((row["method"], counts), []).append(line.metric)
+    methods, told = [method for method, _ in found], []
+    for (method, counts), metrics in found.items():
+        of = f" ({', '.join(metrics)})" if methods.count(method) > 1 else ""
+        told.append(f"{method}: {counts}{of}")
+    return told
 
 
 def is_finite(value: Any) -> bool:
@@ -218,6 +237,8 @@ def section(table: Table, level: int) -> str:
     if goals := [row for row in rows if "goal" in row]:
         parts += ["", "Goals:", ""]
         parts += [f"- {plain(r['method'])}, {code(r['metric'])} {plain(r['goal'])}" for r in goals]
+    if plans := answerers(table):
+        parts += ["", f"{PLANS}:", "", *(f"- {plain(line)}" for line in plans)]
     protocols = dict.fromkeys(protocol for line in table.lines for protocol in line.protocols if protocol)
     metrics = {
         p: dict.fromkeys(code(li.metric) for li in table.lines if p in li.protocols) for p in protocols

@@ -40,11 +40,13 @@ class Reasoned:
 @dataclass(frozen=True)
 class Reasoning:
     """``objects``: at least one for each tag, in the tags' order. ``notes``: sentences on what was left out, repaired
-    or fallen back from. ``reasoner``: who made it, "rules" or "llm:MODEL"."""
+    or fallen back from. ``reasoner``: who made it, "rules" or "llm:MODEL". ``by_rules``: the tags that the rules
+    answered for, in whole or in part, in the place of another reasoner."""
 
     objects: tuple[Reasoned, ...]
     notes: tuple[str, ...] = ()
     reasoner: str = "rules"
+    by_rules: tuple[str, ...] = ()
 
 
 class Reasoner(Protocol):
@@ -181,11 +183,12 @@ class LLMReasoner:
             by_rules.setdefault(each.tag, []).append(each)
         kept = list(by_rules)
         judged: Judged = {}
+        lent: set[str] = set()
         reason = "it left them out"
         for start in range(0, len(kept), AT_ONCE):
             try:
                 part = {tag: by_rules[tag] for tag in kept[start : start + AT_ONCE]}
-                judged |= self._judge(prompt, part, notes)
+                judged |= self._judge(prompt, part, notes, lent)
             except ChatError as error:
                 reason = str(error)
                 break
@@ -196,26 +199,27 @@ class LLMReasoner:
             notes.append(f"the rules judge {missing} of {len(kept)} tags, not the language model ({reason})")
         objects = tuple(each for tag in kept for each in judged.get(tag, by_rules[tag]))
         notes = [*_lost(prompt, objects), *notes]
-        return Reasoning(objects, tuple(notes), self.name if judged else self.rules.name)
+        own = tuple(tag for tag in kept if tag not in judged or tag in lent)
+        return Reasoning(objects, tuple(notes), self.name if judged else self.rules.name, own)
 
-    def _judge(self, prompt: str, by_rules: Judged, notes: list[str]) -> Judged:
+    def _judge(self, prompt: str, by_rules: Judged, notes: list[str], lent: set[str]) -> Judged:
         question = json.dumps({"prompt": prompt, "tags": list(by_rules)}, ensure_ascii=False)
         messages = [{"role": "system", "content": _TASK}, {"role": "user", "content": question}]
 
         def check(answer: _Judgement) -> str:
             problems: list[str] = []
-            found = _read(answer, prompt, by_rules, problems)
+            found = _read(answer, prompt, by_rules, problems, set())
             if lacking := [tag for tag in by_rules if tag not in found]:
                 problems.append(f"these tags are missing: {json.dumps(lacking, ensure_ascii=False)[:400]}")
             return "; ".join(problems)
 
         answer = self.chat.ask(messages, _Judgement, check=check, notes=notes)
-        return _read(answer, prompt, by_rules, notes)
+        return _read(answer, prompt, by_rules, notes, lent)
 
 
-def _read(answer: _Judgement, prompt: str, by_rules: Judged, problems: list[str]) -> Judged:
+def _read(answer: _Judgement, prompt: str, by_rules: Judged, problems: list[str], lent: set[str]) -> Judged:
     """The judgements of the tags of ``by_rules``, with phrases that stand in the prompt and name one thing of it, or
-    the rules'."""
+    the rules'; tags with one of theirs are added to ``lent``."""
     known = {tag.casefold(): tag for tag in by_rules}
     found: Judged = {}
     invented, strange, vague = [], [], []
@@ -228,9 +232,11 @@ def _read(answer: _Judgement, prompt: str, by_rules: Judged, problems: list[str]
         if phrase is None and each.phrase and each.phrase.strip().lower() not in ("null", "none"):
             strange.append(each.phrase)
             phrase = by_rules[tag][0].phrase
+            lent.add(tag)
         elif phrase is not None and not _names_one(phrase, prompt):
             vague.append(phrase)
             phrase = by_rules[tag][0].phrase
+            lent.add(tag)
         others = found.setdefault(tag, [])
         if phrase not in [other.phrase for other in others]:
             others.append(Reasoned(tag, _SCORES[each.likelihood], phrase))

@@ -6,6 +6,7 @@ It travels with the layout, into JSON Lines and into the record of a picture.
 from collections.abc import Sequence
 from typing import Any
 
+from trueline.chat.answered import NOBODY
 from trueline.layout import Layout
 from trueline.planner import Planned, Planner, make_planner
 
@@ -23,8 +24,8 @@ def plan(
 ) -> Layout:
     """A layout with boxes for ``prompt``: ``trueline.plan("two cats to the left of a chair")``.
 
-    ``layout.meta["plan"]`` holds ``planner`` (which one made it), ``names`` (the bare noun of each region) and
-    ``notes`` (what was not understood, in sentences; look at them).
+    ``layout.meta["plan"]`` holds ``planner`` (which one made it; where another was asked, also ``asked``), ``names``
+    (the bare noun of each region) and ``notes`` (what was not understood, in sentences; look at them).
 
     Args:
         planner: "rules", "llm:MODEL" or "replay:FILE", or a planner of your own.
@@ -39,7 +40,7 @@ def plan(
         raise ValueError(f"{next(iter(settings))}: belongs to a planner by name; this one has its settings")
     base = Layout(prompt, width=width, height=height)
     made = make_planner(planner, **settings) if isinstance(planner, str) else planner
-    return filled(base, made.plan(prompt, width=width, height=height, seed=seed))
+    return filled(base, made.plan(prompt, width=width, height=height, seed=seed), made.name)
 
 
 def plan_missing(layouts: Sequence[Layout], planner: Planner) -> list[Layout]:
@@ -57,15 +58,32 @@ def plan_missing(layouts: Sequence[Layout], planner: Planner) -> list[Layout]:
         except ValueError as error:
             problem = f"prompt {place + 1} cannot be planned ({error}); give its boxes, or leave it out"
             raise ValueError(f"planner: {problem}") from None
-        planned[place] = filled(layout, made)
+        planned[place] = filled(layout, made, planner.name)
     return planned
 
 
-def filled(layout: Layout, planned: Planned) -> Layout:
-    """``layout`` with the plan's regions, and what ``plan`` says of them in its ``meta``."""
-    about = {"planner": planned.planner, "names": list(planned.names), "notes": list(planned.notes)}
+def filled(layout: Layout, planned: Planned, asked: str = "") -> Layout:
+    """``layout`` with the plan's regions, and what ``plan`` says of them in its ``meta``. ``asked``: the name of
+    the planner, where another may have planned in its place."""
+    made = planned.planner or asked
+    about: dict[str, Any] = {"planner": made} | ({"asked": asked} if asked and made != asked else {})
+    about |= {"names": list(planned.names), "notes": list(planned.notes)}
     meta = layout.meta | planned.layout.meta | {KEY: about}
     return layout.model_copy(update={"regions": planned.layout.regions, "meta": meta})
+
+
+def without_plan(layout: Layout, asked: str, why: str) -> Layout:
+    """``layout`` without boxes, and why: nobody could plan it."""
+    about = {"planner": asked, "error": why}
+    return layout.model_copy(update={"regions": (), "meta": layout.meta | {KEY: about}})
+
+
+def planned_by(layout: Layout) -> str:
+    """Which planner made its boxes, "nobody" where that failed; "" where they were not planned."""
+    about = layout.meta.get(KEY)
+    if not isinstance(about, dict):
+        return ""
+    return NOBODY if "error" in about else str(about.get("planner", ""))
 
 
 def notes_of(layout: Layout) -> list[str]:

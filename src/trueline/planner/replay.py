@@ -10,12 +10,13 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field, ValidationError
 
 from trueline.boxes import MIN_AREA, Corners
+from trueline.chat.answered import NOBODY
 from trueline.english.naming import bare_noun
 from trueline.errors import first_problem
 from trueline.files import read_json_list
 from trueline.layout import MAX_REGIONS, Layout, Region, read_layouts
 from trueline.planner import Planned
-from trueline.planner.layouts import KEY
+from trueline.planner.layouts import KEY, planned_by
 
 CURE = "take a file of weixi-feng/LayoutGPT@fc3195496255 (MIT)"
 
@@ -106,7 +107,8 @@ class ReplayPlanner:
         self, prompt: str, *, width: int | None = None, height: int | None = None, seed: int | None = None
     ) -> Planned:
         """The plan as it stands; ``width`` and ``height`` replace its own. ``seed``: so many iterations further,
-        from the start again after the last.
+        from the start again after the last. Of a plan that was made in another planner's place, ``Planned.planner``
+        is still that stand-in.
 
         Raises:
             ValueError: the file has no plan of the prompt, or not that iteration.
@@ -123,7 +125,7 @@ class ReplayPlanner:
         planned = found[turn]
         sizes = {name: side for name, side in (("width", width), ("height", height)) if side is not None}
         layout = Layout.from_record(planned.layout.to_record() | sizes) if sizes else planned.layout
-        return Planned(layout, planned.names, planned.notes, self.name)
+        return Planned(layout, planned.names, planned.notes, planned.planner or self.name)
 
 
 Plans = dict[str, dict[int, Planned]]  #: prompt -> iteration -> plan, iterations in rising order
@@ -150,7 +152,7 @@ def _layouts(path: Path) -> Plans:
     for layout in read_layouts(path):
         turns = plans.setdefault(_plain(layout.prompt), {})
         notes = () if layout.regions else (f"{path} has no boxes for this prompt",)
-        turns[len(turns)] = Planned(layout, _names(layout), notes)
+        turns[len(turns)] = Planned(layout, _names(layout), notes, _stand_in(layout))
     return plans
 
 
@@ -162,6 +164,12 @@ def _names(layout: Layout) -> tuple[str, ...]:
     if len(given) == len(layout.regions) and all(isinstance(name, str) for name in given):
         return tuple(given)
     return tuple(bare_noun(region.phrase) for region in layout.regions)
+
+
+def _stand_in(layout: Layout) -> str:
+    """Who made its plan in the place of the one that was asked; "" where that one made it."""
+    about, made = layout.meta.get(KEY), planned_by(layout)
+    return made if made == NOBODY or (isinstance(about, dict) and "asked" in about) else ""
 
 
 def _is_jsonl(path: Path) -> bool:

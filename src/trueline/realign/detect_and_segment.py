@@ -78,7 +78,13 @@ def observe(image: Image, prompt: str, models: VisionModels, reasoner: Reasoner)
     else:
         notes.append(f"none of the {len(tags)} tags of the picture is in the prompt")
     return Observation(
-        tuple(tags), reasoning.objects, tuple(things), tuple(surplus), tuple(notes), reasoning.reasoner
+        tuple(tags),
+        reasoning.objects,
+        tuple(things),
+        tuple(surplus),
+        tuple(notes),
+        reasoning.reasoner,
+        reasoning.by_rules,
     )
 
 

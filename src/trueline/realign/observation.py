@@ -39,7 +39,8 @@ def _record(detection: Detection) -> dict[str, Any]:
 class Observation:
     """What one picture shows. ``objects``: every tag with its score and phrase; ``things``: those that the prompt has
     a phrase for and that were found as a box; ``surplus``: boxes of what it certainly names, but not so often,
-    called by their tags; ``notes``: what went wrong or was left out, one sentence each."""
+    called by their tags; ``notes``: what went wrong or was left out, one sentence each; ``by_rules``: tags that the
+    rules answered for in the ``reasoner``'s place."""
 
     tags: tuple[str, ...] = ()
     objects: tuple[Reasoned, ...] = ()
@@ -47,11 +48,13 @@ class Observation:
     surplus: tuple[Detection, ...] = ()
     notes: tuple[str, ...] = ()
     reasoner: str = ""
+    by_rules: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         return {
             "tags": list(self.tags),
             "reasoner": self.reasoner,
+            "by_rules": list(self.by_rules),
             "objects": [asdict(each) for each in self.objects],
             "things": [thing.record() for thing in self.things],
             "surplus": [{"tag": detection.label} | _record(detection) for detection in self.surplus],
