@@ -8,7 +8,7 @@ BIN    := .venv/bin
 STAMP  := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test lint format lock audit nightly clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,10 +16,11 @@ help:  ## say what there is
 install: $(STAMP)  ## make .venv with Trueline and its tools (nothing to do when it is up to date)
 
 # --without-pip and `pip --python`: Debian's python3 has pip and venv but, without python3-venv, no ensurepip.
-# torch first, alone: its index may be another one (PIP_EXTRA_INDEX_URL), and the rest must not move it.
-$(STAMP): pyproject.toml constraints.txt
+# Every file but torch's must have its locked hash; torch's index may be another one (PIP_EXTRA_INDEX_URL).
+$(STAMP): pyproject.toml constraints.txt requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Trueline needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --no-deps --require-hashes -r requirements.lock
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet torch==2.13.0 -c constraints.txt
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet -e '.[dev,world]' -c constraints.txt
 	touch $@
@@ -40,6 +41,15 @@ lint: $(STAMP)  ## ruff: rules and format
 format: $(STAMP)  ## let ruff repair what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+lock:  ## make requirements.lock from constraints.txt: the hash of every file that is installed
+	$(PYTHON) .ci/audit --lock
+
+audit:  ## are the locked files the ones on PyPI, and is a weakness of one known? (needs the network)
+	$(PYTHON) .ci/audit
+
+nightly:  ## the suite with Python 3.11, 3.12 and 3.13, and with the lowest versions allowed (needs the network)
+	$(PYTHON) .ci/nightly
 
 clean:  ## remove the environment and all caches, keep what was generated
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
