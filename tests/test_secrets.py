@@ -4,18 +4,23 @@ import base64
 import json
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
-from chat_server import ChatServer, fail, isolate, say
+from chat_server import Act, ChatServer, by, fail, isolate, say
 from PIL import Image
 from pydantic import BaseModel
 
 from trueline.chat import Chat, ChatError
 from trueline.chat.masking import Mask
+from trueline.cli import TRACEBACK, main
+from trueline.commands._model import warnings_as_lines
+from trueline.commands._planners import say as say_of
 from trueline.errors import FieldError, Frozen, is_secret, redacted, redacted_arguments, short
+from trueline.evaluation.benchmarks.nsr_1k import COUNTING, SPATIAL
 
 PASSWORD, TOKEN, KEY = "hunter2+pass/word", "tok=123&456", "sk-Geheim/9~a+b"
 SECRETS = (PASSWORD, TOKEN, KEY)
@@ -182,3 +187,183 @@ def test_what_a_server_echoes_is_neither_kept_nor_shown(status, monkeypatch, tmp
     sent = server.headers[0]["authorization"].removeprefix("Basic ")
     assert base64.b64decode(sent).decode() == f"someone:{PASSWORD}", "the server itself is told"
     assert f"?token={quote(TOKEN, safe='')}&version=1" in server.paths[0]
+
+
+# Real commands
+
+PLAN = {"regions": [{"object": "apple", "phrase": "a red apple", "box": [0, 0, 200, 200]}]}
+JUDGED = {"objects": [{"tag": "apple", "likelihood": "certain", "phrase": "a red apple"}]}
+
+
+def echoing(body: dict) -> Act:
+    """An answer that can be used, with every secret in it, where there is a question that it fits; else an error."""
+    question = body["messages"][-1]["content"]
+    text = " ".join(ECHOES)
+    if "two cats" in question:
+        return fail(401, text)
+    if '"tags"' in question:
+        return say(JUDGED | {"thoughts": text})
+    more = {"object": text[:60], "phrase": f"a red apple {ECHOES[0]}", "box": [10, 10, 300, 300]}
+    return say(f"My key: {text}\n" + json.dumps({"regions": [*PLAN["regions"], more]}))
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Two prompts of NSR-1K and of GenEval: the model has a plan for one of each."""
+    prompts = ("a red apple", "two cats")
+    rows = [
+        {"id": k, "prompt": prompt, "sub-type": "real", "num_object": [["cat", 2]], "object_list": []}
+        for k, prompt in enumerate(prompts)
+    ]
+    tagged = [
+        {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": prompt}
+        for prompt in prompts
+    ]
+    files = {
+        COUNTING: json.dumps(rows),
+        SPATIAL: "[]",
+        "geneval/evaluation_metadata.jsonl": "".join(json.dumps(row) + "\n" for row in tagged),
+    }
+    for file, text in files.items():
+        (tmp_path / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / file).write_text(text)
+    return tmp_path / "data"
+
+
+def brightness(images, texts):
+    return [sum(image.convert("L").getdata()) / 1e6 for image in images]
+
+
+def test_commands_that_ask_a_server_leave_no_secret_anywhere(
+    data, gated_folder, tmp_path, monkeypatch, capfd
+):
+    isolate(monkeypatch)
+    monkeypatch.setenv("TRUELINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--model", str(gated_folder), "--steps", "1", "--dtype", "fp32", "--quiet"]
+    llm = ["--planner", "llm:x", "--llm.retries", "1"]
+    again = ["--realign", "--detector", "oracle", "--segmenter", "none", "--reasoner", "llm:x"]
+    judge = ["--judges", f"bright={__name__}:brightness"]
+    found = ["--data", str(data), "--quiet"]
+    with ChatServer(by(echoing)) as server:
+        at = ["--llm.base_url", with_secrets(server)]
+        codes = [
+            main(
+                ["plan", "a red apple", "two cats", *llm, *at, "--out", "plans.jsonl", "--draw", "plans.png"]
+            ),
+            main(["evaluate", "nsr-1k-layout", *found, *llm, *at, "--out", "layouts"]),
+            main(
+                [
+                    "evaluate",
+                    "geneval",
+                    *found,
+                    *llm,
+                    *at,
+                    *tiny,
+                    *judge,
+                    "--methods",
+                    "plain",
+                    "gligen",
+                    "--out",
+                    "g",
+                ]
+            ),
+            main(["generate", "a red apple", *llm, *at, *again, *tiny, "--out", "pictures", "--overlay"]),
+        ]
+        asked = len(server.requests)
+        monkeypatch.setenv("OPENAI_BASE_URL", with_secrets(server))
+        codes.append(main(["plan", "a red apple", *llm]))
+    assert codes == [1, 1, 1, 0, 0] and len(server.requests) == asked, "the last is in the cache"
+    assert_no_secret_in(tmp_path)
+    assert_clean("\n".join(capfd.readouterr()).encode(), "the screen")
+    for file in ("layouts/results.json", "g/results.json"):
+        command = json.loads((tmp_path / file).read_text())[0]["command"]
+        assert f"--llm.base_url {server.url.replace('://', '://***@')}?***" in command
+    assert "***@" in (tmp_path / "g/report.html").read_text() and list((tmp_path / "cache").rglob("*.json"))
+
+
+ADDRESS = f"http://someone:{quote(PASSWORD, safe='')}@127.0.0.1:1/x?token={quote(TOKEN, safe='')}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "a red apple", "--model", ADDRESS, "--out", "out"],
+        ["generate", "a red apple", "--lora", ADDRESS, "--out", "out"],
+        ["generate", "--layout", ADDRESS],
+        ["generate", "--regenerate", ADDRESS],
+        ["generate", "a red apple", "--planner", f"replay:{ADDRESS}"],
+        ["generate", "a red apple", "--llm.api-key", KEY],
+        ["generate", "a red apple", "--planner", "llm:x", "--llm.api_key", KEY],
+        ["plan", "a red apple", "--planner", f"replay:{ADDRESS}"],
+        ["plan", "a red apple", "--planner", "llm:x", "--llm.base_url", ADDRESS.replace("http", "magic")],
+        ["plan", "--file", ADDRESS],
+        ["evaluate", "world", "--model", ADDRESS, "--out", "out", "--n", "1"],
+        [
+            "evaluate",
+            "world",
+            "--judges",
+            f"clip={ADDRESS}",
+            "--n",
+            "1",
+            "--steps",
+            "1",
+            "--methods",
+            "plain",
+        ],
+        ["evaluate", "geneval", "--data", ADDRESS],
+        ["dataset", "build", "--model", ADDRESS, "--out", "out", "--templates", "1", "--captions", "1"],
+        ["dataset", "build", "--captions-from", ADDRESS, "--out", "out"],
+        ["train", "goal", "--model", ADDRESS, "--out", "out"],
+        ["train", "goal", "--data", ADDRESS, "--out", "out"],
+        ["train", "goal", "--config", ADDRESS, "--out", "out"],
+        ["train", "goal", "--set", f"data.hub_token={KEY}", "--out", "out"],
+        ["train", "goal", "--set", f"steps={ADDRESS}", "--out", "out"],
+        ["world", "report", "--model", ADDRESS],
+        ["votes", "votes.json", "--key", ADDRESS],
+        ["merge", ADDRESS, "--out", "out"],
+        ["results", ADDRESS],
+        ["convert", ADDRESS, "--from", "coco", "--to", "yolo", "--out", "out"],
+    ],
+    ids=lambda command: "-".join(word for word in command[:4] if "/" not in word),
+)
+def test_an_address_in_any_argument_is_shown_by_no_error(command, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(TRACEBACK, raising=False)
+    (tmp_path / "votes.json").write_text("{}")
+    assert main(command) == 2
+    written = capfd.readouterr()
+    assert len(written.err.strip()) > 20
+    assert_clean(f"{written.out}\n{written.err}".encode(), "the screen")
+    assert_no_secret_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command", [["plan", "a", "--planner"], ["results"], ["generate", "--layout"], ["merge"]]
+)
+def test_nor_by_the_end_of_a_traceback(command, tmp_path, monkeypatch):
+    monkeypatch.setenv(TRACEBACK, "1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, OSError)) as caught:
+        main([*command, f"replay:{ADDRESS}", *["--out", "out"] * (command == ["merge"])])
+    assert "127.0.0.1:1" in str(caught.value)
+    assert_clean(f"{caught.value}{caught.value!r}".encode(), "the traceback")
+
+
+def test_an_error_of_the_system_names_its_file_without_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv(TRACEBACK, "1")
+    monkeypatch.setattr("trueline.commands.methods.main", lambda _: Path(f"{tmp_path}/{ADDRESS}").read_text())
+    with pytest.raises(FileNotFoundError) as caught:
+        main(["methods"])
+    assert "127.0.0.1:1" in str(caught.value)
+    assert_clean(str(caught.value).encode(), "the traceback")
+
+
+def test_nor_by_a_remark_or_a_warning(capsys):
+    with warnings_as_lines():
+        warnings.warn(f"{ADDRESS} is slow", UserWarning, stacklevel=1)
+    say_of("a cat", 0, f"{ADDRESS} has no plan")
+    written = capsys.readouterr().err
+    assert written.count("127.0.0.1:1") == 2
+    assert_clean(written.encode(), "the screen")

@@ -133,7 +133,7 @@ _ADDRESS = re.compile(
 _WHOLE_ADDRESS = re.compile(rf"({_SCHEME})([^/?#]*@)?([^?#]*)([?#].*)?", re.IGNORECASE | re.DOTALL)
 _ASSIGNED = re.compile(r"""(?<![\w.-])([A-Za-z][\w.-]{0,80})(=)("[^"]*"|'[^']*'|[^\s"',;&)]+)""")
 _QUOTED = re.compile(r"""(["'])([\w.-]{1,80})\1(\s*:\s*)("(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)""")
-_FLAGGED = re.compile(r"(?<!\S)(--?[A-Za-z][\w.-]{0,80})(\s+)(?!-)(\S+)")
+_FLAGGED = re.compile(r"(?<!\S)(--?[A-Za-z][\w.-]{0,80})(\s+)(?!-)(\S+?)(?=;?(?:\s|$))")
 _BEARER = re.compile(r"\b(bearer|authorization:\s*\w+)(\s+)(\S{4,})", re.IGNORECASE)
 
 

@@ -76,7 +76,7 @@ def test_a_language_model_that_is_not_there_has_no_row_of_its_own(tmp_path, caps
     text = (tmp_path / "out/results.md").read_text()
     assert "| llm:x (2 of 2 by rules) |" in text and "- llm:x (2 of 2 by rules): 2 by rules" in text
     assert said.err.splitlines()[-1] == (
-        "trueline: plans: 2 of 2 by rules, not llm:x; more than 5%, so this is no result of llm:x"
+        "trueline: plans of llm:x: 2 of 2 by rules, not llm:x; more than 5%, so this is no result of llm:x"
     )
 
 
@@ -176,13 +176,26 @@ def test_generate_with_a_planner_and_a_reasoner_that_are_not_there(tmp_path, gat
     assert "1 boxes planned by llm:x (1 of 1 by rules)" in said
     assert "plans: 1 of 1 by rules, not llm:x" in said and "tags: 1 of 1 by rules, not llm:y" in said
     run = json.loads((tmp_path / "out/run.json").read_text())
-    assert (
-        run["answered"] == {"planner": {"rules": 1}, "reasoner": {"rules": 1}} and run["status"] == "complete"
-    )
+    assert run["answered"] == {"plans": {"rules": 1}, "tags": {"rules": 1}, "pictures": {"realign": 1}}
+    assert run["status"] == "complete"
     assert run["settings"]["planner"] == "llm:x (1 of 1 by rules)"
     record = json.loads((tmp_path / "out/0000-0.json").read_text())
     assert record["layout"]["meta"]["plan"]["planner"] == "rules"
     assert record["realign"]["rounds"][0]["looked"]["by_rules"] == ["apple"]
+
+
+def test_a_second_stage_that_fails_is_no_picture_of_it(tmp_path, gated_folder, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("no such detector")
+
+    monkeypatch.setattr("trueline.realign.stage.observe", broken)
+    tiny = ["--model", str(gated_folder), "--steps", "1", "--quiet", "--out", str(tmp_path / "out")]
+    again = ["--realign", "--detector", "oracle", "--segmenter", "none"]
+    assert main(["generate", "a red apple", *again, *tiny]) == 1
+    said = capsys.readouterr().err
+    assert "pictures: 1 of 1 by stage one, not realign" in said and "no such detector" in said
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["answered"]["pictures"] == {"stage one": 1} and run["status"] == "complete"
 
 
 def test_counts_that_are_none_are_refused_with_the_row():

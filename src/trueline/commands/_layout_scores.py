@@ -87,7 +87,7 @@ def score(
     folder = Folder(options.out)
     answers: dict[str, Sequence[Answer]] = {}
     seeded: dict[str, Sequence[int]] = {}
-    planners: list[Answered] = []
+    planned: dict[str, Answered | None] = {}
     for column in columns:
         if column.planner is None:
             answers[column.name], said = published(_files(column.spec), examples, everything)
@@ -97,12 +97,12 @@ def score(
             plans = ask(column.planner, examples, seeds, not options.quiet)
             said = [*plans.remarks(), f"all of them are in {_keep(folder, column, plans.layouts)}"]
             answers[column.name], seeded[column.name] = plans.answers, seeds
-            planners.append(plans.answered)
+            planned[f"{PLANS} of {column.name}"] = plans.answered
         for sentence in [*said, *unscored(options.benchmark, answers[column.name], options.mode)]:
             print(f"trueline: {column.name}: {sentence}", file=sys.stderr)
     table = rows(options.benchmark, answers, seeded, options.mode, command, commit(), against)
     print(write_rows(folder, table))
-    return not_as_asked(PLANS, planners)
+    return not_as_asked(planned)
 
 
 def _columns(options: argparse.Namespace, given: Given) -> list[Column]:

@@ -167,7 +167,7 @@ class PictureFolder:
 
     def _answered(self) -> dict[str, dict[str, int]]:
         planners = Counter(filter(None, (planned_by(picture.layout) for picture in self.wanted)))
-        return ({"planner": dict(planners)} if planners else {}) | self.answered
+        return ({"plans": dict(planners)} if planners else {}) | self.answered
 
     def summary(self) -> str:
         place = self.folder.path

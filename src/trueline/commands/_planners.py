@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given, refuse_idle, split_settings
@@ -95,11 +95,11 @@ def with_boxes(
     return planned, answered
 
 
-def not_as_asked(what: str, answered: "Iterable[Answered | None]") -> int:
-    """The exit code: 1, and a sentence on stderr, where too many of the answers are a stand-in's. ``what``: was
-    answered, in the plural."""
-    wrong = [each for each in answered if each is not None and not each.as_asked]
-    for each in wrong:
+def not_as_asked(answered: "Mapping[str, Answered | None]") -> int:
+    """The exit code: 1, and a sentence on stderr, where too many of the answers are a stand-in's. ``answered``: by
+    what was answered, in the plural."""
+    wrong = [(what, each) for what, each in answered.items() if each is not None and not each.as_asked]
+    for what, each in wrong:
         print(f"trueline: {each.complaint(what)}", file=sys.stderr)
     return 1 if wrong else 0
 

@@ -39,11 +39,18 @@ class Redrawing:
     method: Any
     rounds: int
     check: bool
-    answerers: list[str] = field(default_factory=list)  #: of each tag of each picture; "" is the reasoner
+    reasoners: list[str] = field(
+        default_factory=list
+    )  #: of each tag of each picture; "" is the one that was asked
+    stages: list[str] = field(default_factory=list)  #: what each picture is of, "" where nothing failed
 
     @property
-    def answered(self) -> Answered:
-        return Answered.of(self.reasoner.name, self.answerers)
+    def answered(self) -> dict[str, Answered]:
+        """By what was answered."""
+        return {
+            "tags": Answered.of(self.reasoner.name, self.reasoners),
+            "pictures": Answered.of(METHOD, self.stages),
+        }
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -84,8 +91,9 @@ class Redrawing:
             again += done.kept > 0
             for at in (each.observation for each in done.rounds if each.observation):
                 tags = dict.fromkeys(one.tag for one in at.objects)
-                self.answerers.extend("rules" if tag in at.by_rules else "" for tag in tags)
-            state.answered["reasoner"] = dict(self.answered.by)
+                self.reasoners.extend("rules" if tag in at.by_rules else "" for tag in tags)
+            self.stages.append((f"round {done.kept}" if done.kept else "stage one") if done.failed else "")
+            state.answered |= {what: dict(each.by) for what, each in self.answered.items()}
         print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
 
 

@@ -70,11 +70,10 @@ def _label(run: "EvaluationRun", method: str) -> str:
     from trueline.evaluation.planned_benchmark import PlannedBenchmark
     from trueline.evaluation.run import REFERENCE, ROUND_TRIP
 
-    of_pictures = isinstance(run.benchmark, PlannedBenchmark) and method not in (REFERENCE, ROUND_TRIP)
-    if not of_pictures or not run.benchmark.answered.stand_ins:
+    if not isinstance(run.benchmark, PlannedBenchmark) or method in (REFERENCE, ROUND_TRIP):
         return method
     answered = run.benchmark.answered
-    return f"{method} (boxes by {answered.asked}, {answered.told})"
+    return f"{method} (boxes by {answered.asked}, {answered.told})" if answered.stand_ins else method
 
 
 def _labelled(row: dict[str, Any], run: "EvaluationRun", labels: dict[str, str]) -> dict[str, Any]:

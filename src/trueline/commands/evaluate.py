@@ -216,7 +216,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
                 benchmark_class(options.benchmark), names, {picture.example.category for picture in pictures}
             )
         judges, seen = _seen(run, methods, names, options)
-    planners = [None if planned is None else planned.answered]
+    plans = {PLANS: None if planned is None else planned.answered}
     for note in notes:
         print(f"trueline: {note}", file=sys.stderr)
     if options.export is not None:
@@ -226,10 +226,10 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         print(
             f"{done} is done in {run.out}; give the command without --shard, and with judges, for the table"
         )
-        return not_as_asked(PLANS, planners)
+        return not_as_asked(plans)
     with warnings_as_lines():
         code = report(run, judges, seen, command, notes, options.mode, against)
-    return max(code, not_as_asked(PLANS, planners))
+    return max(code, not_as_asked(plans))
 
 
 def _planned(benchmark: "Benchmark", options: argparse.Namespace, given: Given) -> "PlannedBenchmark":

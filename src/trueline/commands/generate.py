@@ -160,10 +160,10 @@ def main(arguments: Sequence[str]) -> int:
     from trueline.commands._pictures import draw
 
     if not options.realign:
-        return draw(layouts, sampling, settings, options, methods) or not_as_asked(PLANS, [planned])
+        return draw(layouts, sampling, settings, options, methods) or not_as_asked({PLANS: planned})
     settings |= {"realign": redrawing.settings}
     code = draw(layouts, sampling, settings, options, methods, redrawing.draw)
-    return code or max(not_as_asked(PLANS, [planned]), not_as_asked("tags", [redrawing.answered]))
+    return code or not_as_asked({PLANS: planned} | redrawing.answered)
 
 
 def _refuse_beside_record(options: argparse.Namespace) -> None:

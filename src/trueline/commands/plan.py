@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
     answered = Answered.of(planner.name, map(planned_by, layouts))
     _conclude(layouts, len(prompts), options, answered.told)
-    return not_as_asked(PLANS, [answered]) or (0 if len(layouts) == len(prompts) else 1)
+    return not_as_asked({PLANS: answered}) or (0 if len(layouts) == len(prompts) else 1)
 
 
 def read_prompts(options: argparse.Namespace) -> list[str]:

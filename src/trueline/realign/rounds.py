@@ -39,13 +39,15 @@ class Round:
 
 @dataclass(frozen=True)
 class Realignment:
-    """All rounds of one picture; ``kept`` is the place of the final one among them. ``notes``: what went wrong."""
+    """All rounds of one picture; ``kept`` is the place of the final one among them. ``notes``: what went wrong;
+    ``failed``: by an error, so that a picture stands in for the one that was asked for."""
 
     index: int
     layout: Layout
     rounds: tuple[Round, ...]
     kept: int
     notes: tuple[str, ...] = ()
+    failed: bool = False
 
     @property
     def image(self) -> Image:

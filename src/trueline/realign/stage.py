@@ -47,6 +47,7 @@ class _PictureState:
     maps: list[Tensor] = field(default_factory=list)  # attention, from the last picture on that nothing led
     notes: list[str] = field(default_factory=list)
     over: bool = False
+    failed: bool = False
     fresh: bool = False  # drawn in this round
 
     @property
@@ -63,12 +64,17 @@ class _PictureState:
         self.notes.append(sentence)
         warnings.warn(f"picture {self.index}: {sentence}", stacklevel=2)
 
+    def fail(self, sentence: str) -> None:
+        """Stop, by an error of a model or of the drawing."""
+        self.failed = True
+        self.stop(sentence)
+
     def done(self, refining: bool) -> Realignment:
         kept = len(self.rounds) - 1
         if refining:  # max takes the first of equals
             points = [each.check.points if each.check else (-1, 0) for each in self.rounds]
             kept = points.index(max(points))
-        return Realignment(self.index, self.layout, tuple(self.rounds), kept, tuple(self.notes))
+        return Realignment(self.index, self.layout, tuple(self.rounds), kept, tuple(self.notes), self.failed)
 
 
 class Realign:
@@ -181,7 +187,7 @@ class Realign:
         try:
             observation = observe(last.image, prompt, self.models, self.reasoner)
         except Exception as error:  # of models that others wrote, with whatever errors
-            state.stop(f"the picture of round {state.number} could not be looked at: {one_line(error)}")
+            state.fail(f"the picture of round {state.number} could not be looked at: {one_line(error)}")
             return
         check = check_picture(prompt, observation)
         state.rounds[-1] = replace(last, observation=observation, check=check)
@@ -191,7 +197,8 @@ class Realign:
         try:
             layout, reason = self._layout(state)
         except Exception as error:  # a reasoner of the caller's may say anything
-            layout, reason = None, f"what was seen in round {state.number} cannot be used: {one_line(error)}"
+            state.fail(f"what was seen in round {state.number} cannot be used: {one_line(error)}")
+            return None
         if reason:
             state.stop(reason)
         return layout
@@ -245,7 +252,7 @@ class Realign:
             left = [state for state in group if not state.fresh]
             if len(group) == 1:
                 for state in left:
-                    state.stop(f"round {len(state.rounds)} could not be drawn: {one_line(error)}")
+                    state.fail(f"round {len(state.rounds)} could not be drawn: {one_line(error)}")
                 return
             for state in left:  # it may be the fault of one of them
                 self._redraw_group([state], layouts, options, more)
