@@ -21,6 +21,7 @@ from trueline.commands._model import warnings_as_lines
 from trueline.commands._planners import say as say_of
 from trueline.errors import FieldError, Frozen, is_secret, redacted, redacted_arguments, short
 from trueline.evaluation.benchmarks.nsr_1k import COUNTING, SPATIAL
+from trueline.evaluation.tables import markdown
 
 PASSWORD, TOKEN, KEY = "hunter2+pass/word", "tok=123&456", "sk-Geheim/9~a+b"
 SECRETS = (PASSWORD, TOKEN, KEY)
@@ -92,6 +93,7 @@ def assert_no_secret_in(folder: Path) -> int:
         ("hubToken=abc;PASSWORD='a b' n=3", "hubToken=***;PASSWORD=*** n=3"),
         ("Authorization: Bearer abcdefg", "Authorization: Bearer ***"),
         ("--key: study/key.json is no key", "--key: study/key.json is no key"),
+        ("--set: write KEY=VALUE (got 'x')", "--set: write KEY=VALUE (got 'x')"),
         ("a red apple at 3:/4, replay:/a@b.json, http://h:80/v1", "a red apple at 3:/4, replay:/a@b.json, http://h:80/v1"),
     ],
 )  # fmt: skip
@@ -158,6 +160,13 @@ def test_a_mask_knows_how_a_secret_is_written():
             assert_clean(f"it is {written}!".encode(), "the check itself")
     plain = "a red apple, someone's passwords and tokens"
     assert mask(plain) == plain and Mask([])(plain) == plain
+
+
+def test_a_table_of_old_rows_shows_no_secret():
+    row = dict.fromkeys(("benchmark", "model", "method", "metric", "category", "protocol", "commit"), "x")
+    row |= {"value": 1, "low": 1, "high": 1, "n": 1, "images_per_prompt": 1, "seeds": []}
+    text = markdown([row | {"command": "trueline evaluate --llm.base_url http://u:geheim@h/v1?token=t"}])
+    assert "http://***@h/v1?***" in text and "geheim" not in text
 
 
 # A server that echoes

@@ -200,5 +200,6 @@ def _bare(address: re.Match[str]) -> str:
 
 
 def _without_value(match: re.Match[str]) -> str:
-    name, mark, _value = match.groups()
-    return f"{name}{mark}{HIDDEN}" if is_secret(name) else match[0]
+    name, mark, value = match.groups()
+    told = value == "VALUE" or not is_secret(name)  # "write KEY=VALUE"
+    return match[0] if told else f"{name}{mark}{HIDDEN}"

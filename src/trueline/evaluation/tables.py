@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+from trueline.errors import redacted
+
 Result = Mapping[str, Any]
 
 TEXTS = ("benchmark", "model", "method", "metric", "category", "protocol", "command", "commit")
@@ -28,7 +30,7 @@ LOWER_IS_BETTER = frozenset(
 )
 FEWEST = 10  #: pictures of which a difference is called better or worse
 MANY = 6  #: methods: of more, each has a row, and the page shows the lines over all categories only
-PLANS = "Plans, by who made them"
+PLANS = "Plans behind each number, by who made them"
 NOTHING = "-"  #: stands where there is no number
 
 
@@ -108,7 +110,8 @@ def _table(benchmark: str, model: str, rows: Sequence[Result]) -> Table:
 
 
 def run_of(row: Result) -> Provenance:
-    return Provenance(row["command"], row["commit"], tuple(row["seeds"]), row["images_per_prompt"])
+    """Without secrets, whoever wrote the row."""
+    return Provenance(redacted(row["command"]), row["commit"], tuple(row["seeds"]), row["images_per_prompt"])
 
 
 def check_rows(rows: Any, where: str = "rows") -> None:
