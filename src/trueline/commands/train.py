@@ -25,7 +25,8 @@ recipes:
 Writes into --out: final (the result), best (the weights of the step with the best held-out score, where there is
 one), train.json (all settings and what was done), log.jsonl, checkpoints, cache (the encoded pictures),
 left_out.jsonl (what of the data was not used), validation (pictures drawn on the way), not_finite.jsonl (the last bad
-steps of a run that gave up). Several processes: torchrun --nproc-per-node 2 -m trueline.cli train ..."""
+steps of a run that gave up). Several processes:
+accelerate launch --multi_gpu --num_processes 2 -m trueline.cli train ..."""
 
 #: Argument of the library -> flag, where the names differ.
 FLAGS = {"data.source": "--data"}

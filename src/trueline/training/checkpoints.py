@@ -42,7 +42,7 @@ Groups = Mapping[str, Mapping[str, Tensor]]  #: group -> name -> tensor
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingState:
     """The state after ``step`` steps: tensors by group and name, and the rest as JSON has it."""
 
     step: int
@@ -72,7 +72,7 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
         return path
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self) -> TrainingState | None:
         """The state of the newest checkpoint that can be read; None when there is none.
 
         Raises:
@@ -153,7 +153,7 @@ def _parts(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[Any]:
         yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
+def _read(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     """The state and the identity in a file.
 
     Raises:
@@ -176,4 +176,4 @@ def _read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
             if key != HASH:
                 group, _, name = key.partition("/")
                 tensors.setdefault(group, {})[name] = opened.get_tensor(key)
-    return Checkpoint(about["step"], tensors, about["rest"]), about["identity"]
+    return TrainingState(about["step"], tensors, about["rest"]), about["identity"]
