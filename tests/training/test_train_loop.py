@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from training_builders import CPU, After, Guessing, fit, loop_of, stream, twin
 
 from trueline.models.grounding import fusers
-from trueline.training.accelerator import make_accelerator
+from trueline.training.accelerator import SHARDED, make_accelerator
 from trueline.training.checkpoints import Checkpoints
 from trueline.training.loop import TrainingError, TrainingLoop
 from trueline.training.losses.denoising import DenoisingObjective
@@ -451,6 +451,16 @@ def test_pictures_are_asked_for_with_the_averaged_weights(tmp_path, plain):
 def test_fp16_needs_a_gpu():
     with pytest.raises(ValueError, match="precision: fp16 needs a GPU"):
         make_accelerator(Optimisation(precision="fp16"), CPU)
+
+
+@pytest.mark.parametrize(("variable", "what"), SHARDED.items())
+def test_weights_spread_over_processes_are_refused(variable, what, monkeypatch):
+    """They would be averaged, written and validated in parts, without a word."""
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ValueError, match=f"accelerate: {what} spreads the weights .* lora and checkpointing"):
+        make_accelerator(Optimisation(), CPU)
+    monkeypatch.setenv(variable, "false")
+    make_accelerator(Optimisation(), CPU)
 
 
 def test_fp16_scales_its_loss_and_goes_on_with_the_same_scale(tmp_path, plain, monkeypatch):

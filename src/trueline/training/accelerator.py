@@ -1,5 +1,6 @@
 """accelerate for a run: precision, device, and what several processes agree on."""
 
+import os
 from typing import Any
 
 import torch
@@ -10,13 +11,27 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from trueline.models.devices import fast_bfloat16
 from trueline.training.settings import Optimisation
 
+#: accelerate's launcher says by these that the weights are spread over processes.
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron",
+}
+
 
 def make_accelerator(settings: Optimisation, device: torch.device) -> Accelerator:
     """accelerate for this precision and device.
 
     Raises:
-        ValueError: fp16 where it cannot be trained in.
+        ValueError: fp16 where it cannot be trained in; accelerate was told to spread the weights over processes,
+            of which each must hold them whole here: averages, checkpoints and validation read them.
     """
+    for name, what in SHARDED.items():
+        if os.environ.get(name, "").lower() in ("1", "true", "yes"):
+            raise ValueError(
+                f"accelerate: {what} spreads the weights over processes, which training does not do; launch plain "
+                "processes, and save memory by lora and checkpointing"
+            )
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if fast_bfloat16(device) else "fp32"
