@@ -1,0 +1,185 @@
+"""A folder of results in which each file appears whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+try:
+    import fcntl
+except ImportError:  # not on Windows; there the age of a left-over decides
+    fcntl = None  # type: ignore[assignment]
+
+KEY = "trueline"  #: keyword of the PNG text chunk that holds the record
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ALMOST_FULL = (
+    1 << 20
+)  #: bytes free, below which a library's unclear error while writing is put down to the disk
+YOUNG = 5.0  #: seconds; a temporary file as young as that may not be locked yet
+OLD = 3600.0  #: seconds; where files cannot be locked, a temporary file as old as that has no writer
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+
+
+class DiskFull(OSError):
+    """There was no room for a file. What was there before is as it was."""
+
+    def __init__(self, path: Path):
+        cure = "free some, and give the same command again: what is done stays"
+        super().__init__(f"{path}: no space left on the disk; {cure}")
+
+
+class Folder:
+    """Makes ``path`` and proves that it can be written, before any time is spent on its contents.
+
+    Raises:
+        ValueError: it cannot be written, with the reason.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ValueError(f"out: cannot write to {self.path} ({reason}); choose another folder") from None
+
+    def write_json(self, name: str, content: Any) -> Path:
+        return self.write(name, lambda file: file.write(json_bytes(content)))
+
+    def write_png(self, name: str, image: Image.Image, record: dict[str, Any] | None = None) -> Path:
+        """Save ``image``; ``record`` goes into the file's text: the picture alone says how it was made."""
+        return self.write(name, lambda file: save_png(file, image, record))
+
+    def write(self, name: str, fill: Callable[[BinaryIO], Any]) -> Path:
+        """Fill a temporary file beside the target, force it to disk, then rename it: the rename is atomic.
+
+        Args:
+            name: of the file; with slashes: in folders below, which are made.
+
+        Raises:
+            DiskFull: and the file is as it was.
+        """
+        target = self.path / name
+        with disk_full_said(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = None
+            try:
+                with _temporary_beside(target) as file:
+                    temporary = Path(file.name)
+                    fill(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.replace(temporary, target)
+            except BaseException:
+                if temporary is not None:
+                    temporary.unlink(missing_ok=True)
+                raise
+            sync_folder(target.parent)
+        return target
+
+
+def json_bytes(content: Any) -> bytes:
+    """Indented JSON in UTF-8, as ``Folder.write_json`` writes it."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def save_png(file: BinaryIO, image: Image.Image, record: dict[str, Any] | None = None) -> None:
+    """``image`` as PNG, with ``record`` in the file's text."""
+    text = PngInfo()
+    if record is not None:
+        text.add_text(KEY, json.dumps(record))  # ASCII: the chunk is Latin-1
+    image.save(file, format="PNG", pnginfo=text)
+
+
+@contextmanager
+def disk_full_said(path: Path) -> Iterator[None]:
+    """What fails inside because the disk of ``path`` is full is a ``DiskFull``, whatever the library made of it."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except (OSError, RuntimeError) as error:  # torch and safetensors have errors of their own
+        if getattr(error, "errno", None) in FULL:
+            raise DiskFull(path) from error
+        if not isinstance(error, OSError) and shutil.disk_usage(path.parent).free < ALMOST_FULL:
+            raise DiskFull(path) from error
+        raise
+
+
+def _temporary_beside(target: Path) -> Any:
+    """An open file with a name of its own, locked while it is open: who can lock it knows it for a left-over."""
+    prefix = f".{target.name[:100]}."
+    file = tempfile.NamedTemporaryFile(dir=target.parent, prefix=prefix, suffix=".tmp", delete=False)  # noqa: SIM115
+    if hasattr(os, "fchmod"):  # others of a shared folder read it, as if open() had made it
+        os.fchmod(file.fileno(), 0o666 & ~UMASK)
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's list of names to disk, where the system can."""
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        with suppress(OSError):  # some network file systems
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def clean_leftovers(path: Path) -> int:
+    """Remove the temporary files of writers that are gone, in all folders below ``path``; returns their number."""
+    removed = 0
+    for place, _, names in os.walk(path):
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp"):
+                removed += _remove_if_dead(Path(place) / name)
+    return removed
+
+
+def _remove_if_dead(path: Path) -> bool:
+    try:
+        age = time.time() - path.lstat().st_mtime
+        if path.is_symlink() or age < YOUNG or (age < OLD and not _lockable(path)):
+            return False
+        path.unlink()
+    except OSError:  # it was renamed, or removed by another
+        return False
+    return True
+
+
+def _lockable(path: Path) -> bool:
+    if fcntl is None:
+        return False
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 so that the file is there whole or, whatever happens, as it was before."""
+    target = Path(path)
+    Folder(target.parent).write(target.name, lambda file: file.write(text.encode("utf-8")))
+
+
+def json_lines(rows: Iterable[Any]) -> bytes:
+    """JSON Lines in UTF-8."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
