@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trueline.engine.progress import Progress
-from trueline.files import Job, Result, RunFolder
+from trueline.files import Job, Outcome, RunFolder
 
-Do = Callable[[Job], Result]
+Do = Callable[[Job], Outcome]
 POLL = 0.5  #: seconds between two questions whether others are done with the rest
 
 

@@ -24,7 +24,7 @@ from trueline.files.readers import (
     read_table,
     read_text,
 )
-from trueline.files.run_folder import Job, Result, RunFolder
+from trueline.files.run_folder import Job, Outcome, RunFolder
 
 __all__ = [
     "KEY",
@@ -35,7 +35,7 @@ __all__ = [
     "Folder",
     "Job",
     "Journal",
-    "Result",
+    "Outcome",
     "RunFolder",
     "clean_leftovers",
     "disk_full_said",

@@ -5,7 +5,7 @@
     progress/claims/            what is in whose hands (claims.py)
     progress/done/*.jsonl       what is done, with sizes and checksums (journal.py)
 
-The unit of work is a ``Job``: a function makes its ``Result``, the bytes of files, and the folder keeps them. A unit
+The unit of work is a ``Job``: a function makes its ``Outcome``, the bytes of files, and the folder keeps them. A unit
 is done when its files are what the journal says.
 """
 
@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trueline.errors import short
 from trueline.files.claims import Busy, Claim, Claims, myself
 from trueline.files.digests import json_digest
 from trueline.files.folder import Folder, clean_leftovers
@@ -39,7 +38,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Result:
+class Outcome:
     """What a job made.
 
     ``files``: name in the folder -> bytes, written in this order. ``failed``: what of it could not be made -> a
@@ -81,7 +80,9 @@ class RunFolder(Folder):
         self.started = time.monotonic()
         self.wasted = 0  #: units that were done here although another had taken them over
         self.claims = Claims(self.path / PROGRESS / "claims", takeover)
-        asked = json.loads(json.dumps(dict(settings)))  # as it will be read again
+        from trueline.errors import redacted
+
+        asked = redacted(json.loads(json.dumps(dict(settings))))  # as it will be read again
         self.manifest = {
             "schema": SCHEMA,
             "command": command,
@@ -145,7 +146,7 @@ class RunFolder(Folder):
         finally:
             self.claims.release(claim)
 
-    def keep(self, claim: Claim, job: Job, result: Result, seconds: float = 0.0) -> bool:
+    def keep(self, claim: Claim, job: Job, result: Outcome, seconds: float = 0.0) -> bool:
         """Write a job's files and note it as done; False where another has taken it over meanwhile."""
         if not self.claims.mine(claim):
             self.wasted += 1
@@ -186,6 +187,8 @@ class RunFolder(Folder):
 
 def _difference(path: Path, asked: Mapping[str, Any]) -> str:
     """What the manifest on disk says otherwise, as the rest of a sentence on its folder; "" for nothing."""
+    from trueline.errors import short  # needs pydantic, which no help text waits for
+
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
         if old["schema"] != SCHEMA:
