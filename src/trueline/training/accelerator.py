@@ -1,6 +1,9 @@
 """accelerate for a run: precision, device, and what several processes agree on."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,9 +11,11 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 
+from trueline.files import Busy, Claims, clean_leftovers
 from trueline.models.devices import fast_bfloat16
 from trueline.training.settings import Optimisation
 
+CLAIM = "train"
 #: accelerate's launcher says by these that the weights are spread over processes.
 SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -65,3 +70,33 @@ def of_main_process(accelerator: Accelerator, value: Any) -> Any:
     if accelerator.num_processes > 1:
         broadcast_object_list(values)
     return values[0]
+
+
+@contextmanager
+def alone(accelerator: Accelerator, home: Path) -> Iterator[Callable[[], None]]:
+    """Nobody else trains in the folder while the block runs; of several processes the main one holds the claim.
+
+    Yields what raises Busy where another has taken the folder over, because this process gave no sign of life.
+
+    Raises:
+        Busy: another trains there, in every process.
+    """
+    claims, claim, refused = Claims(home / "progress" / "claims"), None, ""
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            try:
+                claim = stack.enter_context(claims.held(CLAIM, what=f"out: {home}"))
+                clean_leftovers(home)
+            except Busy as busy:
+                refused = str(busy)
+        if refused := of_main_process(accelerator, refused):
+            raise Busy(refused)
+
+        def check() -> None:
+            if claim is not None and not claims.mine(claim):
+                raise Busy(
+                    f"out: {home} was taken over by {claims.holder(CLAIM)}, for this process had given no sign of "
+                    "life; it writes nothing more there"
+                )
+
+        yield check

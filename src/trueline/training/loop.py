@@ -86,6 +86,7 @@ class TrainingLoop(Generic[_Batch]):
         statistics: a module whose buffers the run changes besides those of nets that learn; checkpoints hold them.
         identity: what must be the same when the run goes on.
         observe: more to log, with each line.
+        check: raises where nothing may be written any more; asked before each line and checkpoint.
         validator: what is drawn and scored on the way, with the averaged weights in place; it may end the run early.
 
     Raises:
@@ -105,6 +106,7 @@ class TrainingLoop(Generic[_Batch]):
     validator: Validator | None = None
     tensorboard: bool = False
     stop: Callable[[], bool] = lambda: False
+    check: Callable[[], None] = lambda: None
 
     step: int = field(default=0, init=False)  #: steps done
     skipped: int = field(default=0, init=False)  #: of them without an update
@@ -285,6 +287,7 @@ class TrainingLoop(Generic[_Batch]):
 
     def _line(self) -> dict[str, Any]:
         """Means since the last line, over all processes."""
+        self.check()
         sums = gathered(self.accelerator, [self.log.sums])
         more = {"lr": self.settings.rate(self.step - 1), "skipped": self.skipped, **self.observe()}
         return self.log.line(self.step, sums, more | {"seconds": round(self.seconds, 2)})
@@ -340,6 +343,7 @@ class TrainingLoop(Generic[_Batch]):
     def _write_checkpoint(self) -> None:
         """Without waiting: where validation fails, the other processes do not come."""
         if self.accelerator.is_main_process:
+            self.check()
             scaler = self.accelerator.scaler
             tensors: dict[str, dict[str, Tensor]] = {
                 "weights": dict(self.trained),

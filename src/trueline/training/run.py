@@ -18,11 +18,11 @@ import torch
 from accelerate import Accelerator
 
 from trueline.errors import redacted
-from trueline.files import Folder
+from trueline.files import Busy, Folder
 from trueline.models.backbone import Backbone
 from trueline.models.grounding_layers import gates
 from trueline.sampling.records import versions
-from trueline.training.accelerator import make_accelerator
+from trueline.training.accelerator import alone, make_accelerator
 from trueline.training.data.examples import Examples, open_examples
 from trueline.training.data.latents import Latents, Unseen, encoded, fingerprint
 from trueline.training.data.stream import Shuffled
@@ -80,6 +80,7 @@ class TrainingRun:
     accelerator: Accelerator = field(init=False)
     examples: Examples = field(init=False)
     task: Task = field(init=False)
+    _check: Callable[[], None] = field(init=False)  #: raises where the folder is another's by now
 
     def __post_init__(self) -> None:
         self.home = Folder(self.out)
@@ -89,8 +90,13 @@ class TrainingRun:
 
         Raises:
             ValueError: settings, data, checkpoint or folder that cannot be used, in one sentence.
+            Busy: another trains in the folder.
         """
         self.accelerator = make_accelerator(self.settings, self.device)
+        with alone(self.accelerator, self.home.path) as self._check:
+            return self._run()
+
+    def _run(self) -> int:
         if (steps := self._done()) is not None:
             self._say(f"{self.home.path / RESULT} is there already, of {steps} steps; nothing to do")
             return 0
@@ -151,6 +157,7 @@ class TrainingRun:
             validator=validator,
             tensorboard=settings.tensorboard,
             stop=stop,
+            check=self._check,
         )
 
     def _train(self, loop: TrainingLoop[Batch], facts: Mapping[str, Any]) -> None:
@@ -158,6 +165,8 @@ class TrainingRun:
         try:
             for line in loop:
                 self._progress(line)
+        except Busy:
+            raise  # the folder is another's
         except BaseException:
             self._record(facts, loop, "failed")
             raise
@@ -306,6 +315,7 @@ class TrainingRun:
     def _finish(self, loop: TrainingLoop[Batch], facts: Mapping[str, Any]) -> None:
         """The result appears whole or not at all."""
         if self.accelerator.is_main_process:
+            self._check()
             target, temporary = self.home.path / RESULT, self.home.path / f".{RESULT}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
             with loop.averaged():
