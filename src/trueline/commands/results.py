@@ -18,9 +18,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
     from trueline.evaluation.results_page import write_results_page
 
-    options = parser().parse_args(arguments)
     write_results_page(options.folder, options.out)
     print(options.out)
     return 0
