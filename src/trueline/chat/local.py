@@ -10,6 +10,7 @@ from trueline.chat.model import LOCAL, WARM, ChatError, Completion, Messages
 from trueline.chat.settings import ChatSettings
 from trueline.errors import first_line
 from trueline.models.pretrained import Checkpoint
+from trueline.seeds import seed_torch
 
 
 class Local:
@@ -54,7 +55,7 @@ class Local:
             devices = [self.model.device] if self.model.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices, enabled=seed is not None):
                 if seed is not None:
-                    torch.manual_seed(seed)
+                    seed_torch(seed)
                 written = self.model.generate(
                     **tokens,
                     max_new_tokens=room,

@@ -28,7 +28,7 @@ from trueline.models.encoded import Encoded
 from trueline.sampling.loop import draw
 from trueline.sampling.masks import region_masks
 from trueline.sampling.method import Context, Method, Part
-from trueline.seeds import hashed, noise_generators
+from trueline.seeds import WIDE, hashed, noise_generators
 
 PATCH = 8
 """Side, in latents, of the picture that a colour is encoded in: enough that its centre does not see the edge."""
@@ -199,7 +199,9 @@ def _negatives(backbone: Backbone, usual: Encoded, regions: Sequence[Region]) ->
 
 def _colours(backbone: Backbone, keys: Sequence[int]) -> Float[Tensor, "rows c"]:
     """A random colour for each key, as a latent."""
-    colours = torch.stack([torch.rand(3, generator=own) * 2 - 1 for own in noise_generators(keys)])
+    colours = torch.stack(
+        [torch.rand(3, generator=own) * 2 - 1 for own in noise_generators([key % WIDE for key in keys])]
+    )
     return colour_latents(backbone, colours)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trueline.models.backbone import Backbone
 from trueline.models.grounding import fusers
+from trueline.seeds import seed_torch
 
 
 def is_grounding(name: str) -> bool:
@@ -34,7 +35,7 @@ def with_grounding(unet: UNet2DConditionModel, seed: int = 0) -> UNet2DCondition
     if not isinstance(config.cross_attention_dim, int):
         raise ValueError("model: its U-Net reads texts of several widths; grounding layers need one")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_torch(seed)
         made = UNet2DConditionModel.from_config({**config, "attention_type": "gated"})
     plain = {name: weight for name, weight in unet.state_dict().items() if not is_grounding(name)}
     fitted = made.load_state_dict(plain, strict=False)

@@ -23,7 +23,7 @@ from trueline.sampling.method import Method, Step
 from trueline.sampling.options import Sampling
 from trueline.sampling.records import make_record, unknown_words
 from trueline.sampling.request import Request
-from trueline.seeds import Seed, noise_generators
+from trueline.seeds import RULE, WIDE, Seed, noise_generators, rule_1
 
 DEFAULT_BATCH = 16  # pictures denoised at once when the caller does not say
 
@@ -127,17 +127,22 @@ class Pipeline:
             raise ValueError(f"methods: give those of the record, in its order: {record['methods']}")
         size, row = record["batch"]["size"], record["batch"]["row"]
         layout, seed = Layout.from_record(record["layout"]), (record["seed"], record["seed_index"])
+        old = record["seed"] >= WIDE and "seed_rule" not in record
         stream = self.stream(
             [layout] * size,
             sampling=Sampling.of_record(record),
             methods=methods,
-            seeds=[seed] * size,
+            seeds=[rule_1(*seed) if old else seed] * size,
             batch_size=size,
             checked=True,  # it may be the picture without regions of a list that had some
             progress=False,
         )
         copies = sorted(stream, key=lambda picture: picture.index)
-        return replace(copies[row], index=0)
+        again = copies[row].record
+        if old:
+            own = {name: record[name] for name in ("seed", "seed_index", "layout")}
+            again = {name: value for name, value in (again | own).items() if name != "seed_rule"}
+        return replace(copies[row], index=0, record=again)
 
     # Drawing the batches
 
@@ -195,6 +200,8 @@ class Pipeline:
         made = []
         for row, (order, image) in enumerate(zip(batch, images, strict=True)):
             noise = {"index": order.index, "seed": order.seed, "seed_index": order.seed_index}
+            if (order.seed or 0) >= WIDE:
+                noise["seed_rule"] = RULE
             place = {"size": len(batch), "row": row}
             record = make_record(self.backbone, request, order.layout, noise, place, order.notes)
             made.append(Picture(order.index, image, record))

@@ -33,7 +33,7 @@ def make_record(
     Args:
         layout: with its size and seed settled.
         noise: "index" in the call's order, "seed" and "seed_index"; a seed of None: the noise was the caller's own
-            and is not recorded.
+            and is not recorded; "seed_rule" where the seed is wide (``seeds.RULE``).
         batch: how many pictures ran together ("size") and in which "row"; kernels round by it.
         notes: words cut or unknown, fallbacks taken.
     """

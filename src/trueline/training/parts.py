@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from trueline.models.backbone import Backbone, Part
+from trueline.seeds import seed_torch
 
 Parameters = dict[str, nn.Parameter]
 ADAPTER = "default"  #: the LoRA's name in the U-Net; diffusers' and Backbone.load_lora's own default
@@ -45,7 +46,7 @@ def _add_lora(net: Any, chosen: Parameters, rank: int, seed: int) -> None:
         if isinstance(layer, nn.Linear) and f"{name}.weight" in chosen
     ]
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
-        torch.manual_seed(seed)
+        seed_torch(seed)
         net.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=ADAPTER)
 
 

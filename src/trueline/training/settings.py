@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from trueline.errors import FieldError, Frozen, redacted
+from trueline.layout import MAX_SEED
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -37,7 +38,7 @@ class Optimisation(Frozen):
             which. Each is skipped.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     steps: Count = 1000
     batch: Count = 8
     accumulate: Count = 1
@@ -118,7 +119,7 @@ class Validation(Frozen):
     n: Annotated[int, Field(ge=1, le=64)] = 8
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
     guidance_scale: Annotated[float, Field(ge=0)] = 7.5
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     each: Annotated[int, Field(ge=1, le=16)] = 1
     patience: Annotated[int, Field(ge=0)] = 0
     least: Annotated[float, Field(ge=0)] = 0.0

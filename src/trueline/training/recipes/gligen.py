@@ -25,7 +25,7 @@ from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.grounding_layers import gates, prepare_grounding, with_grounding
 from trueline.pictures import BrokenPicture
-from trueline.seeds import generator_of
+from trueline.seeds import generator_of, seed_torch
 from trueline.training.data.examples import Examples, open_examples
 from trueline.training.data.latents import encode_pictures
 from trueline.training.losses.denoising import DenoisingObjective, ground, noised
@@ -147,7 +147,7 @@ def add_layers(settings: GligenSettings, backbone: Backbone, examples: Examples)
             )
         parts = [backbone.encode_phrases(phrases[i : i + 64]) for i in range(0, len(phrases), 64)]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+            seed_torch(settings.seed)
             _prepare(backbone, torch.cat(parts).float())
 
 

@@ -26,6 +26,7 @@ from trueline.models.alignment_loss import alignment_gradient, ideal_displacemen
 from trueline.models.backbone import Backbone
 from trueline.models.pretrained import Checkpoint
 from trueline.models.shipped import shipped_folder
+from trueline.seeds import seed_torch
 from trueline.training.data.examples import bytes_of, digest
 from trueline.training.losses.denoising import DenoisingObjective
 from trueline.training.losses.hcma import AlignmentObjective
@@ -240,7 +241,7 @@ def make_net(settings: HcmaSettings, backbone: Backbone) -> AlignmentNet:
     given["timesteps"] = (settings.t_low, settings.t_high)
     projection = text_projection(settings, backbone)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        seed_torch(settings.seed)
         try:
             return AlignmentNet.for_backbone(backbone, projection, **given)
         except ValueError as error:
