@@ -45,7 +45,7 @@ def test_the_reader_of_imports_sees_what_there_is():
 
 #: Every package and every module of the root, lowest first: each may import those before it, also in functions.
 ORDER = (
-    "errors", "boxes", "layout", "files", "pictures", "seeds", "engine",
+    "errors", "exits", "boxes", "layout", "files", "pictures", "seeds", "engine",
     "english", "models", "sampling", "chat", "perception", "planner", "formats", "methods", "realign", "training",
     "world", "evaluation", "dataset", "commands", "cli",
 )  # fmt: skip

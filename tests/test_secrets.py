@@ -351,22 +351,22 @@ def test_an_address_in_any_argument_is_shown_by_no_error(command, tmp_path, monk
 @pytest.mark.parametrize(
     "command", [["plan", "a", "--planner"], ["results"], ["generate", "--layout"], ["merge"]]
 )
-def test_nor_by_the_end_of_a_traceback(command, tmp_path, monkeypatch):
+def test_nor_by_a_traceback(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(TRACEBACK, "1")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises((ValueError, OSError)) as caught:
-        main([*command, f"replay:{ADDRESS}", *["--out", "out"] * (command == ["merge"])])
-    assert "127.0.0.1:1" in str(caught.value)
-    assert_clean(f"{caught.value}{caught.value!r}".encode(), "the traceback")
+    assert main([*command, f"replay:{ADDRESS}", *["--out", "out"] * (command == ["merge"])]) == 2
+    written = capsys.readouterr().err
+    assert "Traceback" in written and written.count("127.0.0.1:1") >= 2
+    assert_clean(written.encode(), "the traceback")
 
 
-def test_an_error_of_the_system_names_its_file_without_secrets(tmp_path, monkeypatch):
+def test_an_error_of_the_system_names_its_file_without_secrets(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(TRACEBACK, "1")
     monkeypatch.setattr("trueline.commands.methods.main", lambda _: Path(f"{tmp_path}/{ADDRESS}").read_text())
-    with pytest.raises(FileNotFoundError) as caught:
-        main(["methods"])
-    assert "127.0.0.1:1" in str(caught.value)
-    assert_clean(str(caught.value).encode(), "the traceback")
+    assert main(["methods"]) == 2
+    written = capsys.readouterr().err
+    assert "FileNotFoundError" in written and written.count("127.0.0.1:1") >= 2
+    assert_clean(written.encode(), "the traceback")
 
 
 def test_nor_by_a_remark_or_a_warning(capsys):

@@ -1,12 +1,16 @@
 """The command line: runs the module of a command, and turns failures into one sentence and an exit code.
 
-Exit codes: 0 done; 1 done, but not as wanted; 2 input that cannot be used; 130 stopped by Ctrl-C.
+What the codes mean is in ``trueline.exits.EXITS``; ``trueline --help`` shows it.
 """
 
 import os
 import sys
-from collections.abc import Sequence
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
 from importlib import import_module
+
+from trueline.exits import EXITS, FAULT, UNUSABLE, Terminated, sigterm_stops, stop_code, unusable
 
 #: Command name = module in ``trueline.commands`` -> what it does. Strings, so that help imports nothing.
 COMMANDS = {
@@ -23,42 +27,86 @@ COMMANDS = {
     "world": "make and measure the embedded world",
 }
 
+#: Command lines that, given again, go on with what they had done: how they begin.
+GO_ON = ("generate", "train", "dataset build", "evaluate", "world build")
 TRACEBACK = "TRUELINE_TRACEBACK"  #: environment variable: when set, failures show where they come from
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: ``sys.argv``) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
+    try:
+        with sigterm_stops():
+            run, rest = _command(arguments)
+            code = run(rest)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt as stop:
+        _say(_stopped(stop, arguments))
+        return stop_code(stop)
+    except Exception as error:
+        return _failed(error, arguments)
+
+
+def _command(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
+    """What to call, and with which arguments."""
+    if not arguments or arguments[0] in ("-h", "--help", "--version"):
+        return _about, arguments
+    command, *rest = arguments
+    if command not in COMMANDS:
+        raise ValueError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+    return import_module(f"trueline.commands.{command}").main, rest
+
+
+def _about(arguments: list[str]) -> int:
+    if arguments[:1] == ["--version"]:
         from trueline import __version__
 
         print(f"trueline {__version__}")
         return 0
-    command, *rest = arguments
+    print(_usage())
+    return 0 if arguments else UNUSABLE
+
+
+def _stopped(stop: KeyboardInterrupt, arguments: Sequence[str]) -> str:
+    what = "SIGTERM" if isinstance(stop, Terminated) else "Ctrl-C"
+    kept = any(" ".join(arguments).startswith(command) for command in GO_ON)
+    how = "what is done is kept, and the same command goes on" if kept else "give the same command again"
+    return f"stopped by {what}; {how}"
+
+
+def _failed(error: Exception, arguments: Sequence[str]) -> int:
+    """Say what failed; the exit code. A fault of Trueline shows where it is from; so does all, for who asks."""
+    from trueline.errors import one_line, redacted
+
+    sentence = unusable(error)
+    if sentence is None or TRACEBACK in os.environ:
+        print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    if isinstance(error, OSError):
+        _close_stdout_if_full()
+    if sentence is None:
+        fault = f"{type(error).__name__}: {one_line(error)}"
+        _say(f"a fault of Trueline itself ({fault}); please report it, with the command and the lines above")
+        return FAULT
+    _say(_with_flags(" ".join(redacted(sentence).split()), arguments[:1]))
+    return UNUSABLE
+
+
+def _say(sentence: str) -> None:
+    print(f"trueline: {sentence}", file=sys.stderr)
+
+
+def _close_stdout_if_full() -> None:
+    """What cannot be written must not be tried once more when the process ends: that is another message and code."""
     try:
-        if command not in COMMANDS:
-            raise ValueError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
-        return import_module(f"trueline.commands.{command}").main(rest)
-    except KeyboardInterrupt:
-        print("trueline: stopped", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        if TRACEBACK in os.environ:
-            _hide_secrets(error)
-            raise
-        print(f"trueline: {_sentence(error, command)}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _sentence(error: BaseException, command: str) -> str:
-    """The error in one line. The library names arguments; what the command has a flag for is named by that."""
-    from trueline.errors import redacted
-
-    sentence = " ".join(redacted(str(error)).split())
-    module = sys.modules.get(f"trueline.commands.{command}")
+def _with_flags(sentence: str, command: Sequence[str]) -> str:
+    """The library names arguments; what the command has a flag for is named by that."""
+    module = sys.modules.get(".".join(["trueline.commands", *command]))
     if module is None:
         return sentence
     from trueline.commands._parser import with_flags
@@ -66,24 +114,22 @@ def _sentence(error: BaseException, command: str) -> str:
     return with_flags(sentence, getattr(module, "FLAGS", {}), getattr(module, "GROUPS", ()))
 
 
-def _hide_secrets(error: BaseException) -> None:
-    """A traceback ends in what the error says."""
-    from trueline.errors import redacted
-
-    error.args = redacted(error.args)
-    if isinstance(error, OSError) and isinstance(error.filename, str):
-        error.filename = redacted(error.filename)
-
-
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    codes = "\n".join(
+        textwrap.fill(what, 100, initial_indent=f"  {code:<{width}}  ", subsequent_indent=" " * (width + 4))
+        for code, what in EXITS.items()
+    )
     return f"""usage: trueline COMMAND ...
 
 Text-to-image diffusion that follows its words and its boxes.
 
 commands:
 {commands}
+
+exit codes:
+{codes}
 
 `trueline COMMAND --help` tells more. {TRACEBACK}=1 shows where an error comes from."""
 

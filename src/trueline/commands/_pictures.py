@@ -15,6 +15,7 @@ from PIL import Image
 from trueline import __version__
 from trueline.commands._model import load_pipeline, warnings_as_lines
 from trueline.errors import redacted
+from trueline.exits import stop_code
 from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.models.lora import shipped
@@ -55,10 +56,10 @@ def draw(
                 ):
                     record = picture.record | {"made_with": made_with}
                     state.keep(wanted[picture.index], picture.image, record)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         state.close("stopped")
         print(f"trueline: stopped: {state.summary()}", file=sys.stderr)
-        return 130
+        return stop_code(stop)
     except BaseException:
         if state.done:
             state.close("failed")
