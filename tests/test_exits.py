@@ -151,7 +151,8 @@ def test_help_says_the_codes_that_there_are(capsys):
 def trueline(*arguments: str, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "trueline.cli", *arguments]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, **(pipes | options))
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(command, text=True, env=surroundings, **(pipes | options))
 
 
 @pytest.mark.parametrize(
@@ -248,12 +249,16 @@ def test_a_full_disk_is_said_whoever_writes(ending, full, tmp_path, write):
     assert "no space left on the disk" in said and "give the same command again: what is done stays" in said
 
 
-def test_an_output_that_nobody_can_take():
+@pytest.mark.parametrize("asked", ["--version", "methods"])
+def test_an_output_without_room(asked):
     with open("/dev/full", "w") as full:
-        process = trueline("methods", stdout=full)
+        process = trueline(asked, stdout=full)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 2 and said.count("\n") == 1
     assert said.startswith("trueline: no space left on the disk")
+
+
+def test_an_output_that_nobody_reads():
     process = trueline("plan", *["a red apple"] * 3)
     process.stdout.close()
     said = process.stderr.read()

@@ -60,7 +60,7 @@ def sigterm_stops() -> Iterator[None]:
 # Failures
 
 _FULL = re.compile(
-    r"no space left|disk quota exceeded|file too large|os error (?:27|28|122)\b|PytorchStreamWriter"
+    r"no space left|disk quota exceeded|file too large|PytorchStreamWriter"
     r"|inline_container.*unexpected pos|file write failed",
     re.IGNORECASE | re.DOTALL,
 )
