@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from trueline.chat.cache import AnswerCache
 from trueline.chat.model import ChatError
 from trueline.cli import TRACEBACK, main
 from trueline.exits import EXITS, FAULT, TERMINATED
@@ -247,6 +248,49 @@ def test_a_full_disk_is_said_whoever_writes(ending, full, tmp_path, write):
     code, said = ending(lambda: write(tmp_path / "a"))
     assert (code, said.count("\n")) == (2, 1), said
     assert "no space left on the disk" in said and "give the same command again: what is done stays" in said
+
+
+def test_a_full_disk_names_the_checkpoint(ending, full, gated, tmp_path):
+    code, said = ending(lambda: gated.save_pretrained(tmp_path / "mine"))
+    assert (code, said) == (
+        2,
+        f"trueline: {tmp_path / 'mine'}: no space left on the disk; free some, and give the same command again: what "
+        "is done stays\n",
+    )
+
+
+def test_a_full_disk_is_said_in_the_words_of_others_too(full, tmp_path):
+    notes: list[str] = []
+    AnswerCache(tmp_path).put("key", "x" * 10_000, notes)
+    assert notes == [
+        f"the answer cannot be kept in {tmp_path} (no space left on the disk); it is used all the same"
+    ]
+
+
+def test_a_full_disk_names_the_file(small_disk):
+    prompts = small_disk.parent / "prompts.txt"
+    prompts.write_text("a red apple\n" * 1000)
+    target = small_disk / "layouts.jsonl"
+    process = trueline("plan", "--file", str(prompts), "--out", str(target))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith(f"trueline: {target}: no space left on the disk")
+    assert not list(small_disk.iterdir()), "no half file"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 kB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.mark.parametrize("asked", ["--version", "methods"])

@@ -113,6 +113,14 @@ _CURES = {
 }
 
 
+def no_room(error: BaseException) -> bool:
+    """Whether it says that a disk is full, or a quota; each library says it in its own way."""
+    text = str(error)
+    if isinstance(error, OSError):
+        return error.errno in _FULL_NUMBERS or _NUMPY_FULL.fullmatch(text) is not None
+    return _FULL.search(text) is not None
+
+
 def unusable(error: BaseException) -> str | None:
     """The sentence on input, or a machine, that cannot be used; None: the error is a fault of Trueline."""
     from trueline.errors import first_line, one_line  # not above: help waits for no library
@@ -123,8 +131,8 @@ def unusable(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, ImportError):  # a library that does not fit this system
         return None if (error.name or "").startswith("trueline") else f"{one_line(error)}; install it again"
-    if _FULL.search(str(error)):
-        return _no_room("", first_line(error))
+    if no_room(error):
+        return _full("", first_line(error))
     for kind in type(error).__mro__:
         package = kind.__module__.partition(".")[0].removeprefix("_")
         if sentence := _OF_LIBRARIES.get(f"{package}.{kind.__name__}"):
@@ -140,9 +148,9 @@ def _of_the_system(error: OSError) -> str:
     """An ``OSError`` names no argument: its file says which."""
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     where = f"{' to '.join(names)}: " if names else ""
-    if error.errno in _FULL_NUMBERS or _NUMPY_FULL.fullmatch(str(error)):
-        return _no_room(where, error.strerror or str(error))
-    if error.strerror is None:  # not by the system: a library's own text
+    if no_room(error):
+        return _full(where, error.strerror or str(error))
+    if error.errno is None or error.strerror is None:  # not by the system: a sentence of ours or of a library
         return str(error)
     if isinstance(error, BrokenPipeError):
         return f"{where or 'output: '}who reads it has gone; what was written before stays"
@@ -150,7 +158,7 @@ def _of_the_system(error: OSError) -> str:
     return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}{cure if names else ''}"
 
 
-def _no_room(where: str, said: str) -> str:
+def _full(where: str, said: str) -> str:
     cure = "free some, and give the same command again: what is done stays"
     return f"{where}no space left on the disk ({said}); {cure}"
 

@@ -1,6 +1,5 @@
 """A folder of results in which each file appears whole or not at all."""
 
-import errno
 import json
 import os
 import shutil
@@ -14,13 +13,14 @@ from typing import Any, BinaryIO
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from trueline.exits import no_room
+
 try:
     import fcntl
 except ImportError:  # not on Windows; there the age of a left-over decides
     fcntl = None  # type: ignore[assignment]
 
 KEY = "trueline"  #: keyword of the PNG text chunk that holds the record
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ALMOST_FULL = (
     1 << 20
 )  #: bytes free, below which a library's unclear error while writing is put down to the disk
@@ -36,6 +36,7 @@ class DiskFull(OSError):
     def __init__(self, path: Path):
         cure = "free some, and give the same command again: what is done stays"
         super().__init__(f"{path}: no space left on the disk; {cure}")
+        self.strerror = "no space left on the disk"  # for those who say it in words of their own
 
 
 class Folder:
@@ -109,10 +110,9 @@ def disk_full_said(path: Path) -> Iterator[None]:
         yield
     except DiskFull:
         raise
-    except (OSError, RuntimeError) as error:  # torch and safetensors have errors of their own
-        if getattr(error, "errno", None) in FULL:
-            raise DiskFull(path) from error
-        if not isinstance(error, OSError) and shutil.disk_usage(path.parent).free < ALMOST_FULL:
+    except Exception as error:
+        unclear = isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < ALMOST_FULL
+        if unclear or no_room(error):
             raise DiskFull(path) from error
         raise
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from trueline.files import disk_full_said
 from trueline.models import checkpoint
 from trueline.models.attention import Edit, Maps, Site, Values, sites, tapped
 from trueline.models.backbone import Backbone, Part, Time
@@ -61,12 +62,13 @@ class StableDiffusion(Backbone):
             raise ValueError("a LoRA is loaded and would be lost in the folder; call unload_lora() first")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("unet", "vae", "text_encoder"):
-            getattr(self, name).save_pretrained(folder / name, safe_serialization=True)
-        self.tokenizer.save_pretrained(folder / "tokenizer")
-        self.scheduler.save_pretrained(folder / "scheduler")
-        index = checkpoint.model_index(self.scheduler, grounded=self.grounded, settings=self.settings)
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        with disk_full_said(folder):
+            for name in ("unet", "vae", "text_encoder"):
+                getattr(self, name).save_pretrained(folder / name, safe_serialization=True)
+            self.tokenizer.save_pretrained(folder / "tokenizer")
+            self.scheduler.save_pretrained(folder / "scheduler")
+            index = checkpoint.model_index(self.scheduler, grounded=self.grounded, settings=self.settings)
+            (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     @property
     def grounded(self) -> bool:

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from trueline.errors import redacted
-from trueline.files import Busy, Folder
+from trueline.files import Busy, Folder, disk_full_said
 from trueline.models.backbone import Backbone
 from trueline.models.grounding_layers import gates
 from trueline.sampling.records import versions
@@ -318,7 +318,7 @@ class TrainingRun:
             self._check()
             target, temporary = self.home.path / RESULT, self.home.path / f".{RESULT}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
-            with loop.averaged():
+            with loop.averaged(), disk_full_said(target):
                 self.task.save(temporary)
             record = self._about(facts, loop, "complete")
             Folder(temporary).write_json(RECORD, record)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trueline.files import Folder
+from trueline.files import Folder, disk_full_said
 from trueline.training.early_stop import Best
 from trueline.training.log import SCORES
 from trueline.training.settings import Validation
@@ -99,7 +99,8 @@ class Validator:
         target, temporary = self.home / BEST, self.home / f".{BEST}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        self.save(temporary)
+        with disk_full_said(target):
+            self.save(temporary)
         Folder(temporary).write_json(ABOUT, self.about())
         replace_folder(temporary, target)
 

@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, CLIPModel
 
+from trueline.files import disk_full_said, write_text
 from trueline.world import captioner, clip, denoiser, language, matcher, seer, vae
 from trueline.world.fitting import Fitting, finished
 from trueline.world.pack import pack_world
@@ -215,8 +216,9 @@ def run_stage(work: Workspace, name: str, again: bool = False) -> Metrics:
     if done.exists() and not again:
         return json.loads(done.read_text())
     began = time.monotonic()
-    metrics = {**STAGES[name](work), "seconds": round(time.monotonic() - began, 1)}
-    done.write_text(json.dumps(metrics, indent=1) + "\n")
+    with disk_full_said(done.parent):
+        metrics = {**STAGES[name](work), "seconds": round(time.monotonic() - began, 1)}
+    write_text(done, json.dumps(metrics, indent=1) + "\n")
     log.info("%s done: %s", name, metrics)
     return metrics
 
