@@ -26,6 +26,7 @@ READERS = {
         ("read_json_list", b"[{]", r"not whole JSON \(line 1, column 3\)"),
         ("read_json_object", b"[]", "must be an object"),
         ("read_json_object", b"[" * 100_000, "not JSON that can be read"),
+        ("read_json_object", b'{"a": {"b": 1, "b": 2}}', "the key 'b' stands twice in one object; keep one"),
         ("read_json_lines", b"{}\n\n[]", "line 3: must be an object"),
         ("read_table", b"a,c\n1,2\n", "has no column b"),
         ("read_table", b"a,b\n1,2,3\n", "line 2: must have 2 columns, as the header"),

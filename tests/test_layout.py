@@ -5,6 +5,8 @@ import math
 import re
 import subprocess
 import sys
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,19 @@ from hypothesis import strategies as st
 
 from trueline.boxes import Box, decode_mask, encode_mask, iou
 from trueline.errors import FieldError
-from trueline.layout import MAX_REGIONS, Layout, Region, read_layouts, write_layouts
+from trueline.layout import (
+    MAX_DEPTH,
+    MAX_LINE,
+    MAX_REGIONS,
+    Layout,
+    Region,
+    lines_of,
+    read_layouts,
+    write_layouts,
+)
+
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
+from layouts import fuzz_layouts
 
 APPLE = Region("a red apple", (0.05, 0.35, 0.40, 0.70))
 
@@ -177,6 +191,15 @@ def test_files(tmp_path):
         ('{"prompt": "\\ud800"}', "prompt: must be text"),
         ('{"prompt": "' + "x" * 1_000_001 + '"}', "a record has at most 1000000 characters"),
         ('{"prompt": "p", "seed": NaN}', "seed: must be a whole number (got nan)"),
+        ('{"prompt": "p", "' + "x" * 5000 + '": 1}', "'" + "x" * 56 + "...: unknown key; Layout has"),
+        ('{"prompt": "p", "\\ud800": 1}', r"layout: holds text that UTF-8 cannot (got '\ud800'); remove it"),
+        ('{"prompt": "p", "prompt": "q"}', "the key 'prompt' stands twice in one object; keep one"),
+        ('{"prompt": "p", "meta": {"a": {"b": 1, "c": 2, "b": 1}}}', "the key 'b' stands twice"),
+        ('{"prompt": "p", "seed": ' + "9" * 5000 + "}", "holds a number of too many digits"),
+        (
+            '{"prompt": "p", "meta": ' + '{"a":' * 101 + "1" + "}" * 102,
+            "meta: must be nested at most 100 deep",
+        ),
     ],
 )
 def test_file_errors_name_file_and_line(tmp_path, line, sentence):
@@ -185,6 +208,59 @@ def test_file_errors_name_file_and_line(tmp_path, line, sentence):
     with pytest.raises(ValueError) as caught:
         read_layouts(path)
     assert str(caught.value).startswith(f"{path}, line 3: {sentence}")
+
+
+def test_a_value_may_be_nested_as_deep_as_it_can_be_read(tmp_path):
+    """Where the sentence on it is what the stack has no room for, too."""
+    path, said = tmp_path / "deep.jsonl", set()
+    for deep in range(1, 1100, 3):
+        path.write_text('{"prompt": "p", "width": ' + "[" * deep + "]" * deep + "}")
+        with pytest.raises(ValueError, match="line 1: ") as caught:
+            read_layouts(path)
+        said.add(str(caught.value).partition(": ")[2][:22])
+    assert said == {"width: must be a whole", "nested too deeply; a r"}
+
+
+def test_a_byte_order_mark_and_ends_of_lines_of_windows(tmp_path):
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n\r\n{"prompt": "b"}')
+    assert [layout.prompt for layout in read_layouts(path)] == ["a", "b"]
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n\xef\xbb\xbf{"prompt": "b"}')
+    with pytest.raises(ValueError, match="line 2: not JSON"):
+        read_layouts(path)
+
+
+def test_meta_as_deep_as_it_may_be_is_written_and_read(tmp_path):
+    meta = 1
+    for _ in range(MAX_DEPTH):
+        meta = {"a": meta}
+    layout = Layout("p", meta=meta)
+    write_layouts(tmp_path / "deep.jsonl", [layout])
+    assert read_layouts(tmp_path / "deep.jsonl") == [layout]
+    with pytest.raises(FieldError, match=r"^meta: must be nested at most 100 deep"):
+        Layout("p", meta={"a": meta})
+
+
+def test_a_line_of_any_length_is_not_read_into_memory(tmp_path):
+    """A file of 4 GB, sparse, with one line; and what comes after a long line is still found."""
+    path = tmp_path / "long.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"prompt": "fine"}\n')
+        file.truncate(4 << 30)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="line 2: a record has at most 1000000 characters"):
+        read_layouts(path)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+    path.write_bytes(b"x" * 3_000_001 + b"\nb\n" + b"c" * MAX_LINE + b"\n\nd")
+    assert [(number, len(line)) for number, line in lines_of(path)] == [
+        (1, MAX_LINE + 1), (2, 1), (3, MAX_LINE), (4, 0), (5, 1)
+    ]  # fmt: skip
+
+
+def test_spoilt_files_are_read_or_refused_with_one_sentence(tmp_path):
+    ends = fuzz_layouts(tmp_path, count=300)
+    assert min(ends["read"], ends["refused"]) > 30
 
 
 def test_bytes_that_are_not_utf8(tmp_path):

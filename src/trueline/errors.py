@@ -67,6 +67,9 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> FieldError:
     if first["type"] == "extra_forbidden":
         group = _group(model, first["loc"][:-1])
         return kind(path, f"unknown key; {group.__name__} has {', '.join(group.model_fields)}")
+    if first["type"] == "string_unicode":  # a name, too
+        problem = f"holds text that UTF-8 cannot (got {short(first['input'])}); remove it"
+        return kind(path, problem, model.__name__.lower())
     if first["type"] == "missing":
         return kind(path, "is missing; give a value")
     given = redacted(first["input"], path.rpartition(".")[2])
@@ -89,7 +92,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def _path(loc: Sequence[str | int]) -> str:
     def shown(key: str) -> str:
-        return key if key.isidentifier() else short(key)
+        return key if key.isidentifier() and len(key) <= 60 else short(key)
 
     steps = (f"[{step}]" if isinstance(step, int) else f".{shown(step)}" for step in loc)
     return "".join(steps).removeprefix(".")
@@ -110,6 +113,19 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, without secrets: the libraries' messages run over pages."""
     lines = redacted(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json.loads(..., object_pairs_hook=unique_keys)``: a key that stands twice is refused, not overwritten.
+
+    Raises:
+        FieldError: which key.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise FieldError("", f"the key {short(twice)} stands twice in one object; keep one")
+    return found
 
 
 # Secrets

@@ -7,7 +7,8 @@ JSON alike: ``regions[1].box: x0 must be smaller than x1 (got 0.8 and 0.2); give
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,7 @@ from pydantic import (
 )
 
 from trueline.boxes import Box, decode_mask, encode_mask, mask_runs
-from trueline.errors import FieldError, Frozen, short
+from trueline.errors import FieldError, Frozen, short, unique_keys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ MAX_PROMPT = 2000
 SIDE_STEP, MIN_SIDE, MAX_SIDE = 8, 64, 2048  # pixels
 MAX_SEED = 2**63 - 1
 MAX_LINE = 1_000_000  # characters of one JSON record
+MAX_DEPTH = 100  # of lists and dictionaries in ``meta``; pydantic writes 255
 _SAFE_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _WINDOWS_DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 
@@ -196,11 +198,18 @@ class Layout(Frozen):
         if not isinstance(value, dict):
             raise ValueError(f"must be a dictionary (got {short(value)})")
         try:
-            return json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+            copy: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
         except (TypeError, ValueError, RecursionError):
             raise ValueError(
                 "must hold only JSON values (text, finite numbers, lists, dictionaries)"
             ) from None
+        level: list[Any] = [copy]
+        for _ in range(MAX_DEPTH):
+            inner = [each.values() if isinstance(each, dict) else each for each in level]
+            level = [each for values in inner for each in values if isinstance(each, dict | list)]
+        if level:
+            raise ValueError(f"must be nested at most {MAX_DEPTH} deep; make it flatter")
+        return copy
 
     def __hash__(self) -> int:  # all but meta, which cannot be hashed; equal layouts still have equal hashes
         return hash(tuple(getattr(self, name) for name in type(self).model_fields if name != "meta"))
@@ -232,24 +241,55 @@ def read_layouts(path: str | Path) -> list[Layout]:
         ValueError: one sentence that begins with file and line.
         OSError: the file cannot be read.
     """
-    layouts = []
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                layouts.append(_read_line(line, f"{path}, line {number}"))
-    return layouts
+    return [_layout_of(line, f"{path}, line {number}") for number, line in lines_of(path) if line.strip()]
 
 
-def _read_line(line: str, where: str) -> Layout:
+def lines_of(path: str | Path | int) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line of a UTF-8 file, with or without a byte order mark; 0 is the standard
+    input.
+
+    No more than ``MAX_LINE`` + 1 characters of a line are read into memory; ``parse_record`` refuses one that has as
+    many. Bytes that are no UTF-8 become surrogates, which no field takes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", closefd=path != 0) as file:
+        for number in count(1):
+            if not (line := file.readline(MAX_LINE + 1)):
+                return
+            yield number, line.removesuffix("\n")
+            while line and not line.endswith("\n"):  # what is left of it
+                line = file.readline(MAX_LINE)
+
+
+def parse_record(line: str) -> Any:
+    """The JSON value of one line.
+
+    Raises:
+        FieldError: it is too long, no JSON, or an object has a key twice.
+    """
     if len(line) > MAX_LINE:
-        raise FieldError(where, f"a record has at most {MAX_LINE} characters (got {len(line)})")
-    try:
-        return Layout.from_record(json.loads(line))
-    except json.JSONDecodeError as error:
         raise FieldError(
-            where, f"not JSON ({error.msg} at column {error.colno}); write one object a line"
-        ) from None
+            "", f"a record has at most {MAX_LINE} characters, and this line has more; shorten it"
+        )
+    try:
+        return json.loads(line, object_pairs_hook=unique_keys)
+    except json.JSONDecodeError as error:
+        problem = f"not JSON ({error.msg} at column {error.colno}); write one object a line"
+        raise FieldError("", problem) from None
     except RecursionError:
+        raise FieldError("", "nested too deeply; a record is a flat object") from None
+    except FieldError:
+        raise
+    except ValueError:
+        raise FieldError("", "holds a number of too many digits; shorten it") from None
+
+
+def _layout_of(line: str, where: str) -> Layout:
+    try:
+        return Layout.from_record(parse_record(line))
+    except RecursionError:  # of the sentence on a value that is nested too deeply
         raise FieldError(where, "nested too deeply; a record is a flat object") from None
     except FieldError as error:
         raise FieldError(where, str(error)) from None

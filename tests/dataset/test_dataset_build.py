@@ -118,7 +118,7 @@ def test_natural_captions_of_a_file(tmp_path):
         natural_wishes(str(path), 4)
     for text, said in {
         '{"prompt": 3}': "line 1",
-        "{": "no JSON object",
+        "{": "line 1: not JSON",
         '{"id": "a/b", "prompt": "x"}': "id",
     }.items():
         path.write_text(text)

@@ -13,7 +13,7 @@ from training_builders import Memory, Table, stream
 from trueline.formats.coco_files import BoxFilter, centre_crop
 from trueline.pictures import BrokenPicture
 from trueline.seeds import generator_of
-from trueline.training.data.examples import Rules, open_examples
+from trueline.training.data.examples import Rules, digest, open_examples
 from trueline.training.data.latents import Latents, encode_pictures, encoded
 from trueline.training.data.stream import Shuffled
 from trueline.training.settings import Data
@@ -286,6 +286,20 @@ def test_broken_lines_are_counted_and_named(records):
         == 'broken lines: image: is missing; give the path of the picture as "image"'
     )
     assert "prompt: is empty" in whys[f"{records}, line 6"] and "box" in whys[f"{records}, line 7"]
+
+
+def test_lines_are_read_as_those_of_any_file_of_layouts(records):
+    """With a byte order mark, and a line that is too long for the memory; the file's digest is that of its text."""
+    long = f'{{"prompt": "{"x" * 2_000_000}", "image": "a.png"}}'
+    content = f'\ufeff{records.read_text()}{long}\n{{"image": "a.png", "prompt": "a", "prompt": "b"}}\r\n'
+    records.write_bytes(content.encode())
+    examples = opened(records, max_broken=0.5)
+    assert [record.line for record in examples.records] == [1, 2]
+    assert [why for _, why in examples.left_out.items] == [
+        "broken lines: a line has at most 1000000 characters, and this one has more",
+        "broken lines: the key 'prompt' stands twice in one object; keep one",
+    ]
+    assert examples._content == digest(content.replace("\r\n", "\n"))
 
 
 def test_the_boxes_that_are_kept_decide_which_lines_have_enough(records):

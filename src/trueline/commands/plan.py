@@ -102,10 +102,10 @@ def read_prompts(options: argparse.Namespace) -> list[str]:
 
 def _lines(file: str) -> list[str]:
     """Bytes that are no UTF-8 become surrogates, which a layout refuses: that prompt alone is lost."""
-    source = 0 if file == STDIN else file
+    from trueline.layout import lines_of
+
     try:
-        with open(source, encoding="utf-8-sig", errors="surrogateescape", closefd=file != STDIN) as lines:
-            return [line.strip() for line in lines if line.strip()]
+        return [line.strip() for _, line in lines_of(0 if file == STDIN else file) if line.strip()]
     except OSError as error:
         raise ValueError(f"--file: cannot read {file} ({error.strerror})") from None
 

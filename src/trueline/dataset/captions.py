@@ -1,6 +1,5 @@
 """Natural captions of several things: the world's own, or those of a file; and what each one wants."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from trueline.dataset import NATURAL, Want, Wish
 from trueline.dataset.words import SIDES
 from trueline.english.plurals import article
 from trueline.errors import FieldError
-from trueline.layout import Layout
+from trueline.layout import Layout, parse_record
 
 MAX_BYTES = 50_000_000  #: of a file of captions
 WORLD_SCENES = 100_000  #: of the world's endless series, after which the search for captions ends
@@ -83,11 +82,11 @@ def _of_file(path: Path) -> Iterator[tuple[str | None, str]]:
 
 def _record(line: str, where: str) -> tuple[str | None, str]:
     try:
-        content = json.loads(line)
+        content = parse_record(line)
         layout = Layout(content["prompt"], id=content.get("id"))
     except FieldError as error:
         raise ValueError(f"captions_from: {where}: {error}") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError):
         raise ValueError(
             f'captions_from: {where} is no JSON object with "prompt"; write one caption or object a line'
         ) from None

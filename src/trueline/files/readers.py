@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trueline.errors import FieldError, unique_keys
+
 
 def read_text(path: Path, cure: str) -> str:
     """The file as UTF-8, with or without a byte order mark.
@@ -104,7 +106,9 @@ def read_table(
 def parse_json(text: str, where: str, cure: str) -> Any:
     """The JSON value of a text; ``where`` it stands begins the sentence of a ValueError."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except FieldError as error:
+        raise ValueError(f"{where}: {error}, or {cure}") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"{where}: not whole JSON ({place}); {cure}") from None

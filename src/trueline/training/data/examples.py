@@ -9,7 +9,6 @@ box again in each epoch).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 
 from trueline.formats.coco_files import BoxFilter, Crop, PixelBox, centre_crop, kept_regions
-from trueline.layout import MAX_LINE, Layout, Region
+from trueline.layout import MAX_LINE, Layout, Region, lines_of, parse_record
 from trueline.pictures import BrokenPicture, open_picture
 from trueline.training.settings import Data
 
@@ -136,9 +135,8 @@ def of_prompts(path: Path) -> bool:
     if path.suffix.lower() == ".txt":
         return True
     try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            first = json.loads(next(line for line in lines if line.strip()))
-    except (OSError, StopIteration, ValueError, RecursionError):
+        first = parse_record(next(line for _, line in lines_of(path) if line.strip()))
+    except (OSError, StopIteration, ValueError):
         return False  # which the reader of pictures says better
     return isinstance(first, dict) and "prompt" in first and "image" not in first
 
@@ -167,13 +165,13 @@ def from_lines(
     Raises:
         ValueError: the file cannot be read, or more than ``data.max_broken`` of its lines are refused.
     """
-    try:
-        content = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise ValueError(f"data.source: cannot read {path} ({error.strerror})") from None
     found: list[Found] = []
     tried, refused = 0, list[str]()
-    for number, line in enumerate(content.split("\n"), start=1):  # a caption may hold other ends of lines
+    try:
+        mark = _text_digest(path)
+    except OSError as error:
+        raise ValueError(f"data.source: cannot read {path} ({error.strerror})") from None
+    for number, line in lines_of(path):
         if len(found) == data.n:
             break
         if not line.strip():
@@ -181,7 +179,7 @@ def from_lines(
         tried += 1
         try:
             if len(line) > MAX_LINE:
-                raise ValueError(f"a line has at most {MAX_LINE} characters (got {len(line)})")
+                raise ValueError(f"a line has at most {MAX_LINE} characters, and this one has more")
             if (made := read(line, number)) is not None:
                 found.append(made)
         except (ValueError, RecursionError) as error:
@@ -193,7 +191,17 @@ def from_lines(
             f"data.max_broken: {len(refused)} of {tried} lines of {path} cannot be used, more than the "
             f"{data.max_broken:g} of them that may be broken; the first: {refused[0]}; repair them, or raise it"
         )
-    return found, digest(content.encode("utf-8", "replace"))
+    return found, mark
+
+
+def _text_digest(path: Path) -> str:
+    """``digest`` of a file's text, which is not held in memory."""
+    made = hashlib.sha256()
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        while block := file.read(1 << 20):
+            made.update(block.encode("utf-8", "replace"))
+    made.update(b"\0")
+    return made.hexdigest()[:16]
 
 
 def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Examples:

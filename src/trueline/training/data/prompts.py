@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trueline.layout import Layout
+from trueline.layout import Layout, parse_record
 from trueline.pictures import BrokenPicture
 from trueline.training.data.examples import LeftOut, Rules, digest, from_lines
 from trueline.training.settings import Data
@@ -54,7 +54,7 @@ def open_examples(data: Data, rules: Rules) -> Prompts:
     def read(line: str, _number: int) -> Layout:
         if path.suffix.lower() == ".txt":
             return Layout(line.strip())
-        content = json.loads(line)
+        content = parse_record(line)
         if isinstance(content, dict) and "image" in content:
             raise ValueError(
                 "image: the first line has none, so this is a file of prompts; give it in all or none"

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from trueline.formats.coco_files import PixelBox
-from trueline.layout import Layout, Region
+from trueline.layout import Layout, Region, parse_record
 from trueline.pictures import BrokenPicture
 from trueline.training.data.examples import LeftOut, Rules, digest, from_lines
 from trueline.training.settings import Data
@@ -118,7 +118,7 @@ def _used(record: Record, path: Path, rules: Rules, left_out: LeftOut) -> bool:
 
 
 def _record(line: str, number: int, folder: Path) -> Record:
-    content = json.loads(line)
+    content = parse_record(line)
     if not isinstance(content, dict) or not isinstance(content.get("image"), str) or not content["image"]:
         raise ValueError('image: is missing; give the path of the picture as "image"')
     if "\0" in content["image"]:
