@@ -1,7 +1,5 @@
-"""Opening pictures; boxes and phrases drawn on them: where they stand, that they can be read, that nothing spills."""
+"""Boxes and phrases drawn on pictures: where they stand, that they can be read, that nothing spills."""
 
-import re
-from io import BytesIO
 from itertools import combinations
 
 import numpy as np
@@ -14,13 +12,10 @@ from trueline.pictures import (
     GAP,
     LEGIBLE,
     MAX_CAPTION_LINES,
-    WEB_FORMATS,
-    BrokenPicture,
     _cut,
     _font,
     _wrap,
     contact_sheet,
-    open_picture,
     overlay,
 )
 
@@ -150,34 +145,3 @@ def test_short_captions_keep_every_word():
 def test_a_word_wider_than_the_line_is_cut():
     assert _font().getlength(_cut("x" * 300, 100)) <= 100
     assert _cut("short", 100) == "short"
-
-
-def test_a_picture_is_opened_in_rgb(tmp_path):
-    grey = Image.new("L", (3, 2), 7)
-    grey.save(tmp_path / "grey.png")
-    picture = open_picture(tmp_path / "grey.png", formats=WEB_FORMATS, max_pixels=6)
-    assert picture.mode == "RGB" and picture.size == (3, 2) and picture.getpixel((0, 0)) == (7, 7, 7)
-    grey.save(buffer := BytesIO(), "PNG")
-    assert open_picture(buffer).tobytes() == picture.tobytes()
-
-
-@pytest.mark.parametrize(
-    ("content", "options", "problem"),
-    [
-        (None, {}, "no such file"),
-        (b"", {}, r"cannot be read \(.*\)"),
-        (b"cut", {}, r"cannot be read \(.*\)"),
-        (b"whole", {"formats": ["JPEG"]}, r"cannot be read \(.*\)"),
-        (b"whole", {"max_pixels": 127 * 128}, "has more than 0.016256 million pixels"),
-    ],
-)
-def test_a_picture_that_cannot_be_used_is_one_sentence(tmp_path, content, options, problem):
-    path = tmp_path / "a.png"
-    blank().save(buffer := BytesIO(), "PNG")
-    whole = buffer.getvalue()
-    if content is not None:
-        path.write_bytes({b"cut": whole[:60], b"whole": whole}.get(content, content))
-    with pytest.raises(BrokenPicture, match=f"{re.escape(str(path))}: {problem}$"):
-        open_picture(path, **options)
-    with pytest.raises(BrokenPicture, match=f"^mine: {problem}$"):
-        open_picture(path, name="mine", **options)

@@ -1,16 +1,23 @@
-"""Opening the picture of a file, and drawing boxes and phrases on one, or many on one contact sheet. PIL only.
+"""Opening the picture of a file, and drawing boxes and phrases on one, or many on one contact sheet.
 
 A small picture is enlarged before anything is drawn on it, so that labels on 128 pixels can be read.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from io import BytesIO
 from itertools import cycle, product
 from math import ceil
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from trueline.layout import Layout, Region
 
@@ -34,44 +41,209 @@ COLOURS = (
 )
 
 Span = tuple[int, int, int, int]
+Source = str | Path | bytes | BinaryIO  #: of a picture: a path, the bytes of a file, or a file that is open
 
-WEB_FORMATS = ("PNG", "JPEG", "WEBP")
+READ = "PNG, JPEG or WebP"  #: what is read
+MAX_PIXELS, MAX_BYTES = 25_000_000, 10_000_000  #: of a picture that is read
+MAX_SCANS = 100  #: of a JPEG: an ordinary progressive one has about ten, and each goes over the whole picture
+#: What EXIF's orientation says must be done to see a picture upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+LONG = 4  #: EXIF's number for a whole number of four bytes
+SIDEWAYS = [TURNS[orientation] for orientation in (5, 6, 7, 8)]  #: these exchange width and height
 
 
 class BrokenPicture(ValueError):
-    """A picture that is missing, broken, or not what it is said to be."""
+    """A picture that is missing, broken, or not what it is said to be. ``problem``: its sentence without the cure."""
+
+    def __init__(self, problem: str, cure: str = ""):
+        super().__init__(f"{problem}; {cure}" if cure else problem)
+        self.problem = problem
 
 
-def open_picture(
-    source: str | Path | BinaryIO,
-    *,
-    formats: tuple[str, ...] | list[str] | None = None,
-    max_pixels: int | None = None,
-    name: str | None = None,
-) -> Image.Image:
-    """The picture of a file in RGB, read whole.
+def open_picture(source: Source, *, name: str | None = None, ground: int = 255) -> Image.Image:
+    """The picture of a file in 8-bit RGB, upright, and nothing else that the file says. All pictures are read here.
+
+    Only PNG, JPEG and WebP are read, told by the file's first bytes, never by its name: other readers of PIL start
+    programs (Ghostscript for EPS). Its length and its pixels are checked before anything is unpacked.
+
+    - 8-bit RGB stays as it is, bit for bit. Of 16 bits the upper eight are kept (30000 becomes 117).
+    - EXIF's orientation is applied; a broken EXIF block is passed over.
+    - Transparent parts show ``ground``, white.
+    - CMYK is converted by PIL's formula; colour profiles are not applied.
+    - Of an animated picture, and of several pictures in one file, the first is taken.
 
     Args:
-        formats: PIL's names of the file formats that are read; None: all that PIL knows.
-        max_pixels: refuse a picture that has more, before it is unpacked.
-        name: what an error calls the file; None: its path.
+        source: a path, the bytes of a file, or a file that is open.
+        name: what an error calls it; None: its path.
+        ground: grey level in 0..255 behind transparent parts.
 
     Raises:
-        BrokenPicture: in one sentence: it is missing, broken, too large or of another format.
+        BrokenPicture: in one sentence: it is missing, broken, of another format, or has more than 25 million pixels
+            or 10 MB.
     """
-    called = source if name is None else name
+    called = _called(source, name)
+    with _opened(source, called) as (image, file):
+        if isinstance(image, JpegImageFile):
+            file.seek(0)
+            if file.read().count(b"\xff\xda") > MAX_SCANS:
+                raise BrokenPicture(f"{called}: is a JPEG of more than {MAX_SCANS} scans", "save it again")
+        turn = _turn(image, file)
+        picture = _in_rgb(image, file, ground)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def picture_size(source: Source, *, name: str | None = None) -> tuple[int, int]:
+    """Width and height in pixels of what ``open_picture`` gives, from the beginning of the file.
+
+    Raises:
+        BrokenPicture: it cannot be opened; what is broken in its pixels is not seen.
+    """
+    with _opened(source, _called(source, name)) as (image, file):
+        width, height = image.size
+        return (height, width) if _turn(image, file) in SIDEWAYS else (width, height)
+
+
+def _called(source: Source, name: str | None) -> str:
+    return name or (str(source) if isinstance(source, str | Path) else "the picture")
+
+
+@contextmanager
+def _opened(source: Source, called: str) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
+    """The picture, not unpacked yet, and its file; what goes wrong within is one sentence."""
+    with _file(source, called) as file:
+        reader = _reader(file.read(12))
+        if reader is None:
+            problem = f"{called}: cannot be read (it is no {READ}, whatever its name)"
+            raise BrokenPicture(problem, "save it as one of these")
+        file.seek(0)
+        try:
+            with reader(file) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                yield image, file
+        except BrokenPicture:
+            raise
+        except Image.DecompressionBombError:
+            problem = f"{called}: has more than {MAX_PIXELS // 10**6} million pixels"
+            raise BrokenPicture(problem, "scale it down") from None
+        except Exception as error:  # whatever a reader stumbles over in bytes that anybody may have written
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise BrokenPicture(
+                f"{called}: cannot be read ({why})", "save it again, or get it anew"
+            ) from None
+
+
+def _file(source: Source, called: str) -> BinaryIO:
+    """Its bytes, at most 10 MB, of which none are unpacked yet."""
     try:
-        with Image.open(source, formats=formats) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                raise BrokenPicture(f"{called}: has more than {max_pixels / 1e6:g} million pixels")
-            return image.convert("RGB")
+        if isinstance(source, str | Path):
+            if not Path(source).exists():
+                raise BrokenPicture(f"{called}: no such file", "put it there, or correct the path")
+            if not Path(source).is_file():  # a folder; or a pipe, which would be waited for
+                raise BrokenPicture(f"{called}: is no file", f"give a file, {READ}")
+            file: BinaryIO = Path(source).open("rb")  # noqa: SIM115 - the caller closes it
+            length = os.fstat(file.fileno()).st_size
+        else:
+            content = source if isinstance(source, bytes) else source.read(MAX_BYTES + 1)
+            file, length = BytesIO(content), len(content)
     except BrokenPicture:
         raise
-    except FileNotFoundError:
-        raise BrokenPicture(f"{called}: no such file") from None
-    # Pillow raises SyntaxError for some broken PNG files, and ValueError for a path that holds NUL.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BrokenPicture(f"{called}: cannot be read ({' '.join(str(error).split())})") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that holds NUL
+        why = getattr(error, "strerror", None) or str(error)
+        raise BrokenPicture(f"{called}: cannot be read ({why})", "make it readable") from None
+    if not 0 < length <= MAX_BYTES:
+        file.close()
+        if not length:
+            raise BrokenPicture(f"{called}: cannot be read (it is empty)", "get it anew")
+        raise BrokenPicture(f"{called}: has more than {MAX_BYTES // 10**6} MB", "save it smaller")
+    return file
+
+
+def _reader(head: bytes) -> type[ImageFile.ImageFile] | None:
+    """What reads a file that begins like this."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile
+    if head.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile
+    return WebPImageFile if head.startswith(b"RIFF") and head[8:12] == b"WEBP" else None
+
+
+def _in_rgb(image: ImageFile.ImageFile, file: BinaryIO, ground: int) -> Image.Image:
+    image.load()
+    clear: Image.Image | None = None  # the alpha channel, 255 where nothing shines through
+    if image.mode.startswith("I"):  # 16 bits of grey: PIL would make white of all above 255
+        deep = np.asarray(image).astype(np.uint16)
+        picture = Image.fromarray((deep >> 8).astype(np.uint8))
+        if "transparency" in image.info:
+            clear = Image.fromarray(np.where(deep == image.info["transparency"], 0, 255).astype(np.uint8))
+    elif image.has_transparency_data:
+        _scale_transparency(image, file)
+        picture = image.convert("RGBA")
+        clear = picture.getchannel("A")
+    else:
+        picture = image
+    picture = picture.convert("RGB")
+    if clear is not None and clear.getextrema() != (255, 255):
+        shown = Image.new("RGB", picture.size, (ground,) * 3)
+        shown.paste(picture, mask=clear)
+        picture = shown
+    picture.info = {}  # else some of it would go into files that are made of it
+    return picture
+
+
+def _scale_transparency(image: ImageFile.ImageFile, file: BinaryIO) -> None:
+    """PNG names the transparent colour in the file's own depth; PIL compares it with 8 bits."""
+    value = image.info.get("transparency")
+    if not isinstance(image, PngImageFile) or not isinstance(value, int | tuple) or image.mode == "P":
+        return
+    file.seek(24)
+    depth = file.read(1)[0]
+    if isinstance(value, tuple) and depth == 16:
+        image.info["transparency"] = tuple(level >> 8 for level in value)
+    elif isinstance(value, int) and 1 < depth < 8:
+        image.info["transparency"] = value * 255 // (2**depth - 1)
+
+
+def _turn(image: ImageFile.ImageFile, file: BinaryIO) -> Image.Transpose | None:
+    """What makes the picture upright."""
+    found = image.info.get("exif", b"")
+    if not found and isinstance(image, PngImageFile):
+        found = _late_exif(file)
+    return TURNS.get(_orientation(found.removeprefix(b"Exif\0\0")))
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF's orientation, 1 where a block says none or is broken. (PIL reads all of a block, and copies whatever its
+    entries point to.)"""
+    order: Literal["little", "big"] = "little" if exif.startswith(b"II") else "big"
+
+    def number(at: int, length: int) -> int:
+        return int.from_bytes(exif[at : at + length], order)
+
+    first = number(4, 4)
+    for at in range(first + 2, first + 2 + 12 * number(first, 2), 12):
+        if number(at, 2) == ExifTags.Base.Orientation:
+            return number(at + 8, 4 if number(at + 2, 2) == LONG else 2)
+    return 1
+
+
+def _late_exif(file: BinaryIO) -> bytes:
+    """The EXIF block of a PNG that has it behind its pixels, where PIL sees it only after unpacking them."""
+    here = file.tell()
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] != b"eXIf":
+        file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
+    found = file.read(int.from_bytes(head[:4])) if head[4:] == b"eXIf" else b""
+    file.seek(here)
+    return found
 
 
 def overlay(image: Image.Image, layout: Layout) -> Image.Image:

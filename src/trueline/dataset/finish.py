@@ -14,7 +14,7 @@ from trueline import __version__
 from trueline.dataset.build import ITEMS, MANIFEST, SEEN, SUMMARY, read_manifest, seen_of
 from trueline.dataset.card import card
 from trueline.files import Folder, json_lines
-from trueline.pictures import WEB_FORMATS, BrokenPicture, open_picture
+from trueline.pictures import BrokenPicture, open_picture
 
 SET, DATA, IMAGES, CARD = "set.json", "data.jsonl", "images", "README.md"
 
@@ -101,9 +101,9 @@ def _claim(target: Path, build: str) -> None:
 def _content(path: Path, item: Mapping[str, Any]) -> bytes:
     """The picture that was looked at."""
     try:
-        open_picture(path, formats=WEB_FORMATS)
+        open_picture(path)
     except BrokenPicture as error:
-        raise ValueError(f"{error}; run `trueline dataset build` again") from None
+        raise ValueError(f"{error.problem}; run `trueline dataset build` again") from None
     content = path.read_bytes()
     seen = item["meta"].get(SEEN)  # builds of before do not say
     if seen is not None and seen != seen_of(hashlib.sha256(content).hexdigest(), item["regions"]):

@@ -11,7 +11,7 @@ from PIL import Image
 from trueline.dataset import Wish
 from trueline.evaluation.elsewhere import pictures_in
 from trueline.files import Folder, file_digest
-from trueline.pictures import WEB_FORMATS, BrokenPicture, open_picture
+from trueline.pictures import BrokenPicture, open_picture
 
 if TYPE_CHECKING:
     from trueline.dataset.settings import DatasetSettings
@@ -72,7 +72,7 @@ class DrawnPictures:
         return _sha256(self.folder.path / self._file(turn, wish))
 
     def open(self, turn: int, wish: Wish) -> Image.Image:
-        return open_picture(self.folder.path / self._file(turn, wish), formats=WEB_FORMATS)
+        return open_picture(self.folder.path / self._file(turn, wish))
 
     def _file(self, turn: int, wish: Wish) -> str:
         return f"{wish.id}-{turn}.png"
@@ -104,7 +104,7 @@ class GivenPictures:
     def open(self, turn: int, wish: Wish) -> Image.Image:
         if wish.id not in self._files:
             raise BrokenPicture(f"{self.folder} has no picture {wish.id}.png, .jpg or .webp")
-        return open_picture(self._files[wish.id], formats=WEB_FORMATS)
+        return open_picture(self._files[wish.id])
 
 
 def _sha256(path: Path) -> str:

@@ -41,12 +41,11 @@ from trueline.evaluation.tables import (
 from trueline.files import write_text
 from trueline.layout import Layout
 from trueline.perception import Detection
-from trueline.pictures import COLOURS, WEB_FORMATS, open_picture
+from trueline.pictures import COLOURS, open_picture
 
 LIMIT = 48  #: cases in a report
 SIDE = 320  #: longer side of a thumbnail, pixels
 QUALITY = 88  #: of a thumbnail's JPEG
-MAX_PIXELS = 64_000_000  #: larger pictures are not decoded
 MAX_LABEL = 32  #: characters of a box's label; its title has the rest
 
 
@@ -207,7 +206,7 @@ def thumbnail(path: Path, side: int) -> Thumbnail:
     Raises:
         BrokenPicture: it is missing, broken, too large or no PNG, JPEG or WebP.
     """
-    picture = open_picture(path, formats=WEB_FORMATS, max_pixels=MAX_PIXELS, name=path.name)
+    picture = open_picture(path, name=path.name)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0, optimize=True)

@@ -303,7 +303,7 @@ class EvaluationRun:
                 cure = "make it again"
             else:
                 cure = "delete it and run the same command again"
-            raise ValueError(f"{error}; {cure}") from None
+            raise ValueError(f"{error.problem}; {cure}") from None
 
 
 def _round_trip(pipe: Pipeline, images: Sequence[Image.Image | None]) -> list[Image.Image]:

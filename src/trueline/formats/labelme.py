@@ -101,10 +101,10 @@ def _placed(text: Any, corners: Sequence[float], size: tuple[int, int], where: s
     _masks.check_pixels(size, where)
     x0, y0, x1, y1 = (round(corner) for corner in corners)
     try:
-        png = io.BytesIO(base64.b64decode(text, validate=True))
-        part = np.array(open_picture(png, formats=["PNG"], max_pixels=_masks.MAX_PIXELS).convert("L")) > 0
+        packed = base64.b64decode(text, validate=True)
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: must be a PNG in base64") from None
+        raise ValueError(f"{where}: must be a PNG in base64; draw it again") from None
+    part = np.array(open_picture(packed, name=where, ground=0).convert("L")) > 0
     full = np.zeros((size[1], size[0]), dtype=bool)
     left, top = max(x0, 0), max(y0, 0)
     piece = part[top - y0 : y1 - y0, left - x0 : x1 - x0]

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from io import BytesIO
 
 import numpy as np
 from PIL import Image
 
 from trueline.english.plurals import article
+from trueline.pictures import open_picture
 from trueline.world.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, TEXTURES
 
 SIZE = 128  #: side of a picture, pixels
@@ -94,7 +94,7 @@ class Scene:
 @lru_cache(maxsize=1)
 def _silhouettes() -> dict[str, Image.Image]:
     """Name -> tight 8-bit coverage mask, large; read once."""
-    glyphs = Image.open(BytesIO(files(__package__).joinpath("silhouettes.png").read_bytes())).convert("L")
+    glyphs = open_picture(files(__package__).joinpath("silhouettes.png").read_bytes()).convert("L")
     cells = {}
     for i, name in enumerate(OBJECTS):
         x, y = i % COLUMNS * CELL, i // COLUMNS * CELL

@@ -125,18 +125,25 @@ class COCO2014(Benchmark):
         return self.dropped.total()
 
     def reference(self, example: Example) -> Image:
-        """The real picture in RGB, cropped as the boxes are.
+        """The real picture in RGB, cropped as the boxes are. Boxes count the pixels of the picture as EXIF turns it.
 
         Raises:
-            ValueError: the picture is missing or broken.
+            ValueError: the picture is missing, broken, or of another size than its annotations say.
         """
         from trueline.pictures import BrokenPicture, open_picture
 
         path = self._folder / self._pictures / Path(example.truth["file"]).name
         try:
-            return open_picture(path).crop(tuple(example.truth["crop"]))
+            picture = open_picture(path)
         except BrokenPicture as error:
-            raise ValueError(f"{error}; {SOURCE.cure}") from None
+            raise ValueError(f"{error.problem}; {SOURCE.cure}") from None
+        crop = tuple(example.truth["crop"])
+        if crop not in (centre_crop(*picture.size), (0, 0, *picture.size)):
+            raise ValueError(
+                f"{path}: is {picture.width} x {picture.height} pixels, its annotations say otherwise; "
+                "give the picture that was annotated; one that EXIF turns counts as it is seen"
+            )
+        return picture.crop(crop)
 
 
 def _refuse(problem: Problem) -> None:

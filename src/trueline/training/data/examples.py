@@ -102,7 +102,8 @@ class Rules:
         return kept_regions(boxes, self.crop(width, height), self.boxes, dropped)
 
     def read(self, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The picture of a file, cropped and resized; ``size``: what its annotations say that it is.
+        """The picture of a file, cropped and resized; ``size``: what its annotations say that it is, upright: boxes
+        count the pixels of the picture as EXIF turns it.
 
         Raises:
             BrokenPicture: it is missing, broken, or of another size.
@@ -110,7 +111,10 @@ class Rules:
         picture = open_picture(path)
         if size is not None and picture.size != size:
             said, found = (f"{w} x {h}" for w, h in (size, picture.size))
-            raise BrokenPicture(f"{path}: is {found} pixels, its annotations say {said}")
+            raise BrokenPicture(
+                f"{path}: is {found} pixels, its annotations say {said}",
+                "give the picture that was annotated; one that EXIF turns counts as it is seen",
+            )
         return fitted(picture, self.crop(*picture.size), self.size)
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from trueline.formats.coco_files import PixelBox
 from trueline.layout import Layout, Region, parse_record
-from trueline.pictures import BrokenPicture
+from trueline.pictures import BrokenPicture, picture_size
 from trueline.training.data.examples import LeftOut, Rules, digest, from_lines
 from trueline.training.settings import Data
 
@@ -138,7 +137,6 @@ def _about(image: Path) -> tuple[tuple[int, int] | None, str | None]:
     except OSError:
         return None, None
     try:
-        with Image.open(image) as opened:
-            return opened.size, stamp
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return picture_size(image), stamp
+    except BrokenPicture:
         return None, stamp
