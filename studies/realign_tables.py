@@ -355,14 +355,15 @@ def best(
     for turn in range(way.best):
         asked = _asked(batch, how)
         asked["seeds"] = [(seed + turn * OTHER_NOISE, place) for seed, place in asked["seeds"]]
-        for number, (one, drawn) in enumerate(zip(batch, pipe.stream(**asked), strict=True)):
+        made = pipe(**asked).whole()
+        for number, (one, *drawn) in enumerate(zip(batch, made.images, made.records, strict=True)):
             prompt = one.example.layout.prompt
-            observation = observe(drawn.image, prompt, models, RulesReasoner())
+            observation = observe(drawn[0], prompt, models, RulesReasoner())
             points = check_picture(prompt, observation).points
             if turn == 0:
-                kept.append((points, (drawn.image, drawn.record)))
+                kept.append((points, (drawn[0], drawn[1])))
             elif points > kept[number][0]:
-                kept[number] = (points, (drawn.image, drawn.record))
+                kept[number] = (points, (drawn[0], drawn[1]))
     return [drawn for _, drawn in kept]
 
 

@@ -305,6 +305,19 @@ def test_two_methods_compose(one, other, draw):
         assert (gaps(both, draw("gated", MIXED, method))[:3] > 1e-5).all(), "the other one acts, too"
 
 
+def test_a_picture_that_is_lost_does_not_reach_the_others(method, nets):
+    """Losses and gradients of a batch are summed: NaN of one row must not be in the sum of the others."""
+    noise = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    options = {"steps": 2, "progress": False, "output_type": "latent", "methods": [method]}
+    pipe, layouts = Pipeline(nets["gated"]), [TWO, TWO, TWO]
+    whole = pipe(layouts, latents=noise, **options).images
+    noise = noise.clone()
+    noise[1, 0, 0, 0] = torch.nan
+    found = pipe(layouts, latents=noise, **options)
+    assert list(found.failed) == [1]
+    torch.testing.assert_close(torch.stack(found.images[::2]), whole[::2], rtol=0, atol=1e-4)
+
+
 # 7 What it refuses
 
 

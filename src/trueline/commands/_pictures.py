@@ -15,7 +15,7 @@ from PIL import Image
 from trueline import __version__
 from trueline.commands._model import load_pipeline, warnings_as_lines
 from trueline.errors import redacted
-from trueline.exits import stop_code
+from trueline.exits import NOT_AS_WANTED, stop_code
 from trueline.files import Folder, pixel_hash
 from trueline.layout import Layout
 from trueline.models.lora import shipped
@@ -55,7 +55,10 @@ def draw(
                     [one.layout for one in wanted], methods=methods, progress=progress, **state.how
                 ):
                     record = picture.record | {"made_with": made_with}
-                    state.keep(wanted[picture.index], picture.image, record)
+                    if picture.failed:
+                        state.lose(wanted[picture.index], picture.failed, record)
+                    else:
+                        state.keep(wanted[picture.index], picture.image, record)
     except KeyboardInterrupt as stop:
         state.close("stopped")
         print(f"trueline: stopped: {state.summary()}", file=sys.stderr)
@@ -66,7 +69,7 @@ def draw(
         raise
     state.close("complete")
     print(state.summary())
-    return 0
+    return state.failures()
 
 
 def loading_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +127,7 @@ class PictureFolder:
     methods: Sequence[Any] = ()
     started: float = field(default_factory=time.monotonic)
     done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  #: pictures that could not be made, and why
     answered: dict[str, dict[str, int]] = field(
         default_factory=dict
     )  #: who answered what, counted, besides plans
@@ -145,6 +149,19 @@ class PictureFolder:
         if len(self.shown) < MAX_ON_SHEET:
             self.shown[picture.name] = (image, picture)
 
+    def lose(self, picture: NamedLayout, why: str, record: dict[str, Any] | None = None) -> None:
+        """Write the record of a picture that could not be made; no older picture stays beside it."""
+        self.failed[picture.name] = why
+        (self.folder.path / f"{picture.name}.png").unlink(missing_ok=True)
+        if record is not None:
+            self.folder.write_json(f"{picture.name}.json", record)
+
+    def failures(self) -> int:
+        """Name the pictures that could not be made; the exit code."""
+        for name, why in self.failed.items():
+            print(f"trueline: {name} could not be made: {why}", file=sys.stderr)
+        return NOT_AS_WANTED if self.failed else 0
+
     def close(self, status: str) -> None:
         """Write run.json (also of a run that was stopped) and the contact sheet of what there is."""
         missing = [picture.name for picture in self.wanted if picture.name not in set(self.done)]
@@ -157,7 +174,8 @@ class PictureFolder:
         }
         seconds = round(time.monotonic() - self.started, 1)
         self.folder.write_json(
-            "run.json", about | {"seconds": seconds, "done": self.done, "missing": missing}
+            "run.json",
+            about | {"seconds": seconds, "done": self.done, "missing": missing, "failed": self.failed},
         )
         if self.shown:
             shown = [self.shown[picture.name] for picture in self.wanted if picture.name in self.shown]

@@ -20,6 +20,8 @@ from trueline.errors import one_line
 from trueline.methods import make as make_method
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from PIL.Image import Image
 
     from trueline.commands._pictures import NamedLayout, PictureFolder
@@ -72,7 +74,9 @@ class Redrawing:
         again = 0
         stages = Realign(pipe, models, self.reasoner, self.method, rounds=self.rounds, check=self.check)
         layouts = [picture.layout for picture in state.wanted]
-        for done in stages.stream(layouts, methods=state.methods, progress=progress, **state.how):
+        for done in _survivors(
+            stages.stream(layouts, methods=state.methods, progress=progress, **state.how), state
+        ):
             picture = state.wanted[done.index]
             about = done.about() | {"models": models.names, "folder": f"{picture.name}-realign"}
             final = done.rounds[done.kept]
@@ -95,6 +99,17 @@ class Redrawing:
             self.stages.append((f"round {done.kept}" if done.kept else "stage one") if done.failed else "")
             state.answered |= {what: dict(each.by) for what, each in self.answered.items()}
         print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
+
+
+def _survivors(stream: Iterator[Realignment], state: PictureFolder) -> Iterator[Realignment]:
+    """The pictures; those of which there is not even a first one are counted."""
+    from trueline.sampling.pipeline import PictureError
+
+    try:
+        yield from stream
+    except PictureError as error:
+        for index, why in error.failed.items():
+            state.lose(state.wanted[index], why)
 
 
 def read_realign(

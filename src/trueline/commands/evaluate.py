@@ -21,6 +21,7 @@ from trueline.commands._report import report
 from trueline.commands._rows import BASIC, check_boxes, compared_with, default_rows, read_loras, read_rows
 from trueline.errors import redacted_arguments
 from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class, load
+from trueline.exits import NOT_AS_WANTED
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling, recorded
 
@@ -217,6 +218,8 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
             )
         judges, seen = _seen(run, methods, names, options)
     plans = {PLANS: None if planned is None else planned.answered}
+    for name, why in run.failed.items():
+        notes.append(f"the picture {name} could not be made: {why}")
     for note in notes:
         print(f"trueline: {note}", file=sys.stderr)
     if options.export is not None:
@@ -226,10 +229,10 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         print(
             f"{done} is done in {run.out}; give the command without --shard, and with judges, for the table"
         )
-        return not_as_asked(plans)
+        return max(not_as_asked(plans), NOT_AS_WANTED if run.failed else 0)
     with warnings_as_lines():
         code = report(run, judges, seen, command, notes, options.mode, against)
-    return max(code, not_as_asked(plans))
+    return max(code, not_as_asked(plans), NOT_AS_WANTED if run.failed else 0)
 
 
 def _planned(benchmark: "Benchmark", options: argparse.Namespace, given: Given) -> "PlannedBenchmark":
@@ -249,7 +252,7 @@ def _export(run: "EvaluationRun", methods: list[str], folder: Path) -> None:
 
     for method in methods:
         mine = [picture for number in run.mine for picture in run.batches[number]]
-        pairs = ((picture.example, run.path(method, picture)) for picture in mine)
+        pairs = ((each.example, run.path(method, each)) for each in mine if run.exists_for(method, each))
         print(f"{len(export_compbench(folder / method, pairs))} pictures exported to {folder / method}")
 
 

@@ -62,8 +62,9 @@ class DrawnPictures:
             batch_size=len(batch),
             progress=False,
         )
-        for picture in drawn:
-            self.folder.write_png(self._file(turn, batch[picture.index]), picture.image, picture.record)
+        for picture in drawn:  # one that could not be made is not there, and counted by who opens it
+            if not picture.failed:
+                self.folder.write_png(self._file(turn, batch[picture.index]), picture.image, picture.record)
 
     def name(self, turn: int, wish: Wish) -> str:
         return f"pictures/{self._file(turn, wish)}"

@@ -131,6 +131,7 @@ class EvaluationRun:
     ):
         self.out, self.benchmark, self.settings, self.shard = out, benchmark, settings, shard or Shard()
         self.elsewhere = {each.method: each for each in elsewhere}
+        self.failed: dict[str, str] = {}  #: METHOD/NAME of pictures that could not be made, and why
         places = choose(benchmark.examples, settings.n)
         self.pictures = wanted(benchmark.examples, places, settings.seeds)
         self.batches = batches(self.pictures, settings.batch_size)
@@ -168,7 +169,10 @@ class EvaluationRun:
         return self.out / "pictures" / method / f"{picture.name}.png"
 
     def exists_for(self, method: str, picture: Wanted) -> bool:
-        """Whether the method has such a picture: of the benchmark's own, not every prompt has one."""
+        """Whether the method has such a picture: of the benchmark's own, not every prompt has one, and some could not
+        be made."""
+        if f"{method}/{picture.name}" in self.failed:
+            return False
         return method not in (REFERENCE, ROUND_TRIP) or self.benchmark.has_reference(picture.example)
 
     def missing(self, method: str) -> list[int]:
@@ -246,7 +250,10 @@ class EvaluationRun:
         )
         about = {"method": row.name} | row.about_loras()
         for drawn in made:
-            yield batch[drawn.index], drawn.image, drawn.record | about
+            if drawn.failed:
+                self.failed[f"{row.name}/{batch[drawn.index].name}"] = drawn.failed
+            else:
+                yield batch[drawn.index], drawn.image, drawn.record | about
 
     # Measuring what was drawn
 

@@ -23,7 +23,7 @@ from trueline.models.devices import fast_bfloat16
 from trueline.perception import Detection
 from trueline.pictures import contact_sheet
 from trueline.sampling.options import Sampling
-from trueline.sampling.pipeline import Pipeline
+from trueline.sampling.pipeline import PictureError, Pipeline
 from trueline.world.captions import Caption, CaptionGroup, caption
 from trueline.world.clip import load_clip, scene_retrieval
 from trueline.world.judge import accuracy, check, match
@@ -122,6 +122,8 @@ class Examiner:
             progress=False,
         )
         for picture in tqdm(stream, total=len(layouts), desc=title, disable=not sys.stderr.isatty()):
+            if picture.failed:
+                raise PictureError({picture.index: picture.failed})
             pictures[picture.index] = picture.image
         return [p for p in pictures if p is not None]
 

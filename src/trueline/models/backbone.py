@@ -378,15 +378,16 @@ class Backbone(ABC):
         """Pictures in -1..1 after the VAE's round trip, in its dtype: nothing is scaled between its two halves."""
         return autoencoder.reconstructed(self.vae, pictures.to(self.device))
 
-    def decode(self, latents: Latents, report: Report | None = None) -> Pictures:
+    def decode(self, latents: Latents, report: Report | None = None, partial: bool = False) -> Pictures:
         """Pictures in 0..1, float32.
 
-        Rows that come out non-finite are decoded once more in float32; ``report(row, sentence)`` hears of each.
+        Rows that come out non-finite are decoded once more in float32; ``report(row, sentence)`` hears of each that
+        this mends. ``partial``: the others come out as NaN, which is an error without it.
 
         Raises:
             DecodeError: still not finite.
         """
-        return autoencoder.pictures_of(self.vae, latents, report)
+        return autoencoder.pictures_of(self.vae, latents, report, partial)
 
     def decode_with_gradient(self, latents: Latents) -> Pictures:
         """Pictures of about 0..1, not clamped, in float32 at least; gradients reach the latents.

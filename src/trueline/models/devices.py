@@ -1,7 +1,10 @@
 """What a device computes fast, and what must not be computed in half precision."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -27,3 +30,19 @@ def autocast(device: torch.device) -> torch.autocast:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """float32 of half precision; float32 and float64 stay as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+@contextmanager
+def widened(*nets: nn.Module) -> Iterator[None]:
+    """The nets in float32 at least; the former weights come back as they were, whatever happens inside."""
+    weights = [
+        each for net in nets for each in (*net.parameters(), *net.buffers()) if each.is_floating_point()
+    ]
+    before = [weight.data for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = at_least_float32(weight.data)
+        yield
+    finally:
+        for weight, data in zip(weights, before, strict=True):
+            weight.data = data

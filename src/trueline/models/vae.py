@@ -5,14 +5,16 @@
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from trueline.models.devices import widened
 
 Latents = Float[Tensor, "batch c h w"]
 Pictures = Float[Tensor, "batch 3 height width"]
@@ -35,15 +37,25 @@ def reconstructed(vae: AutoencoderKL, pictures: Pictures) -> Pictures:
     return vae.decode(vae.encode(pictures.to(vae.dtype)).latent_dist.mean).sample
 
 
-def pictures_of(vae: AutoencoderKL, latents: Latents, report: Report | None = None) -> Pictures:
+def pictures_of(
+    vae: AutoencoderKL, latents: Latents, report: Report | None = None, partial: bool = False
+) -> Pictures:
     """Pictures in 0..1, float32; see ``Backbone.decode``."""
     pictures = _decode(vae, latents).float()
-    broken = [row for row, picture in enumerate(pictures) if not picture.isfinite().all()]
-    if broken:
-        pictures[broken] = _decode_in_float32(vae, latents[broken])
-        for row in broken:
-            (report or _warn_row)(row, f"the VAE gave non-finite pixels in {vae.dtype}; decoded in float32")
-    return (pictures / 2 + 0.5).clamp(0, 1)
+    half = torch.finfo(vae.dtype).bits < 32
+    broken = _broken(pictures)
+    if broken and half:
+        with widened(vae):
+            pictures[broken] = _decode(vae, latents[broken]).float()
+    lost = _broken(pictures)
+    if lost and not partial:
+        where = ", in float32 too" if half else f" in {str(vae.dtype).removeprefix('torch.')}"
+        raise DecodeError(f"the VAE gave non-finite pixels{where}; the latents or the weights are broken")
+    for row in set(broken).difference(lost):
+        (report or _warn_row)(row, f"the VAE gave non-finite pixels in {vae.dtype}; decoded in float32")
+    pictures = (pictures / 2 + 0.5).clamp(0, 1)
+    pictures[lost] = torch.nan  # infinity was clamped
+    return pictures
 
 
 def pixels_of(vae: AutoencoderKL, latents: Latents) -> Pictures:
@@ -65,28 +77,9 @@ def _decode(vae: AutoencoderKL, latents: Latents) -> Pictures:
     return vae.decode((unscaled if shift is None else unscaled + shift).to(vae.dtype)).sample
 
 
-def _decode_in_float32(vae: AutoencoderKL, latents: Latents) -> Pictures:
-    if vae.dtype == torch.float32:
-        raise DecodeError("the VAE gave non-finite pixels in float32; the latents or the weights are broken")
-    with _in_float32(vae):
-        pictures = _decode(vae, latents)
-    if not pictures.isfinite().all():
-        raise DecodeError(
-            "the VAE gave non-finite pixels, in float32 too; the latents or the weights are broken"
-        )
-    return pictures
-
-
-@contextmanager
-def _in_float32(net: nn.Module) -> Iterator[None]:
-    """The former weights come back as they were, whatever happens inside."""
-    before = {name: weight.data for name, weight in net.named_parameters()}
-    try:
-        net.float()
-        yield
-    finally:
-        for name, weight in net.named_parameters():
-            weight.data = before[name]
+def _broken(pictures: Pictures) -> list[int]:
+    """Rows that are not finite."""
+    return [row for row, picture in enumerate(pictures) if not picture.isfinite().all()]
 
 
 def _warn_row(row: int, sentence: str) -> None:

@@ -20,7 +20,7 @@ from trueline.realign.observation import Observation
 from trueline.realign.rounds import Realignment, Round
 from trueline.sampling.loop import BOXES_IGNORED, check_layouts
 from trueline.sampling.method import Method
-from trueline.sampling.pipeline import DEFAULT_BATCH, Picture, Pipeline
+from trueline.sampling.pipeline import DEFAULT_BATCH, Picture, PictureError, Pipeline
 from trueline.sampling.request import Request
 
 MAX_ROUNDS = 10
@@ -130,6 +130,7 @@ class Realign:
 
         Raises:
             ValueError, TypeError: naming the argument, before anything is made.
+            PictureError: at the end, of pictures that could not be drawn even once.
         """
         for name, (allowed, cure) in _REFUSED.items():
             if options.get(name) not in allowed:
@@ -148,8 +149,17 @@ class Realign:
         options = options | {"checked": True}
         for name in ("seeds", "strict", "negative_prompt", "width", "height"):
             options.pop(name, None)
-        batches = (states[start : start + size] for start in range(0, len(states), size))
-        return (done for batch in batches for done in self._realign(batch, options))
+        return self._batches([states[start : start + size] for start in range(0, len(states), size)], options)
+
+    def _batches(
+        self, batches: Sequence[list[_PictureState]], options: dict[str, Any]
+    ) -> Iterator[Realignment]:
+        lost: dict[int, str] = {}
+        for batch in batches:
+            yield from self._realign(batch, options)
+            lost |= {state.index: state.notes[-1] for state in batch if not state.rounds}
+        if lost:
+            raise PictureError(lost)
 
     def _states(self, request: Request) -> list[_PictureState]:
         seeds = request.layout_seeds()
@@ -161,6 +171,7 @@ class Realign:
     def _realign(self, states: list[_PictureState], options: dict[str, Any]) -> list[Realignment]:
         for state, drawn in self._drawn(states, [state.layout for state in states], options, ()):
             state.rounds.append(drawn)
+        states = [state for state in states if state.rounds]
         for state in states:
             self._observe(state)
         for turn in range(1, self.rounds + 1):
@@ -249,7 +260,7 @@ class Realign:
                 state.rounds.append(drawn)
                 state.fresh = True
         except Exception as error:  # whatever a method of the caller raises, stage one is there
-            left = [state for state in group if not state.fresh]
+            left = [state for state in group if not (state.fresh or state.over)]
             if len(group) == 1:
                 for state in left:
                     state.fail(f"round {len(state.rounds)} could not be drawn: {one_line(error)}")
@@ -273,6 +284,10 @@ class Realign:
         settings = options | {"methods": [*methods, *recorder]}
         for picture in self.pipe.stream(list(layouts), seeds=seeds, **settings):
             state, layout = states[picture.index], layouts[picture.index]
+            if picture.failed:
+                round_ = f"round {len(state.rounds)} could not be drawn: " if state.rounds else ""
+                state.fail(f"{round_}{picture.failed}")
+                continue
             record = self._record(state, picture, methods, layout)
             drawn = Round(picture.image, record, layout, restart=bool(state.rounds) and not more)
             if recorder and not more:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trueline.layout import Layout
@@ -87,11 +87,16 @@ def sample(
         prediction = cond if uncond is None else uncond + scale * (cond - uncond)
         for method in methods:
             prediction = method.combine(prediction, cond, uncond, z, ctx)
-        x0, moved = ctx.x0(prediction, z), (z != stepped).flatten(1).any(dim=1)
+        x0, moved = ctx.x0(prediction, z), _moved(z, stepped)
         stepped = stepper.step(prediction, z, moved, generators, sampling.eta)
         shown = alpha if grounding else 0.0
         sent = yield Step(index, len(alphas), float(t), stepped.clone(), x0, maps, shown, dict(notes))
         z = stepped if sent is None else sent
+
+
+def _moved(z: Float[Tensor, "batch c h w"], stepped: Float[Tensor, "batch c h w"]) -> Bool[Tensor, " batch"]:
+    """The rows that a method moved. NaN, which differs from itself, is no move: its row is lost, the others go on."""
+    return ((z != stepped) & ~(z.isnan() & stepped.isnan())).flatten(1).any(dim=1)
 
 
 def _first_notes(

@@ -5,60 +5,63 @@ The contract is the one users of diffusers expect (``generator``, ``num_images_p
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from trueline.layout import Layout
-from trueline.models.backbone import Backbone
-from trueline.sampling.loop import check_layouts, draw, sample
+from trueline.models.backbone import Backbone, DecodeError
+from trueline.sampling.drawing import DEFAULT_BATCH, Drawing, Order, Picture
+from trueline.sampling.loop import check_layouts, draw
 from trueline.sampling.method import Method, Step
 from trueline.sampling.options import Sampling
-from trueline.sampling.records import make_record, unknown_words
+from trueline.sampling.records import unknown_words
 from trueline.sampling.request import Request
-from trueline.seeds import RULE, WIDE, Seed, noise_generators, rule_1
+from trueline.seeds import WIDE, rule_1
 
-DEFAULT_BATCH = 16  # pictures denoised at once when the caller does not say
+__all__ = ["DEFAULT_BATCH", "Picture", "PictureError", "Pipeline", "Result"]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One finished picture. ``index``: its place in the call's order; ``image``: as ``output_type`` says."""
+class PictureError(DecodeError):
+    """Pictures that could not be made. ``failed``: their places in the call's order, and why."""
 
-    index: int
-    image: Any
-    record: dict[str, Any]
+    def __init__(self, failed: Mapping[int, str]):
+        self.failed = dict(failed)
+        first = min(self.failed)
+        more = f" (and {len(self.failed) - 1} more)" if len(self.failed) > 1 else ""
+        super().__init__(f"picture {first}{more} could not be made: {self.failed[first]}")
 
 
 @dataclass(frozen=True)
 class Result:
     """``images``: a list of PIL pictures, or one array or tensor (a list of them when sizes differ).
 
-    ``records``: one dictionary per picture, JSON-ready, with everything needed to make it again.
+    ``records``: one dictionary per picture, JSON-ready, with everything needed to make it again. A picture that could
+    not be made has None among the images, which are a list then, and in its record "failed", a sentence.
     """
 
     images: Any
     records: list[dict[str, Any]]
 
+    @property
+    def failed(self) -> dict[int, str]:
+        """Places of pictures that could not be made, and why."""
+        return {place: record["failed"] for place, record in enumerate(self.records) if "failed" in record}
 
-@dataclass
-class _Order:
-    """One picture to make."""
+    def whole(self) -> "Result":
+        """Itself, with all its pictures.
 
-    index: int
-    layout: Layout
-    seed: int | None  # None when the caller brought a generator
-    seed_index: int = 0
-    generator: torch.Generator | None = None
-    noise: Float[Tensor, "c h w"] | None = None
-    notes: list[str] = field(default_factory=list)
+        Raises:
+            PictureError: one could not be made.
+        """
+        if self.failed:
+            raise PictureError(self.failed)
+        return self
 
 
 class Pipeline:
@@ -95,20 +98,26 @@ class Pipeline:
 
         Raises:
             ValueError, TypeError: naming the argument.
+            PictureError: no picture could be made; where some could, the result says which could not.
         """
         request = Request.of(prompt, options)
-        pictures = sorted(self._stream(request), key=lambda picture: picture.index)
+        pictures = sorted(self._drawing(request).pictures(), key=lambda picture: picture.index)
+        failed = {picture.index: picture.failed for picture in pictures if picture.failed}
+        if len(failed) == len(pictures):
+            raise PictureError(failed)
         images = _gathered([picture.image for picture in pictures], request.output_type)
-        records = [picture.record for picture in pictures]
-        return Result(images, records) if return_dict else (images, records)
+        result = Result(images, [picture.record for picture in pictures])
+        return result if return_dict else (result.images, result.records)
 
     def stream(self, prompt: str | Layout | Sequence[str | Layout], **options: Any) -> Iterator[Picture]:
         """The same pictures one by one, as their batches finish: those already given survive a later failure.
 
+        Also those that could not be made: ``Picture.failed`` says why, and ``Picture.image`` is None.
+
         Raises:
             ValueError, TypeError: naming the argument, before anything is made.
         """
-        return self._stream(Request.of(prompt, options))
+        return self._drawing(Request.of(prompt, options)).pictures()
 
     def remake(self, record: dict[str, Any], methods: Sequence[Method] = ()) -> Picture:
         """Make a recorded picture again, bit for bit on the same machine.
@@ -120,6 +129,7 @@ class Pipeline:
 
         Raises:
             ValueError: the noise was the caller's own, or the methods are not those of the record.
+            PictureError: it cannot be made, today or then.
         """
         if record["seed"] is None:
             raise ValueError("record: made from a generator or latents that it does not hold")
@@ -127,110 +137,34 @@ class Pipeline:
             raise ValueError(f"methods: give those of the record, in its order: {record['methods']}")
         size, row = record["batch"]["size"], record["batch"]["row"]
         layout, seed = Layout.from_record(record["layout"]), (record["seed"], record["seed_index"])
-        old = record["seed"] >= WIDE and "seed_rule" not in record
-        stream = self.stream(
-            [layout] * size,
-            sampling=Sampling.of_record(record),
-            methods=methods,
-            seeds=[rule_1(*seed) if old else seed] * size,
-            batch_size=size,
-            checked=True,  # it may be the picture without regions of a list that had some
-            progress=False,
-        )
-        copies = sorted(stream, key=lambda picture: picture.index)
-        again = copies[row].record
-        if old:
-            own = {name: record[name] for name in ("seed", "seed_index", "layout")}
-            again = {name: value for name, value in (again | own).items() if name != "seed_rule"}
-        return replace(copies[row], index=0, record=again)
+        own = {}
+        if record["seed"] >= WIDE and "seed_rule" not in record:
+            seed, own = rule_1(*seed), {name: record[name] for name in ("seed", "seed_index", "layout")}
+        options = {
+            "sampling": Sampling.of_record(record),
+            "methods": methods,
+            "seeds": [seed] * size,
+            "batch_size": size,
+            "checked": True,  # it may be the picture without regions of a list that had some
+            "progress": False,
+        }
+        drawing = self._drawing(Request.of([layout] * size, options))
+        if "redrawn_in" in record:
+            picture = drawing.again(drawing.orders[row])
+        else:
+            picture = sorted(drawing.pictures(), key=lambda picture: picture.index)[row]
+        if picture.failed:
+            raise PictureError({0: picture.failed})
+        again = picture.record | own
+        if "seed_rule" not in record:
+            again.pop("seed_rule", None)
+        return Picture(0, picture.image, again)
 
-    # Drawing the batches
-
-    def _stream(self, request: Request) -> Iterator[Picture]:
+    def _drawing(self, request: Request) -> Drawing:
         """What is wrong is found now; pictures are made as they are asked for."""
-        return self._finished(self._orders(request), request)
-
-    def _finished(self, orders: list[_Order], request: Request) -> Iterator[Picture]:
-        """The pictures, batch by batch. A batch for which memory runs out is made in halves, and so are all later."""
-        batches = self._batches(orders, request.batch_size or DEFAULT_BATCH)
-        total = len(orders) * request.sampling.steps
-        hidden = None if request.progress is None else not request.progress  # None: shown on a terminal only
-        with tqdm(total=total, disable=hidden, unit="step", desc="denoising") as bar:
-            while batches:
-                batch = batches.pop(0)
-                states = [
-                    (order.generator, order.generator.get_state()) for order in batch if order.generator
-                ]
-                done, pictures = bar.n, None
-                try:
-                    pictures = self._make(batch, request, bar)
-                except RuntimeError as error:
-                    cpu = "can't allocate memory" in str(error)
-                    if not (cpu or isinstance(error, torch.OutOfMemoryError)) or len(batch) == 1:
-                        raise
-                # Outside the except block: the error's traceback would keep the batch's tensors alive.
-                if pictures is None:
-                    for generator, state in states:
-                        generator.set_state(state)
-                    for order in batch:
-                        order.notes.append(
-                            f"out of memory with {len(batch)} pictures at once; the batch was halved"
-                        )
-                    bar.n = done
-                    torch.cuda.empty_cache()
-                    # what was too much once will be too much again
-                    most = len(batch) // 2
-                    batches = [part for each in (batch, *batches) for part in _chunks(each, most)]
-                    continue
-                yield from pictures
-
-    def _make(self, batch: list[_Order], request: Request, bar: tqdm) -> list[Picture]:
-        step = self._denoise(batch, request, bar)
-        for (row, sentence), times in step.notes.items():
-            batch[row].notes.append(f"{sentence} ({times} times)" if times > 1 else sentence)
-
-        def note(row: int, sentence: str) -> None:
-            batch[row].notes.append(sentence)
-            warnings.warn(f"picture {batch[row].index}: {sentence}", stacklevel=2)
-
-        latent = request.output_type == "latent"
-        with torch.no_grad():
-            pictures = step.z if latent else self.backbone.decode(step.z, report=note)
-        images = [_as_output(picture, request.output_type) for picture in pictures.cpu()]
-        made = []
-        for row, (order, image) in enumerate(zip(batch, images, strict=True)):
-            noise = {"index": order.index, "seed": order.seed, "seed_index": order.seed_index}
-            if (order.seed or 0) >= WIDE:
-                noise["seed_rule"] = RULE
-            place = {"size": len(batch), "row": row}
-            record = make_record(self.backbone, request, order.layout, noise, place, order.notes)
-            made.append(Picture(order.index, image, record))
-        return made
-
-    def _denoise(self, batch: list[_Order], request: Request, bar: tqdm) -> Step:
-        """Run the loop to its last step; the callback may replace the latents on the way."""
-        seeds: list[Seed] = [(order.seed or 0, order.seed_index) for order in batch]
-        generators = [
-            order.generator or made for order, made in zip(batch, noise_generators(seeds), strict=True)
-        ]
-        given = [order.noise for order in batch if order.noise is not None]
-        steps = sample(
-            self.backbone,
-            [order.layout for order in batch],
-            request.methods,
-            request.sampling,
-            latents=torch.stack(given) if given else None,
-            generators=generators,
-            checked=True,
+        return Drawing(
+            self.backbone, request, self._orders(request), lambda step: self._called_back(step, request)
         )
-        latents = None
-        try:
-            while True:
-                step = steps.send(latents)
-                bar.update(len(batch) if step.index < request.sampling.steps else 0)  # PNDM takes one more
-                latents = self._called_back(step, request)
-        except StopIteration:
-            return step
 
     def _called_back(self, step: Step, request: Request) -> Float[Tensor, "batch c h w"] | None:
         if request.callback_on_step_end is None:
@@ -244,17 +178,17 @@ class Pipeline:
 
     # Orders: one for each picture
 
-    def _orders(self, request: Request) -> list[_Order]:
+    def _orders(self, request: Request) -> list[Order]:
         """One order per picture, with seed and size settled; everything that can be wrong is found here."""
         layouts = [self._sized(layout) for layout in request.layouts]
         if not request.checked:
             check_layouts(self.backbone, layouts, request.methods, strict=request.sampling.strict)
         notes = {layout: self._notes(layout) for layout in layouts}
-        orders: list[_Order] = []
+        orders: list[Order] = []
         for layout, (seed, first) in zip(layouts, request.layout_seeds(), strict=True):
             seeded = layout if seed is None else layout.model_copy(update={"seed": seed})
             for copy in range(request.num_images_per_prompt):
-                orders.append(_Order(len(orders), seeded, seed, first + copy, notes=list(notes[layout])))
+                orders.append(Order(len(orders), seeded, seed, first + copy, notes=list(notes[layout])))
         self._bring_noise(orders, request)
         return orders
 
@@ -268,7 +202,7 @@ class Pipeline:
             )
         return layout.model_copy(update={"width": width, "height": height})
 
-    def _bring_noise(self, orders: list[_Order], request: Request) -> None:
+    def _bring_noise(self, orders: list[Order], request: Request) -> None:
         """The caller's latents or generators; drawn now, in order, so that batching cannot change them."""
         given, latents = request.generators, request.latents
         if given is not None:
@@ -300,28 +234,10 @@ class Pipeline:
                 notes.append(f'{name} cut to {self.backbone.text_length} tokens; not read: "{cut}"')
         return notes
 
-    def _batches(self, orders: list[_Order], size: int) -> list[list[_Order]]:
-        """Pictures of one size together, at most ``size`` of them."""
-        groups: dict[tuple[int | None, int | None], list[_Order]] = {}
-        for order in orders:
-            groups.setdefault((order.layout.width, order.layout.height), []).append(order)
-        return [part for group in groups.values() for part in _chunks(group, size)]
-
-
-def _chunks(orders: list[_Order], size: int) -> list[list[_Order]]:
-    return [orders[start : start + size] for start in range(0, len(orders), size)]
-
-
-def _as_output(picture: Float[Tensor, "c h w"], output_type: str) -> Any:
-    if output_type in ("pt", "latent"):
-        return picture
-    pixels = picture.permute(1, 2, 0).numpy()
-    return pixels if output_type == "np" else Image.fromarray((pixels * 255).round().astype("uint8"))
-
 
 def _gathered(images: list[Any], output_type: str) -> Any:
     """One array or tensor where diffusers gives one; a list where sizes differ."""
-    if output_type == "pil" or len({image.shape for image in images}) > 1:
+    if output_type == "pil" or len({getattr(image, "shape", None) for image in images}) > 1:
         return images
     stacked = torch.stack([torch.as_tensor(image) for image in images])
     return stacked.numpy() if output_type == "np" else stacked

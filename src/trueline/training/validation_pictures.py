@@ -52,7 +52,7 @@ class ValidationPictures:
 
     def __call__(self, step: int, writer: Any) -> Mapping[str, float]:
         layouts = self._copies
-        images = Pipeline(self.backbone)(layouts, **self._options()).images
+        images = Pipeline(self.backbone)(layouts, **self._options()).whole().images
         self._write(step, writer, "validation", images, layouts)
         for name, views in self.task.sheets(images, layouts).items():
             self._write(step, writer, name, views, layouts)
