@@ -220,7 +220,8 @@ class Layout(Frozen):
 
     @classmethod
     def from_record(cls, record: Any) -> "Layout":
-        """The layout of a parsed JSON record. A record without "schema" is read as version 1.
+        """The layout of a parsed JSON record. A record without "schema" is read as version 1; "image", the path of a
+        picture to train on, is no part of a layout and is passed over.
 
         Raises:
             FieldError: naming the field.
@@ -231,7 +232,7 @@ class Layout(Frozen):
             raise FieldError(
                 "schema", f"must be {SCHEMA} (got {short(schema)}); use a newer Trueline to read it"
             )
-        return cls(**{key: value for key, value in record.items() if key != "schema"})
+        return cls(**{key: value for key, value in record.items() if key not in ("schema", "image")})
 
 
 def read_layouts(path: str | Path) -> list[Layout]:

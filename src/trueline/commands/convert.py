@@ -1,14 +1,21 @@
 """``trueline convert``: layouts from one format to another, and what was lost on the way."""
 
+from __future__ import annotations
+
 import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trueline.commands._parser import Parser, add_flags
 from trueline.formats import FORMATS, format_of, read, write
+
+if TYPE_CHECKING:
+    from trueline.formats._conversion import Tally
+    from trueline.layout import Layout
 
 #: What the arguments of ``read`` and ``write`` are called here, where the names differ.
 READING = {"format": "--from", "size": "--from-size"}
@@ -32,9 +39,15 @@ def parser() -> argparse.ArgumentParser:
     files = {
         "--names FILE": "class names: of IN's numbers (yolo), all that OUT may use",
         "--captions FILE": "captions_X.json, where it is not beside IN",
+        "--pictures DIR": "the pictures of IN, where they are not beside it",
     }
     add_flags(top, sizes)
     add_flags(top, files, type=Path)
+    top.add_argument(
+        "--crowd",
+        choices=("drop", "keep"),
+        help="COCO's crowd annotations (default: drop); some tools mark every mask as one",
+    )
     top.add_argument(
         "--strict", action="store_true", help="an error when anything is lost or left out; nothing is written"
     )
@@ -49,7 +62,13 @@ def _epilog() -> str:
         if kind.lacks:
             lines.append(f"  {'':18}cannot hold: {', '.join(kind.lacks)}")
     return "\n".join(
-        [*lines, "", "example:", "  trueline convert layouts.jsonl boxes.json --from trueline --to gligen"]
+        [
+            *lines,
+            "",
+            "examples:",
+            "  trueline convert layouts.jsonl boxes.json --from trueline --to gligen",
+            "  trueline convert labelled/ data.jsonl --from labelme --to trueline   # for trueline train --data",
+        ]
     )
 
 
@@ -74,8 +93,12 @@ def main(arguments: Sequence[str]) -> int:
             size=sizes[0],
             names=options.names if options.origin in named else None,
             captions=options.captions,
+            pictures=options.pictures,
+            crowd=None if options.crowd is None else options.crowd == "keep",
             tally=tally,
         )
+    if options.goal == "trueline" and "pictures" in FORMATS[options.origin].takes:
+        _note_missing(layouts, tally)
     with _named(WRITING):
         write(
             layouts,
@@ -93,6 +116,16 @@ def main(arguments: Sequence[str]) -> int:
         for what, count in counts.items():
             print(f"trueline: {word}: {what}: {count}", file=sys.stderr)
     return 0
+
+
+def _note_missing(layouts: Sequence[Layout], tally: Tally) -> None:
+    """What training will miss."""
+    from trueline.formats._output import picture_of
+
+    for number, layout in enumerate(layouts, start=1):
+        if "image" not in picture_of(layout):
+            what = "lines without image, as no picture was found (--pictures names their folder)"
+            tally.note(what, f"layout {number}" + (f" ({layout.id})" if layout.id else ""))
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class Format:
 
     ``contents``: file, boxes. ``source``: where it was read. ``holds``: which of ``EXTRAS``. ``canvas``: pixels
     (width, height) that its boxes count where neither the file nor the caller says. ``sized``: the file always says.
-    ``takes``: which of "names" (a list of classes) and "captions" reading or writing takes.
+    ``takes``: which of "names" (a list of classes), "captions", "pictures" and "crowd" reading or writing takes.
     """
 
     contents: str
@@ -63,7 +63,7 @@ FORMATS: dict[str, Format] = {
     "coco": Format(
         "folder with instances_X.json and captions_X.json; xywh in pixels of each picture",
         "https://cocodataset.org/#format-data",
-        ("prompt", "size", "id", "mask"), (512, 512), sized=True, takes=("names", "captions")),
+        ("prompt", "size", "id", "mask"), (512, 512), sized=True, takes=("names", "captions", "pictures", "crowd")),
     "gligen": Format(
         "JSON list of the entries of gligen_inference.py (phrases, locations); xyxy in 0..1",
         "gligen/GLIGEN@f9dccb9c6cf4 gligen_inference.py", ("prompt", "id")),
@@ -90,10 +90,11 @@ FORMATS: dict[str, Format] = {
         "weixi-feng/LayoutGPT@fc3195496255 llm_output/", ("prompt", "id")),
     "yolo": Format(
         "folder of labels/NAME.txt (class cx cy w h in 0..1) and data.yaml or classes.txt",
-        "https://docs.ultralytics.com/datasets/detect/", ("id",), takes=("names",)),
+        "https://docs.ultralytics.com/datasets/detect/", ("id",), takes=("names", "pictures")),
     "labelme": Format(
         "one JSON object per picture (shapes: rectangle, polygon, mask, ...); points in pixels",
-        "wkentaro/labelme@51e50e43067e labelme/_label_file.py", tuple(EXTRAS), (512, 512), sized=True),
+        "wkentaro/labelme@51e50e43067e labelme/_label_file.py", tuple(EXTRAS), (512, 512), sized=True,
+        takes=("pictures",)),
     "yxyx-1000": Format(
         "Ideogram 4's JSON caption of each picture (elements with bbox and desc); yxyx in 0..1000",
         "https://docs.ideogram.ai/prompting/json-prompting", ("prompt", "id")),
@@ -110,15 +111,20 @@ def read(
     size: tuple[int, int] | None = None,
     names: str | Path | None = None,
     captions: str | Path | None = None,
+    pictures: str | Path | None = None,
+    crowd: bool | None = None,
     tally: Tally | None = None,
 ) -> list[Layout]:
-    """The layouts of a file or folder in that format.
+    """The layouts of a file or folder in that format. Where the picture of one is found its path is
+    ``meta["picture"]["image"]``, which ``write`` makes "image" of a line of trueline's.
 
     Args:
         format: a name of ``FORMATS``.
         size: pixels (width, height) that boxes count, where the format has no place to say it (``canvas``).
         names: file of class names (yolo): one per line, YAML with ``names``, or COCO's categories.
         captions: captions_X.json (coco), where it is not beside instances_X.json.
+        pictures: folder of the pictures (coco, yolo, labelme), where they are not beside the file.
+        crowd: keep regions that are marked as crowds (coco); some tools mark every mask as one. None: False.
         tally: counts what was left out or changed; None: that is one warning.
 
     Raises:
@@ -127,14 +133,17 @@ def read(
     kind = format_of(format)
     if size is not None and (kind.canvas is None or kind.sized):
         raise ValueError(f"size: boxes of {format} do not depend on it; leave it out")
-    _refuse_idle(format, names=names, captions=captions)
+    _refuse_idle(format, names=names, captions=captions, pictures=pictures, crowd=crowd)
     from trueline.formats._conversion import Options, Tally
 
     if not Path(path).exists():
         raise ValueError(f"{path}: is not there; give the file or folder to read")
+    if pictures is not None and not Path(pictures).is_dir():
+        raise ValueError(f"pictures: {pictures} is no folder; give the one that holds the pictures")
     counted = Tally() if tally is None else tally
     module = _module(format)
     options = Options(format, module.FORM, size or kind.canvas, _path(names), _path(captions), counted)
+    options.pictures, options.crowd = _path(pictures), bool(crowd)
     try:
         layouts = [layout for layout in module.read(Path(path), options) if layout is not None]
     except OSError as error:

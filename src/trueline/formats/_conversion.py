@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PICTURE = "picture"  #: of ``meta``: file, width, height, id and further captions of the picture a layout was made for
+#: Of ``meta``: ``file``, ``width``, ``height``, ``id`` and further ``captions`` of the picture that a layout was made
+#: for, as its file says; and ``image``, the path of the picture that was found.
+PICTURE, IMAGE = "picture", "image"
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Tally:
 @dataclass
 class Options:
     """``format``: its name. ``form``: what its files look like, for messages. ``size``: pixels (width, height) that
-    boxes count; None: each picture has its own."""
+    boxes count; None: each picture has its own. ``pictures``: their folder; None: where the format keeps them."""
 
     format: str
     form: str
@@ -48,6 +50,8 @@ class Options:
     tally: Tally
     replace: bool = False
     strict: bool = False
+    pictures: Path | None = None
+    crowd: bool = False
 
     @property
     def cure(self) -> str:

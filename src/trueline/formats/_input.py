@@ -1,12 +1,12 @@
 """Reading files: whatever is wrong is one sentence that names file, row, field and cure."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from trueline import files
 from trueline.errors import short
-from trueline.formats._conversion import Options
+from trueline.formats._conversion import IMAGE, Options
 
 MAX_BYTES = 1 << 30  #: of one file; COCO's largest has half a gigabyte
 MAX_VALUE = 1e9  #: what a coordinate must stay below
@@ -80,6 +80,12 @@ def objects(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise ValueError(f"{where}[{place}]: must be an object (got {short(row)})")
     return list(rows)
+
+
+def image_at(folder: Path, file: str) -> dict[str, str]:
+    """What ``meta.picture`` says of a picture that is there: its path. Files name others by paths of any system."""
+    path = folder / PureWindowsPath(file).as_posix()
+    return {IMAGE: str(path)} if "\0" not in file and path.is_file() else {}
 
 
 def field_of(

@@ -8,7 +8,7 @@ from typing import Any
 
 from trueline.boxes import MIN_AREA, Box
 from trueline.files import Folder
-from trueline.formats._conversion import PICTURE, Options
+from trueline.formats._conversion import IMAGE, PICTURE, Options
 from trueline.formats._input import MAX_SIDE
 from trueline.layout import Layout
 
@@ -99,13 +99,15 @@ def file_names(layouts: Sequence[Layout]) -> list[str]:
 
 def picture_of(layout: Layout) -> dict[str, Any]:
     """What ``meta`` says of the picture that the layout was made for, as far as it is of its kind: ``file``, ``id``,
-    ``width`` and ``height`` (both or none), ``captions`` (besides the prompt)."""
+    ``width`` and ``height`` (both or none), ``captions`` (besides the prompt), ``image`` (the path of the
+    one that was found)."""
     about = layout.meta.get(PICTURE)
     if not isinstance(about, dict):
         return {}
     captions = about.get("captions")
     right = {
         "file": isinstance(about.get("file"), str) and bool(about["file"]),
+        IMAGE: isinstance(about.get(IMAGE), str) and bool(about[IMAGE]),
         "id": type(about.get("id")) is int,
         "captions": isinstance(captions, list) and all(isinstance(text, str) for text in captions),
     }

@@ -2,7 +2,9 @@
 ``annotations``.
 
 The first caption of a picture is the prompt; the others, the file's name and the size stay in ``meta.picture`` and
-are written again. Crowds are left out, as GLIGEN's and our training does; polygons and run lengths become masks.
+are written again. Crowds are left out, as GLIGEN's and our training does, unless they are asked for; polygons and run
+lengths become masks. Boxes count the pixels of a picture as it is seen, turned as its EXIF says: where a tool counted
+others, width and height tell, and training leaves the picture out.
 """
 
 import math
@@ -13,15 +15,23 @@ from typing import Any
 from trueline.formats import _masks
 from trueline.formats._build import PIXELS, make_layout, make_region, pixel_box, refuse_fractions
 from trueline.formats._conversion import PICTURE, Options, Tally
-from trueline.formats._input import mismatch
+from trueline.formats._input import image_at, mismatch
 from trueline.formats._names import classes_of
 from trueline.formats._output import canvas, json_bytes, picture_of, rounded, save_folder
-from trueline.formats.coco_files import Annotation, CocoFile, CocoPicture, Problem, annotation_folder
+from trueline.formats.coco_files import (
+    Annotation,
+    CocoFile,
+    CocoPicture,
+    Pictures,
+    Problem,
+    annotation_folder,
+    pictures_folder,
+)
 from trueline.layout import Layout, Region
 
 FORM = "a folder with instances_X.json and captions_X.json, or that instances file"
 SPLIT = "layouts"  #: what is written is instances_layouts.json and captions_layouts.json
-CROWDS = "crowd annotations, left out"
+CROWDS = "crowd annotations, left out (the argument crowd keeps them)"
 #: Rows about what is not there, by ``Problem.row``.
 STRAY = {
     "caption": "captions of unknown pictures, or empty, left out",
@@ -47,7 +57,8 @@ def read(path: Path, options: Options) -> list[Layout]:
     sizes = ((picture.width, picture.height) for picture in pictures.values())
     smallest = min(sizes, key=math.prod, default=(1, 1))
     refuse_fractions(boxes, smallest, PIXELS, f"{instances_file}, annotations, bbox")
-    layouts = (_layout(id, picture, tally) for id, picture in pictures.items())
+    folder = options.pictures or _pictures_folder(instances_file, pictures)
+    layouts = (_layout(id, picture, folder, options) for id, picture in pictures.items())
     return [layout for layout in layouts if layout is not None]
 
 
@@ -69,15 +80,23 @@ def _files(path: Path, options: Options) -> tuple[Path, Path | None]:
     return path, captions
 
 
-def _layout(id: int, picture: CocoPicture, tally: Tally) -> Layout | None:
-    captions = []
+def _pictures_folder(instances: Path, pictures: Pictures) -> Path:
+    """Where the pictures lie beside ``instances_X.json``, or beside ``annotations`` with it."""
+    root = instances.parent.parent if instances.parent.name == "annotations" else instances.parent
+    split = instances.stem.removeprefix("instances_")
+    return pictures_folder(root, split, [picture.file for picture in pictures.values()])
+
+
+def _layout(id: int, picture: CocoPicture, folder: Path, options: Options) -> Layout | None:
+    captions, tally = [], options.tally
     for text, where in picture.captions:
         if text.strip():
             captions.append(text)
         else:
             tally.lose(STRAY["caption"], where)
-    regions = [_region(annotation, picture, tally) for annotation in picture.annotations]
-    about = {"file": picture.file, "id": id, "width": picture.width, "height": picture.height}
+    regions = [_region(annotation, picture, options) for annotation in picture.annotations]
+    about: dict[str, Any] = {"file": picture.file, "id": id}
+    about |= {"width": picture.width, "height": picture.height} | image_at(folder, picture.file)
     if captions[1:]:
         about["captions"] = captions[1:]
     return make_layout(
@@ -90,9 +109,9 @@ def _layout(id: int, picture: CocoPicture, tally: Tally) -> Layout | None:
     )
 
 
-def _region(annotation: Annotation, picture: CocoPicture, tally: Tally) -> Region | None:
-    where = annotation.where
-    if annotation.box.crowd:
+def _region(annotation: Annotation, picture: CocoPicture, options: Options) -> Region | None:
+    where, tally = annotation.where, options.tally
+    if annotation.box.crowd and not options.crowd:
         tally.lose(CROWDS, where)
         return None
     x, y, width, height = annotation.box.bbox

@@ -169,6 +169,15 @@ def annotation_folder(folder: Path) -> Path:
     return folder / "annotations" if (folder / "annotations").is_dir() else folder
 
 
+def pictures_folder(root: Path, split: str, files: Sequence[str]) -> Path:
+    """Where the pictures' files are: the first candidate that holds one of the first few."""
+    candidates = (root / split, root / "images" / split, root / "images", root)
+    for folder in candidates:
+        if any((folder / file).is_file() for file in files[:20]):
+            return folder
+    return next((folder for folder in candidates if folder.is_dir()), root)
+
+
 # Which pictures, which of their boxes
 
 

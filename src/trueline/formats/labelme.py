@@ -3,7 +3,8 @@
 Rectangles are boxes; polygons, circles, turned rectangles and masks are boxes with a mask; points and lines are left
 out. LabelMe has no field for a prompt, but keeps keys that it does not know (``_label_file.py``, ``other_data``): so
 ``prompt``, ``negative_prompt`` and ``seed`` stand besides its own and ``negative`` in a shape, and a layout whose
-boxes were moved in LabelMe is still whole. The picture itself (``imageData``) is not read.
+boxes were moved in LabelMe is still whole. The picture within the file (``imageData``) is not read, only the one that
+``imagePath`` names. Points count its pixels as it is seen, turned as EXIF says, for so LabelMe opens it.
 """
 
 import base64
@@ -46,6 +47,7 @@ def _layout(path: Path, options: Options) -> Layout | None:
     about: dict[str, Any] = {"width": size[0], "height": size[1]}
     if isinstance(content.get("imagePath"), str):
         about["file"] = PureWindowsPath(content["imagePath"]).as_posix()
+        about |= _input.image_at(options.pictures or path.parent, about["file"])
     if content.get("flags"):
         tally.lose("flags of pictures", str(path))
     fields = {"id": path.stem, "seed": content.get("seed"), "meta": {PICTURE: about}}

@@ -2,6 +2,9 @@
 
 The labels are in the folder or its ``labels``; the names in ``data.yaml`` or ``classes.txt`` there, or in a file that
 is named. A line with more numbers is an outline (``class x0 y0 x1 y1 x2 y2 ...``), and becomes a mask.
+
+The picture of ``labels/a.txt`` is ``images/a`` with the ending of a picture, else beside it. Boxes are parts of the
+picture as it is seen, turned as EXIF says, for so Ultralytics opens it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +12,7 @@ from pathlib import Path
 
 from trueline.formats import _masks
 from trueline.formats._build import check_fraction, cut_box, make_layout, make_region
-from trueline.formats._conversion import Options
+from trueline.formats._conversion import IMAGE, PICTURE, Options
 from trueline.formats._input import MAX_VALUE, mismatch, read_text
 from trueline.formats._names import FORM as NAMES
 from trueline.formats._names import classes_of, read_names
@@ -19,6 +22,7 @@ from trueline.layout import Layout, Region
 FORM = "a folder of .txt files with lines of class cx cy width height"
 NAME_FILES = ("data.yaml", "data.yml", "classes.txt")
 FIELDS = ("cx", "cy", "width", "height")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG", ".WEBP")
 
 
 def read(path: Path, options: Options) -> Iterator[Layout | None]:
@@ -26,7 +30,23 @@ def read(path: Path, options: Options) -> Iterator[Layout | None]:
     for file in _label_files(path, options):
         lines = enumerate(read_text(file, options).split("\n"), start=1)
         regions = [_region(line, f"{file}, line {i}", names, options) for i, line in lines if line.strip()]
-        yield make_layout(None, regions, str(file), options.tally, id=file.stem)
+        found = _picture_of(file, path, options)
+        meta = {PICTURE: {IMAGE: str(found)}} if found else {}
+        yield make_layout(None, regions, str(file), options.tally, id=file.stem, meta=meta)
+
+
+def _picture_of(file: Path, path: Path, options: Options) -> Path | None:
+    """The picture that a file of labels is about."""
+    parts = list(file.parts)
+    if "labels" in parts[:-1]:  # the last folder of that name, as Ultralytics does
+        parts[len(parts) - 2 - parts[-2::-1].index("labels")] = "images"
+    places = [Path(*parts), file]
+    if options.pictures:
+        top = path if path.is_dir() else path.parent
+        root = top / "labels" if (top / "labels").is_dir() else top
+        places = [options.pictures / file.relative_to(root)]
+    found = (place.with_suffix(suffix) for place in places for suffix in SUFFIXES)
+    return next((place for place in found if place.is_file()), None)
 
 
 def _label_files(path: Path, options: Options) -> list[Path]:

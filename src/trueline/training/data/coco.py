@@ -21,6 +21,7 @@ from trueline.formats.coco_files import (
     PixelBox,
     Problem,
     annotation_folder,
+    pictures_folder,
     split_of,
 )
 from trueline.layout import MAX_PHRASE, MAX_PROMPT, Layout
@@ -99,7 +100,7 @@ def open_examples(data: Data, rules: Rules) -> COCOFolder:
     chosen = sorted(pictures) if data.share == "all" else sorted(split_of(pictures, data.share, seed=0))
     usable = (pictures[id] for id in chosen if _usable(pictures[id], id, rules, left_out))
     kept = list(islice(usable, data.n))
-    folder = _pictures_folder(root, split, kept)
+    folder = pictures_folder(root, split, [picture.file for picture in kept])
     return COCOFolder(kept, folder, rules, left_out, digest(*map(file_digest, paths)))
 
 
@@ -158,12 +159,3 @@ def _usable(picture: CocoPicture, id: int, rules: Rules, left_out: LeftOut) -> b
         return False
     left_out.boxes.update(dropped)
     return True
-
-
-def _pictures_folder(root: Path, split: str, pictures: list[CocoPicture]) -> Path:
-    """Where the files are: the first candidate that holds one of the first few."""
-    candidates = (root / split, root / "images" / split, root / "images", root)
-    for folder in candidates:
-        if any((folder / picture.file).is_file() for picture in pictures[:20]):
-            return folder
-    return next((folder for folder in candidates if folder.is_dir()), root)

@@ -122,7 +122,7 @@ def _record(line: str, number: int, folder: Path) -> Record:
         raise ValueError('image: is missing; give the path of the picture as "image"')
     if "\0" in content["image"]:
         raise ValueError("image: is no path")
-    layout = Layout.from_record({key: value for key, value in content.items() if key != "image"})
+    layout = Layout.from_record(content)
     image = folder / content["image"]
     return Record(number, image, layout, *_about(image))
 
