@@ -7,6 +7,7 @@ of transformers in the test of everything together.
 import json
 import math
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +35,7 @@ from trueline.realign.maps import AttentionRecorder
 from trueline.realign.panel import panel
 from trueline.realign.stage import OTHER_NOISE, UNGROUNDED, layout_of
 from trueline.sampling.method import Method
-from trueline.sampling.pipeline import Pipeline
+from trueline.sampling.pipeline import PictureError, Pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # notes are read where they are counted
 
@@ -628,6 +629,34 @@ def test_where_the_caller_gave_all_boxes_what_is_too_much_is_still_pushed_away(g
     for stages in (as_in_the_paper, realign(gated, Scripted([APPLE]))):
         (done,) = stages(own, seeds=[7], **FAST)
         assert done.kept == 0 and "nothing that was seen in round 0 can be drawn again" in done.notes[0]
+
+
+class Breaking(Method):
+    """Its pictures of cars are not finite: from stage ``since`` on."""
+
+    since: int = 0
+
+    def guide(self, z, ctx):
+        for row, layout in enumerate(ctx.layouts):
+            if "car" in layout.prompt and len(layout.regions) >= self.since:
+                z[row] = math.nan
+        return z
+
+
+@pytest.mark.parametrize("since", [0, 1])
+def test_a_picture_that_is_not_finite_costs_itself_alone(gated, since):
+    made, stages = [], realign(gated, Scripted([APPLE]))
+    prompts = ["a red apple", "a blue car and a red apple", "an apple and a chair"]
+    stream = stages.stream(prompts, seeds=[7, 8, 9], methods=[Breaking(since=since)], **FAST)
+    with (
+        nullcontext() if since else pytest.raises(PictureError, match="picture 1 could not be made: its numb")
+    ):
+        made.extend(stream)
+    assert [done.index for done in made] == ([0, 1, 2] if since else [0, 2])
+    assert {done.index: done.kept for done in made if done.index != 1} == {0: 1, 2: 1}
+    if since:
+        assert made[1].failed and made[1].kept == 0
+        assert made[1].notes[0].startswith("round 1 could not be drawn: its numbers are not finite")
 
 
 def test_one_that_cannot_be_drawn_again_does_not_stop_the_others(gated):

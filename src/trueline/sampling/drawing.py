@@ -85,8 +85,15 @@ class Drawing:
                 batch = batches.pop(0)
                 before = _States(order.generator for order in batch)
                 done, notes = bar.n, [list(order.notes) for order in batch]
-                images = self._if_memory_lasts(batch, bar)
+                images = None
+                try:
+                    images = self._draw(batch, bar)
+                except RuntimeError as error:
+                    if not out_of_memory(error) or len(batch) == 1:
+                        raise
+                # Outside the except block: the error's traceback would keep the batch's tensors alive.
                 if images is None:
+                    torch.cuda.empty_cache()
                     before.restore()
                     halved = f"out of memory with {len(batch)} pictures at once; the batch was halved"
                     for order, own in zip(batch, notes, strict=True):
@@ -137,17 +144,6 @@ class Drawing:
         for order in self.orders:
             groups.setdefault((order.layout.width, order.layout.height), []).append(order)
         return [part for group in groups.values() for part in _chunks(group, size)]
-
-    def _if_memory_lasts(self, batch: list[Order], bar: tqdm) -> list[Any] | None:
-        """``_draw``; None where memory ran out and the batch can be made smaller."""
-        try:
-            return self._draw(batch, bar)
-        except RuntimeError as error:
-            if not out_of_memory(error) or len(batch) == 1:
-                raise
-        # Outside the except block: the error's traceback would keep the batch's tensors alive.
-        torch.cuda.empty_cache()
-        return None
 
     def _draw(self, batch: list[Order], bar: tqdm | None = None) -> list[Any]:
         """The images of a batch, as ``output_type`` says; None for one whose numbers are not finite."""
