@@ -188,7 +188,8 @@ def write(
 
     counted, known = Tally() if tally is None else tally, list(layouts)
     if not known:
-        raise ValueError(f"{path}: there is no layout to write; give at least one")
+        why = f" (of what was read, {counted})" if counted.lost else ""
+        raise ValueError(f"{path}: there is no layout to write{why}; give at least one")
     _count_lacking(known, format, kind, counted)
     module = _module(format)
     options = Options(format, module.FORM, size, _path(names), None, counted, replace, strict)

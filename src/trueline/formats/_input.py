@@ -82,10 +82,15 @@ def objects(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def image_at(folder: Path, file: str) -> dict[str, str]:
-    """What ``meta.picture`` says of a picture that is there: its path. Files name others by paths of any system."""
-    path = folder / PureWindowsPath(file).as_posix()
-    return {IMAGE: str(path)} if "\0" not in file and path.is_file() else {}
+def image_of(file: str, folder: Path, options: Options) -> dict[str, str]:
+    """What ``meta.picture`` says of a picture that is there: its path. ``file``: as another file names it, by a path of
+    any system; ``folder``: where the format keeps it."""
+    name = PureWindowsPath(file)
+    places = [folder / name.as_posix()]
+    if options.pictures:
+        places = [options.pictures / name.as_posix(), options.pictures / name.name]
+    found = (place for place in places if "\0" not in file and place.is_file())
+    return next(({IMAGE: str(place)} for place in found), {})
 
 
 def field_of(

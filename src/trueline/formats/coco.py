@@ -15,7 +15,7 @@ from typing import Any
 from trueline.formats import _masks
 from trueline.formats._build import PIXELS, make_layout, make_region, pixel_box, refuse_fractions
 from trueline.formats._conversion import PICTURE, Options, Tally
-from trueline.formats._input import image_at, mismatch
+from trueline.formats._input import image_of, mismatch
 from trueline.formats._names import classes_of
 from trueline.formats._output import canvas, json_bytes, picture_of, rounded, save_folder
 from trueline.formats.coco_files import (
@@ -57,7 +57,7 @@ def read(path: Path, options: Options) -> list[Layout]:
     sizes = ((picture.width, picture.height) for picture in pictures.values())
     smallest = min(sizes, key=math.prod, default=(1, 1))
     refuse_fractions(boxes, smallest, PIXELS, f"{instances_file}, annotations, bbox")
-    folder = options.pictures or _pictures_folder(instances_file, pictures)
+    folder = _pictures_folder(instances_file, pictures)
     layouts = (_layout(id, picture, folder, options) for id, picture in pictures.items())
     return [layout for layout in layouts if layout is not None]
 
@@ -96,7 +96,7 @@ def _layout(id: int, picture: CocoPicture, folder: Path, options: Options) -> La
             tally.lose(STRAY["caption"], where)
     regions = [_region(annotation, picture, options) for annotation in picture.annotations]
     about: dict[str, Any] = {"file": picture.file, "id": id}
-    about |= {"width": picture.width, "height": picture.height} | image_at(folder, picture.file)
+    about |= {"width": picture.width, "height": picture.height} | image_of(picture.file, folder, options)
     if captions[1:]:
         about["captions"] = captions[1:]
     return make_layout(

@@ -47,7 +47,7 @@ def _layout(path: Path, options: Options) -> Layout | None:
     about: dict[str, Any] = {"width": size[0], "height": size[1]}
     if isinstance(content.get("imagePath"), str):
         about["file"] = PureWindowsPath(content["imagePath"]).as_posix()
-        about |= _input.image_at(options.pictures or path.parent, about["file"])
+        about |= _input.image_of(about["file"], path.parent, options)
     if content.get("flags"):
         tally.lose("flags of pictures", str(path))
     fields = {"id": path.stem, "seed": content.get("seed"), "meta": {PICTURE: about}}

@@ -23,7 +23,7 @@ from trueline.models.backbone import Backbone
 from trueline.models.grounding_layers import gates
 from trueline.sampling.records import versions
 from trueline.training.accelerator import alone, make_accelerator
-from trueline.training.data.examples import Examples, open_examples
+from trueline.training.data.examples import Examples, LeftOut, Refused, check_pictured, open_examples
 from trueline.training.data.latents import Latents, Unseen, encoded, fingerprint
 from trueline.training.data.stream import Shuffled
 from trueline.training.log import LOG
@@ -94,7 +94,12 @@ class TrainingRun:
         """
         self.accelerator = make_accelerator(self.settings, self.device)
         with alone(self.accelerator, self.home.path) as self._check:
-            return self._run()
+            try:
+                return self._run()
+            except Refused as error:
+                if not error.left_out.items:
+                    raise
+                raise ValueError(f"{error}; all of them are in {self._keep(error.left_out)}") from None
 
     def _run(self) -> int:
         if (steps := self._done()) is not None:
@@ -107,11 +112,8 @@ class TrainingRun:
         size = backbone.picture_size(None, None)
         self.examples = open_examples(self.settings.data, size, backbone.max_regions)
         self.task = recipe(self.name).prepare(self.settings, backbone, self.home.path)
-        if self.task.pictures and not self.examples.pictured:
-            raise ValueError(
-                f"data.source: {self.settings.data.source} holds prompts, and this recipe trains on pictures; give "
-                'layouts with "image"'
-            )
+        if self.task.pictures:
+            check_pictured(self.examples, self.settings.data.source)
         bound = self._bound(nets)
         self._check_bound(bound)
         validator = self._validator()
@@ -265,16 +267,22 @@ class TrainingRun:
         if not self.accelerator.is_main_process:
             return
         left_out = self.examples.left_out
-        lines = [json.dumps({"what": what, "why": why}) + "\n" for what, why in left_out.items]
-        self.home.write("left_out.jsonl", lambda file: file.write("".join(lines).encode()))
+        path = self._keep(left_out)
         if left_out.counts:
-            named = f"; all of them are in {self.home.path / 'left_out.jsonl'}" if left_out.items else ""
+            named = f"; all of them are in {path}" if left_out.items else ""
             self._say(
                 f"left out: {left_out}{named}{', except the boxes' if named and left_out.boxes else ''}"
             )
         if not (self.home.path / LOG).exists():
             first = {"step": 0, "examples": used, "left_out": left_out.counts}
             self.home.write(LOG, lambda file: file.write((json.dumps(first) + "\n").encode()))
+
+    def _keep(self, left_out: LeftOut) -> Path:
+        """``left_out.jsonl``, written by the main process."""
+        path = self.home.path / "left_out.jsonl"
+        if self.accelerator.is_main_process:
+            self.home.write(path.name, lambda file: file.write(left_out.lines()))
+        return path
 
     def _trained(self) -> Parameters:
         """What learns, by name; the part of the U-Net is opened here."""

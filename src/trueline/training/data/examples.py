@@ -9,6 +9,7 @@ box again in each epoch).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,9 +71,21 @@ class LeftOut:
         """All of it in numbers."""
         return dict(self.reasons) | {f"boxes {why}": count for why, count in self.boxes.items()}
 
+    def lines(self) -> bytes:
+        """JSON Lines of the items, in ASCII: a broken line may hold what UTF-8 cannot."""
+        return "".join(json.dumps({"what": what, "why": why}) + "\n" for what, why in self.items).encode()
+
     def __str__(self) -> str:
         first = f"; the first: {self.items[0][0]}, {self.items[0][1]}" if self.items else ""
         return ", ".join(f"{count} {reason}" for reason, count in self.counts.items()) + first
+
+
+class Refused(ValueError):
+    """Data that cannot be trained on. ``left_out``: what of it cannot be used, by name."""
+
+    def __init__(self, problem: str, left_out: LeftOut):
+        super().__init__(problem)
+        self.left_out = left_out
 
 
 @dataclass(frozen=True)
@@ -135,14 +148,19 @@ def digest(*parts: str | bytes) -> str:
 
 
 def of_prompts(path: Path) -> bool:
-    """Whether the file holds prompts without pictures: a .txt, or JSON Lines whose first object has no "image"."""
+    """Whether the file holds prompts without pictures: a .txt, or JSON Lines none of which has an "image"."""
     if path.suffix.lower() == ".txt":
         return True
+    prompts = False
     try:
-        first = parse_record(next(line for _, line in lines_of(path) if line.strip()))
-    except (OSError, StopIteration, ValueError):
-        return False  # which the reader of pictures says better
-    return isinstance(first, dict) and "prompt" in first and "image" not in first
+        for _, line in lines_of(path):
+            row = parse_record(line) if not prompts or '"image"' in line else None
+            if isinstance(row, dict) and "image" in row:
+                return False
+            prompts |= isinstance(row, dict) and "prompt" in row
+    except (OSError, ValueError):
+        return prompts
+    return prompts
 
 
 def bytes_of(tensor: torch.Tensor) -> bytes:
@@ -191,9 +209,10 @@ def from_lines(
             left_out.add(BROKEN, where, why)
             refused.append(f"{where}, {why}")
     if len(refused) > data.max_broken * tried:
-        raise ValueError(
+        raise Refused(
             f"data.max_broken: {len(refused)} of {tried} lines of {path} cannot be used, more than the "
-            f"{data.max_broken:g} of them that may be broken; the first: {refused[0]}; repair them, or raise it"
+            f"{data.max_broken:g} of them that may be broken; the first: {refused[0]}; repair them, or raise it",
+            left_out,
         )
     return found, mark
 
@@ -231,8 +250,29 @@ def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Exampl
     examples: Examples = import_module(READERS[reader]).open_examples(data, rules)
     if not len(examples):
         why = f" ({examples.left_out})" if examples.left_out.counts else ""
-        raise ValueError(f"data.source: nothing in {data.source} can be trained on{why}")
+        raise Refused(
+            f"data.source: nothing in {data.source} can be trained on{why}; repair the data, or give another",
+            examples.left_out,
+        )
     return examples
+
+
+def check_pictured(examples: Examples, source: str) -> None:
+    """
+    Raises:
+        Refused: there are prompts and no pictures.
+    """
+    if examples.pictured:
+        return
+    count = len(examples)
+    for index in range(count):
+        examples.left_out.add("examples without an image", f"example {index} of {source}")
+    have = "has" if count == 1 else "have"
+    raise Refused(
+        f"data.source: {source} holds prompts, and this recipe trains on pictures: {count} of {count} lines {have} "
+        'no image; give a .jsonl whose lines have "image", the path of a picture (`trueline convert` writes it)',
+        examples.left_out,
+    )
 
 
 #: Where the examples of each kind of source are read. The world reads its own scenes.

@@ -25,7 +25,7 @@ from torch import Tensor
 from trueline.files import Folder
 from trueline.models.backbone import Backbone
 from trueline.pictures import BrokenPicture
-from trueline.training.data.examples import Examples, bytes_of, digest
+from trueline.training.data.examples import Examples, Refused, bytes_of, digest
 
 logger = logging.getLogger(__name__)
 PART = 512  #: examples of one file
@@ -165,9 +165,10 @@ def _check(latents: Latents, examples: Examples, max_broken: float) -> None:
     share = len(latents.broken) / len(examples)
     if share > max_broken or not len(latents):
         first = latents.broken[0][1]
-        raise ValueError(
+        raise Refused(
             f"data.max_broken: {len(latents.broken)} of {len(examples)} pictures cannot be used, more than the "
-            f"{max_broken:g} of them that may be broken; the first: {first}; repair them, or raise it"
+            f"{max_broken:g} of them that may be broken; the first: {first}; repair them, or raise it",
+            examples.left_out,
         )
 
 

@@ -54,12 +54,7 @@ def open_examples(data: Data, rules: Rules) -> Prompts:
     def read(line: str, _number: int) -> Layout:
         if path.suffix.lower() == ".txt":
             return Layout(line.strip())
-        content = parse_record(line)
-        if isinstance(content, dict) and "image" in content:
-            raise ValueError(
-                "image: the first line has none, so this is a file of prompts; give it in all or none"
-            )
-        layout = Layout.from_record(content)
+        layout = Layout.from_record(parse_record(line))
         if len(layout.regions) > most:
             raise ValueError(f"regions: at most {most} can be used (got {len(layout.regions)})")
         return layout

@@ -2,6 +2,9 @@
 
 All that a step needs of the pictures' files besides their latents is read once, when the file is opened: pictures
 that go away while a run trains on their latents do not end it.
+
+Boxes are parts of the picture as it is seen, turned as its EXIF says. Where a layout says how large the picture was
+that was annotated (``meta.picture``), it must be so.
 """
 
 import json
@@ -12,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trueline.formats._output import picture_of
 from trueline.formats.coco_files import PixelBox
 from trueline.layout import Layout, Region, parse_record
 from trueline.pictures import BrokenPicture, picture_size
@@ -54,8 +58,10 @@ class LayoutFile:
 
     def picture(self, index: int) -> np.ndarray:
         record = self.records[index]
+        said = picture_of(record.layout)  # which layouts of other formats keep
+        size = (said["width"], said["height"]) if "width" in said else None
         try:
-            return self.rules.read(record.image)
+            return self.rules.read(record.image, size)
         except BrokenPicture as error:
             raise BrokenPicture(f"{self.path}, line {record.line}: {error}") from None
 

@@ -26,7 +26,7 @@ from trueline.models.backbone import Backbone
 from trueline.models.grounding_layers import gates, prepare_grounding, with_grounding
 from trueline.pictures import BrokenPicture
 from trueline.seeds import generator_of, seed_torch
-from trueline.training.data.examples import Examples, open_examples
+from trueline.training.data.examples import Examples, Refused, check_pictured, open_examples
 from trueline.training.data.latents import encode_pictures
 from trueline.training.losses.denoising import DenoisingObjective, ground, noised
 from trueline.training.objective import Batch, Losses, Nets
@@ -113,6 +113,7 @@ def prepare(settings: GligenSettings, backbone: Backbone, folder: Path) -> Glige
     own = settings.objective
     slots = min(settings.data.max_boxes, backbone.max_regions)
     examples = open_examples(settings.data, backbone.picture_size(None, None), slots)
+    check_pictured(examples, settings.data.source)
     add_layers(settings, backbone, examples)
     probe = Probe.of(backbone, examples, own.gap_n, settings.batch, settings.seed)
     denoising = DenoisingObjective(snr_gamma=own.snr_gamma)
@@ -174,14 +175,16 @@ class Probe:
         """The first ``count`` examples that have boxes and can be read.
 
         Raises:
-            ValueError: there is none.
+            Refused: there is none.
         """
-        pictures, layouts = [], []
+        pictures, layouts, broken = [], [], 0
         for index in range(len(examples)):
             try:
                 picture = examples.picture(index)
-            except BrokenPicture:
-                continue  # counted and named where the data is encoded
+            except BrokenPicture as error:  # counted and named where the data is encoded, if it comes to that
+                examples.left_out.add("broken pictures", f"example {index}", str(error))
+                broken += 1
+                continue
             layout = examples.layout(index, generator_of(seed, "gap", index))
             if layout.regions:
                 pictures.append(picture)
@@ -189,7 +192,12 @@ class Probe:
             if len(layouts) == count:
                 break
         if not layouts:
-            raise ValueError("data.source: no picture has a box, so that nothing about boxes can be learned")
+            why = f"{broken} of {len(examples)} pictures cannot be read" if broken else "no picture has a box"
+            why += " and no other has a box" if 0 < broken < len(examples) else ""
+            raise Refused(
+                f"data.source: {why}, so that nothing about boxes can be learned; give pictures with boxes",
+                examples.left_out,
+            )
         spans = range(0, len(pictures), rows)
         latents = torch.cat([encode_pictures(backbone, np.stack(pictures[i : i + rows])) for i in spans])
         noise = torch.randn(latents.shape, generator=generator_of(seed, "gap"))
