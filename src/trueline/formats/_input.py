@@ -83,8 +83,8 @@ def objects(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
 
 
 def image_of(file: str, folder: Path, options: Options) -> dict[str, str]:
-    """What ``meta.picture`` says of a picture that is there: its path. ``file``: as another file names it, by a path of
-    any system; ``folder``: where the format keeps it."""
+    """What ``meta.picture`` says of a picture that is there: its path. ``file``: as another file names it, by a
+    path of any system; ``folder``: where the format keeps it."""
     name = PureWindowsPath(file)
     places = [folder / name.as_posix()]
     if options.pictures:
