@@ -1,13 +1,18 @@
 """The library names arguments, and a command names flags."""
 
+import json
+import shutil
 from importlib import import_module
 
 import pytest
 
 from trueline import Pipeline
 from trueline.cli import COMMANDS, main
+from trueline.commands import dataset
 from trueline.commands._parser import Parser, with_flags
 from trueline.files import Folder
+from trueline.models.shipped import own_guidance_scale
+from trueline.world.pack import GUIDANCE_SCALE
 
 
 @pytest.fixture
@@ -89,3 +94,47 @@ def test_tables_of_flags_name_flags_that_are_there(command):
     module = import_module(f"trueline.commands.{command}")
     for flag in getattr(module, "FLAGS", {}).values():
         assert flag in module.parser()._option_string_actions, flag
+
+
+@pytest.mark.parametrize(("own", "scale"), [(None, 7.5), (3, 3.0)])
+def test_the_guidance_scale_of_every_command_is_the_models_own(gated_folder, tmp_path, own, scale):
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(gated_folder, model)
+    index = json.loads((model / "model_index.json").read_text())
+    index["trueline"] = index.get("trueline", {}) | ({} if own is None else {"guidance_scale": own})
+    (model / "model_index.json").write_text(json.dumps(index))
+    line = ["--model", str(model), "--steps", "1", "--out"]
+    assert main(["generate", "a cat", *line, str(out / "generated")]) == 0
+    assert json.loads((out / "generated" / "0000-0.json").read_text())["guidance_scale"] == scale
+    assert (
+        main(
+            ["evaluate", "world", "--methods", "plain", "--n", "1", "--judges", "none", *line, str(out / "e")]
+        )
+        == 0
+    )
+    found = [path.read_text() for path in (out / "e").rglob("*.json")]
+    assert any(f'"guidance_scale": {scale}' in text for text in found)
+    build = dataset.build_parser().parse_args([*line, str(out)])
+    assert dataset._settings(build).sampling.guidance_scale == scale
+    given = dataset.build_parser().parse_args([*line, str(out), "--guidance-scale", "0"])
+    assert dataset._settings(given).sampling.guidance_scale == 0
+
+
+def test_the_worlds_guidance_scale():
+    assert (
+        own_guidance_scale("world")
+        == Pipeline.from_pretrained("world").backbone.guidance_scale
+        == GUIDANCE_SCALE
+        == 4
+    )
+    assert own_guidance_scale("owner/name") is None, "known when it is here"
+
+
+def test_no_guidance_may_be_asked_for(gated):
+    gated.settings["guidance_scale"] = 9
+    try:
+        pipe = Pipeline(gated)
+        given = [pipe("a cat", steps=1, seeds=1, **how).records[0] for how in ({}, {"guidance_scale": 0})]
+    finally:
+        del gated.settings["guidance_scale"]
+    assert [record["guidance_scale"] for record in given] == [9, 0]

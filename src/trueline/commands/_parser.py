@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -69,17 +69,16 @@ def add_settings(
     group: argparse._ActionsContainer,
     settings: type[BaseModel],
     names: Iterable[str] | None = None,
-    defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """A flag for each field, with its description and default; not given, it is None. ``names``: of some fields only.
-    ``defaults``: the command's own, for the help."""
+    """A flag for each field, with its description and default; not given, it is None. ``names``: of some fields
+    only."""
     for name in settings.model_fields if names is None else names:
         field = settings.model_fields[name]
-        default = (defaults or {}).get(name, field.default)
+        default = field.default
         if default is False:
             group.add_argument(flag_of(name), action="store_true", default=None, help=field.description)
             continue
-        kind: Any = str if default is None else type(default)
+        kind: Any = _kind(field.annotation) if default is None else type(default)
         metavar = {int: "COUNT", float: "NUMBER"}.get(kind, "NAME")
         if field.examples:
             kind, metavar = fractions(field.examples[0]), "A,B,C"[: 2 * field.examples[0].count(",") + 1]
@@ -88,10 +87,15 @@ def add_settings(
         group.add_argument(flag_of(name), type=kind, metavar=metavar, help=text)
 
 
+def _kind(annotation: Any) -> type:
+    """What text a setting is read as that is None where it is not given: a number, or itself."""
+    return float if any(getattr(part, "__origin__", part) is float for part in get_args(annotation)) else str
+
+
 def settings_of(
     options: argparse.Namespace, settings: type[S], defaults: Mapping[str, Any] | None = None
 ) -> S:
-    """The settings of a command line; ``defaults`` are the command's own, as in ``add_settings``."""
+    """The settings of a command line; ``defaults``: the command's own."""
     given = {name: getattr(options, name, None) for name in settings.model_fields}
     return settings(
         **{**(defaults or {}), **{name: value for name, value in given.items() if value is not None}}

@@ -91,7 +91,11 @@ def _pictures(group: argparse._ArgumentGroup) -> None:
     add_flags(group, {"--tries N": tries}, type=int, default=1)
     add_flags(group, {"--steps N": "denoising steps (default 50)"}, type=int, default=50)
     add_flags(group, {"--batch-size N": "pictures at a time (default 16)"}, type=int, default=16)
-    add_flags(group, {"--guidance-scale W": "default 4 for the world, 7.5 for others"}, type=float)
+    add_flags(
+        group,
+        {"--guidance-scale W": "default: the model's own, 7.5 where it has none"},
+        type=float,
+    )
     add_flags(group, {"--scheduler NAME": "default ddim"}, default="ddim")
     group.add_argument("--dtype", choices=DTYPES, help="default: bf16 where it is fast")
 
@@ -276,13 +280,14 @@ def _settings(options: argparse.Namespace) -> "DatasetSettings":
     from trueline.commands._model import fast_dtype
     from trueline.dataset.pictures import anywhere
     from trueline.dataset.settings import DatasetSettings
+    from trueline.models.shipped import own_guidance_scale
     from trueline.sampling.options import Sampling
 
     drawn = not options.images
     detector = options.detector or "oracle"
     clip = _clip(options)
     model = options.model or WORLD
-    scale = options.guidance_scale if options.guidance_scale is not None else (4.0 if model == WORLD else 7.5)
+    scale = own_guidance_scale(model) if options.guidance_scale is None else options.guidance_scale
     least = options.min_clip
     if least is None and clip is not None:
         least = LEAST_CLIP.get(clip.partition("=")[0])

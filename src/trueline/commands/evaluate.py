@@ -23,6 +23,7 @@ from trueline.errors import redacted_arguments
 from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class, load
 from trueline.exits import NOT_AS_WANTED
 from trueline.methods import METHODS
+from trueline.models.shipped import own_guidance_scale
 from trueline.sampling.options import Sampling, recorded
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 NO_JUDGES = ["none"]
 GROUPS = (*METHODS, *PLANNERS)  #: names with settings of their own, --NAME.setting
-DEFAULTS = {"guidance_scale": 4.0}  #: where they are not those of ``Sampling``
 EPILOG = """benchmarks:
   world           held-out scenes of the embedded world, judged by its oracle and its CLIP; with --data also those
                   prompts of CC-500, T2I-CompBench and NSR-1K that the world knows every word of
@@ -131,7 +131,7 @@ def _who(group: argparse._ArgumentGroup) -> None:
 
 def _how(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", default="world", help="the package's model, a folder, or a Hub id")
-    add_settings(group, Sampling, recorded(), DEFAULTS)
+    add_settings(group, Sampling, recorded())
     group.add_argument("--dtype", choices=DTYPES, help="default: bf16 where the device has it, or else fp32")
     group.add_argument("--device", help="default: cuda where there is one")
     group.add_argument("--batch-size", type=int, default=16, metavar="COUNT", help="default 16")
@@ -184,7 +184,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         model=options.model,
         n=options.n,
         seeds=seeds,
-        sampling=settings_of(options, Sampling, DEFAULTS),
+        sampling=settings_of(options, Sampling, {"guidance_scale": own_guidance_scale(options.model)}),
         dtype=options.dtype or fast_dtype(options.device),
         batch_size=options.batch_size,
     )

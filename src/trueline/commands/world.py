@@ -107,7 +107,7 @@ def report_parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--n", type=int, default=512, help="pictures for each figure (default: %(default)s)")
     top.add_argument("--steps", type=int, default=50)
-    top.add_argument("--guidance-scale", type=float, default=4.0)
+    top.add_argument("--guidance-scale", type=float, help="default: the model's own")
     top.add_argument(
         "--guidance-interval", type=float, nargs=2, metavar=("START", "STOP"), help="default: the model's own"
     )

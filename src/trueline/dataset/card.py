@@ -81,9 +81,10 @@ def _steps(s: Mapping[str, Any], review: Mapping[str, Any]) -> str:
     if s["images"]:
         source = f"a folder {code(s['images'])}, made elsewhere"
     else:
+        scale = "of the model's own" if s["guidance_scale"] is None else f"{s['guidance_scale']:g}"
         source = (
             f"drawn by {code(s['model'])}, {s['steps']} steps of {code(s['scheduler'])}, guidance "
-            f"{s['guidance_scale']:g}, {s['dtype']}, seed {s['seed']} (each try adds 1), at most {s['tries']} tries "
+            f"{scale}, {s['dtype']}, seed {s['seed']} (each try adds 1), at most {s['tries']} tries "
             "a prompt"
         )
     captions = f", {s['captions']} natural captions from {code(s['captions_from'])}" if s["captions"] else ""

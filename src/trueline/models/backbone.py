@@ -23,7 +23,7 @@ from trueline.models.checkpoint import CheckpointError
 from trueline.models.encoded import Encoded, Spans
 from trueline.models.grounding import RELEASED_SCHEDULE, RELEASED_SLOTS, Grounding, pack
 from trueline.models.schedulers import Level, Stepper, make_scheduler, target_of, x0_of
-from trueline.models.schedules import check_interval, check_schedule
+from trueline.models.schedules import RELEASED_SCALE, check_interval, check_scale, check_schedule
 from trueline.models.vae import DecodeError, Latents, Pictures, Report
 
 __all__ = ["FAMILIES", "Backbone", "CheckpointError", "DecodeError", "Part"]
@@ -50,7 +50,7 @@ class Backbone(ABC):
         vae: pictures to latents and back.
         scheduler: a template, which is never stepped; ``stepper`` makes fresh ones.
         settings: the "trueline" entry of the checkpoint's ``model_index.json``, a dictionary that may hold
-            ``max_regions``, ``grounding_schedule``, ``guidance_interval`` and ``vocabulary``.
+            ``max_regions``, ``grounding_schedule``, ``guidance_scale``, ``guidance_interval`` and ``vocabulary``.
         source, revision: where it came from.
         adapters: the LoRAs that are loaded, by name, and their weights.
         checkpointing: see ``enable_gradient_checkpointing``.
@@ -106,9 +106,7 @@ class Backbone(ABC):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Backbone":
         """Move and cast all nets, in place."""
         if self._offload_hooks and device is not None:
-            raise ValueError(
-                "device: the nets are under enable_model_cpu_offload(), which places them itself"
-            )
+            raise ValueError("device: enable_model_cpu_offload() places the nets itself; leave device out")
         given: Any = {k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None}
         for net in self.nets().values():
             net.to(**given)
@@ -174,6 +172,11 @@ class Backbone(ABC):
     def grounding_schedule(self) -> tuple[float, float, float]:
         """The checkpoint's own scheduled sampling (see ``grounding.alpha_schedule``)."""
         return check_schedule(self.settings.get("grounding_schedule", RELEASED_SCHEDULE))
+
+    @property
+    def guidance_scale(self) -> float:
+        """The weight of the prompt that the checkpoint wants; 7.5 where it does not say."""
+        return check_scale(self.settings.get("guidance_scale", RELEASED_SCALE))
 
     @property
     def guidance_interval(self) -> tuple[float, float]:

@@ -1,10 +1,13 @@
 """What decides the steps of a run: the names of the schedulers, and fractions of the steps. No torch."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
-from trueline.errors import FieldError
+from trueline.errors import FieldError, short
 
 MAX_STEPS = 1000
+RELEASED_SCALE = 7.5  #: guidance scale of the released models, as diffusers has it
 #: Name -> class of diffusers.
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -13,6 +16,18 @@ SCHEDULERS = {
     "lms": "LMSDiscreteScheduler",
     "pndm": "PNDMScheduler",
 }
+
+
+def check_scale(scale: Any, field: str = "guidance_scale") -> float:
+    """A finite number of at least 0, as a float.
+
+    Raises:
+        FieldError: naming ``field``.
+    """
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not (number and 0 <= scale < math.inf):
+        raise FieldError(field, f"must be a number of at least 0 (got {short(scale)})")
+    return float(scale)
 
 
 def check_interval(interval: Sequence[float], field: str = "guidance_interval") -> tuple[float, float]:

@@ -1,7 +1,10 @@
 """The weights that come with the package: the embedded world's, one folder for each net. No torch."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
+
+from trueline.models.schedules import RELEASED_SCALE, check_scale
 
 WORLD = "world"  #: what a model is called that is the world's own
 
@@ -9,6 +12,22 @@ WORLD = "world"  #: what a model is called that is the world's own
 def shipped_folder(name: str) -> Path:
     """The folder of that net ("clip", "hcma", ...), whether or not it is there."""
     return Path(str(files("trueline"))) / "world" / "weights" / name
+
+
+def own_guidance_scale(model: str) -> float | None:
+    """The weight of the prompt that a model on this machine wants; None: of the Hub, so that it is known once it is
+    here."""
+    folder = shipped_folder("pipeline") if model == WORLD else Path(model)
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        return check_scale(index.get("trueline", {}).get("guidance_scale", RELEASED_SCALE))
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ):  # what is wrong with it is said when it is loaded
+        return None
 
 
 def whole_net(folder: str | Path, what: str) -> Path:

@@ -67,7 +67,7 @@ def sample(
     generators = generators or noise_generators(_seeds(layouts, seeds))
     z = stepped = stepper.start(_noise(backbone, layouts, generators, latents))
     text, values = _texts(backbone, layouts, methods)
-    scale = sampling.guidance_scale
+    scale = backbone.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale
     negative = backbone.encode([layout.negative_prompt for layout in layouts]) if scale > 1 else None
     grounding, has_regions = _ground(backbone, layouts)
     start, stop = sampling.guidance_interval or backbone.guidance_interval

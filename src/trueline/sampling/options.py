@@ -73,8 +73,8 @@ class Sampling(Frozen):
     scheduler: Annotated[str, one_of(*SCHEDULERS)] | None = Field(
         default="ddim", description=", ".join(SCHEDULERS), json_schema_extra={"enum": [*SCHEDULERS, None]}
     )
-    guidance_scale: Annotated[float, Within(0)] = Field(
-        default=7.5, description="weight of the prompt; at most 1 is no guidance, at half the cost"
+    guidance_scale: Annotated[float, Within(0)] | None = Field(
+        default=None, description="weight of the prompt; at most 1 is no guidance, at half the cost"
     )
     #: Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval"; there noise levels, here steps.
     guidance_interval: Annotated[tuple[float, float], _INTERVAL] | None = Field(
@@ -95,9 +95,11 @@ class Sampling(Frozen):
     )
 
     def completed(self, backbone: Backbone) -> Sampling:
-        """With the checkpoint's own interval and schedule where they are None."""
+        """With the checkpoint's own scale, interval and schedule where they are None."""
+        scale = self.guidance_scale
         return self.model_copy(
             update={
+                "guidance_scale": backbone.guidance_scale if scale is None else scale,
                 "guidance_interval": self.guidance_interval or backbone.guidance_interval,
                 "grounding_schedule": self.grounding_schedule or backbone.grounding_schedule,
             }

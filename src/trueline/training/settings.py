@@ -108,6 +108,7 @@ class Validation(Frozen):
 
     Args:
         layouts: JSON Lines; None = the first ``n`` of the data (the world: of its split "tune").
+        guidance_scale: None = the model's own.
         each: pictures of each layout. A diversity of the pictures of one prompt needs two or more.
         patience: validations after which the run stops, where the recipe has a held-out score and it has not risen;
             0 = never. The best step's weights are kept in any case.
@@ -118,7 +119,7 @@ class Validation(Frozen):
     layouts: str | None = None
     n: Annotated[int, Field(ge=1, le=64)] = 8
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
-    guidance_scale: Annotated[float, Field(ge=0)] = 7.5
+    guidance_scale: Annotated[float, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     each: Annotated[int, Field(ge=1, le=16)] = 1
     patience: Annotated[int, Field(ge=0)] = 0

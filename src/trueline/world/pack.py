@@ -20,6 +20,7 @@ from trueline.world.workspace import Workspace
 GROUNDING_SCHEDULE = (0.7, 0.1, 0.2)
 #: Of the steps, those with classifier-free guidance: at low noise it spoils colours (docs/world.md).
 GUIDANCE_INTERVAL = (0.0, 0.7)
+GUIDANCE_SCALE = 4.0
 #: How the nets for perception were shown their pictures: SIZE x SIZE, bicubic, values in -1..1.
 PICTURES = {
     "do_resize": True,
@@ -50,6 +51,7 @@ def pack_world(work: Workspace, target: Path) -> int:
     settings = {
         "max_regions": MAX_REGIONS,
         "grounding_schedule": list(GROUNDING_SCHEDULE),
+        "guidance_scale": GUIDANCE_SCALE,
         "guidance_interval": list(GUIDANCE_INTERVAL),
         "vocabulary": list(words()),
     }
