@@ -29,12 +29,20 @@ COMMANDS = {
 
 #: Command lines that, given again, go on with what they had done: how they begin.
 GO_ON = ("generate", "train", "dataset build", "evaluate", "world build")
+#: Read by other libraries once they are imported: no bars and remarks of theirs, for who does not ask for them.
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+}
 TRACEBACK = "TRUELINE_TRACEBACK"  #: environment variable: when set, failures show where they come from
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: ``sys.argv``) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         with sigterm_stops():
             run, rest = _command(arguments)

@@ -17,6 +17,7 @@ from trueline.chat.model import LOCAL, ChatError, Message, Messages, Model
 from trueline.chat.settings import ChatSettings
 from trueline.errors import first_problem
 from trueline.files import json_digest
+from trueline.models.shipped import check_place
 
 MAX_ENTRIES = 1000  #: of a list in an answer; the rest is left out
 MAX_PROBLEM = 1000  #: characters of what is wrong with an answer
@@ -94,6 +95,7 @@ class Chat:
         if not model:
             raise ValueError(f"which language model? Give its name (llm:MODEL), or set {MODEL_VARIABLE}")
         if model.startswith(LOCAL) or (Path(model) / "config.json").is_file():
+            check_place(model.removeprefix(LOCAL), LOCAL.removesuffix("="))
             from trueline.chat.local import Local
 
             return cls(Local(model.removeprefix(LOCAL), chosen), chosen)

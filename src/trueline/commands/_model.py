@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,10 +10,34 @@ import torch
 
 from trueline.commands._parser import DTYPES
 from trueline.errors import redacted
+from trueline.models import checkpoint
 from trueline.models.devices import fast_bfloat16
+from trueline.models.lora import find as find_lora
+from trueline.perception import check as check_perception
 from trueline.sampling.pipeline import Pipeline
 
+Looked = Iterable[tuple[str, str | None]]
 KNOWN = "; it knows: "  #: before the words that a model knows, in the warning about those it does not
+
+
+def check_loading(
+    model: str, device: str | None = None, lora: str | None = None, others: Looked = ()
+) -> None:
+    """Refuse what needs neither network nor weights to be refused, before time is spent on anything.
+
+    Args:
+        others: models that look at pictures: an argument, and the name that it has (None: nobody).
+    """
+    find_device(device)
+    checkpoint.check(model)
+    if lora is not None and not (path := find_lora(lora, model)).exists():
+        raise ValueError(f"lora: {path} is not there; check the path")
+    for argument, name in others:
+        try:
+            if name is not None:
+                check_perception(name)
+        except ValueError as error:
+            raise ValueError(f"{argument}: {error}") from None
 
 
 def load_pipeline(settings: dict[str, Any]) -> Pipeline:
@@ -49,8 +73,10 @@ def fast_dtype(device: str | None) -> str:
 def silence_libraries() -> None:
     """No "Loading weights" bars: they would fill the log of every job that is not at a terminal."""
     from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import disable_progress_bars
     from transformers.utils import logging as transformers_logging
 
+    disable_progress_bars()
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
         logging.set_verbosity_error()

@@ -149,12 +149,20 @@ def _build(arguments: Sequence[str]) -> int:
     if options.prompts_only:
         return _prompts_only(options, wishes)
     settings = _settings(options)
-    from trueline.commands._model import find_device, load_pipeline, silence_libraries, warnings_as_lines
+    from trueline.commands._model import (
+        check_loading,
+        find_device,
+        load_pipeline,
+        silence_libraries,
+        warnings_as_lines,
+    )
     from trueline.dataset.build import Checker, DatasetBuild
     from trueline.dataset.pictures import DrawnPictures, GivenPictures
     from trueline.dataset.review import write_review
     from trueline.perception import load as load_model
 
+    looked = (("detector", settings.detector), ("clip", settings.clip))
+    check_loading(settings.model or WORLD, options.device, None, looked)
     silence_libraries()
 
     def pipe() -> Any:

@@ -174,11 +174,13 @@ def _plans(options: argparse.Namespace, command: str, given: Given, of_planners:
 
 def _pictures(options: argparse.Namespace, command: str, given: Given, of_planners: Given) -> int:
     seeds, names = read_seeds(options), judge_names(options)
-    from trueline.commands._model import fast_dtype, warnings_as_lines
+    from trueline.commands._model import check_loading, fast_dtype, warnings_as_lines
     from trueline.evaluation.drawing_list import Shard, choose, wanted
     from trueline.evaluation.judges import unmeasured
     from trueline.evaluation.run import EvaluationRun, EvaluationSettings
 
+    check_loading(options.model, options.device, None, (("judges", name) for name in names))
+    loras = read_loras(options.loras)
     settings = EvaluationSettings(
         benchmark=options.benchmark,
         model=options.model,
@@ -199,7 +201,7 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
             benchmark = planned = _planned(benchmark, options, of_planners)
             settings = settings.model_copy(update={"plan": planned.digest})
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
-        elsewhere, loras = read_images(options, pictures), read_loras(options.loras)
+        elsewhere = read_images(options, pictures)
         if options.methods is None and not loras:
             methods = default_rows(pictures, bool(options.images))
         else:

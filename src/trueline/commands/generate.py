@@ -155,6 +155,10 @@ def main(arguments: Sequence[str]) -> int:
 
         redrawing = read_realign(options, settings, given, of_planners)
     methods = chosen(options.method or [], given)
+    from trueline.commands._model import check_loading
+
+    looked = redrawing.models.items() if options.realign else ()
+    check_loading(settings["model"], settings["device"], settings["lora"], looked)
     layouts, planned = with_boxes(layouts, methods, options.planner, of_planners)
     settings |= {"methods": options.method or [], "planner": planned and planned.label}
     from trueline.commands._pictures import draw

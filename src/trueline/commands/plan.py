@@ -17,6 +17,7 @@ from trueline.commands._parser import Parser, add_flags
 from trueline.commands._planners import PLANNERS, PLANS, make_chosen, not_as_asked, say
 
 if TYPE_CHECKING:
+    from trueline.files import Folder
     from trueline.layout import Layout
     from trueline.planner import Planner
 
@@ -112,6 +113,7 @@ def _lines(file: str) -> list[str]:
 
 def _check(options: argparse.Namespace) -> None:
     """What can be refused before any time (or money) is spent on planning."""
+    from trueline.files import Folder
     from trueline.layout import MAX_SEED, Layout
 
     Layout("a", width=options.width, height=options.height)
@@ -122,6 +124,10 @@ def _check(options: argparse.Namespace) -> None:
     drawn = None if options.draw is None else Path(options.draw)
     if drawn is not None and not _is_folder(drawn) and drawn.suffix.lower() != ".png":
         raise ValueError(f"--draw: give FILE.png, or a folder (got {options.draw!r})")
+    if options.out is not None:
+        Folder(Path(options.out).parent)
+    if drawn is not None:
+        _folder_of(drawn)
 
 
 def _planned(planner: "Planner", prompts: Sequence[str], options: argparse.Namespace) -> "Iterator[Layout]":
@@ -143,18 +149,23 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() or not path.suffix
 
 
+def _folder_of(path: Path) -> "Folder":
+    from trueline.files import Folder
+
+    try:
+        return Folder(path if _is_folder(path) else path.parent)
+    except ValueError as error:
+        raise ValueError(f"--draw{str(error).removeprefix('out')}") from None
+
+
 def _draw(layouts: "Sequence[Layout]", path: Path) -> None:
     """The boxes on paper: a picture of each in a folder, or all in one file."""
     from PIL import Image
 
-    from trueline.files import Folder
     from trueline.pictures import contact_sheet, overlay
 
     papers = [Image.new("RGB", (layout.width or SIDE, layout.height or SIDE), PAPER) for layout in layouts]
-    try:
-        folder = Folder(path if _is_folder(path) else path.parent)
-    except ValueError as error:
-        raise ValueError(f"--draw{str(error).removeprefix('out')}") from None
+    folder = _folder_of(path)
     if _is_folder(path):
         for paper, layout in zip(papers, layouts, strict=True):
             folder.write_png(f"{layout.id or 'plan'}.png", overlay(paper, layout))

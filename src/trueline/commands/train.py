@@ -30,6 +30,10 @@ accelerate launch --multi_gpu --num_processes 2 -m trueline.cli train ..."""
 
 #: Argument of the library -> flag, where the names differ.
 FLAGS = {"data.source": "--data"}
+PLACES = (
+    "objective.clip",
+    "objective.alignment",
+)  #: settings that are a folder or a Hub id, besides the model
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a setting, over the file's; repeatable",
     )
-    top.add_argument("--out", required=True, metavar="DIR", help="where the run lives")
+    top.add_argument("--out", metavar="DIR", help="where the run lives")
     top.add_argument("--quiet", action="store_true", help="say nothing on the way")
     top.add_argument("--show", action="store_true", help="print all settings as YAML and stop")
     return top
@@ -77,16 +81,33 @@ def main(arguments: Sequence[str]) -> int:
 
         print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
         return 0
+    if options.out is None:
+        raise ValueError("--out: give the folder in which the run lives")
     from pathlib import Path
 
-    from trueline.commands._model import find_device, silence_libraries, warnings_as_lines
+    from trueline.commands._model import check_loading, find_device, silence_libraries, warnings_as_lines
     from trueline.sampling.records import commit
     from trueline.training.run import TrainingRun
 
+    check_loading(settings.model, options.device)
+    _check_places(settings)
     silence_libraries()
     device = find_device(options.device)
     with warnings_as_lines(), _progress_on_stderr(options.quiet):
         return TrainingRun(options.recipe, settings, Path(options.out), device, commit())()
+
+
+def _check_places(settings: Any) -> None:
+    """Data and further models are there, or may be on the Hub."""
+    from trueline.models.shipped import WORLD, check_place
+    from trueline.training.data.examples import reader_of
+    from trueline.training.settings import flat
+
+    reader_of(settings.data)
+    given = flat(settings.model_dump())
+    for key in PLACES:
+        if given.get(key) not in (None, WORLD):
+            check_place(given[key], key)
 
 
 @contextmanager

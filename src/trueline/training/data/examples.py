@@ -227,13 +227,12 @@ def _text_digest(path: Path) -> str:
     return made.hexdigest()[:16]
 
 
-def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Examples:
-    """The examples of ``data.source`` for a backbone that draws ``size`` (width, height).
+def reader_of(data: Data) -> str:
+    """What reads ``data.source``: a name of ``READERS``.
 
     Raises:
-        ValueError: not there, not readable, or nothing in it can be used.
+        ValueError: it is not there, or a setting is of no use for it.
     """
-    rules = Rules.of(data, size, max_regions)
     source = Path(data.source)
     if data.source == "world":
         reader = "world"
@@ -247,7 +246,17 @@ def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Exampl
             "layouts, nor a .txt of prompts"
         )
     _refuse_idle(data, reader)
-    examples: Examples = import_module(READERS[reader]).open_examples(data, rules)
+    return reader
+
+
+def open_examples(data: Data, size: tuple[int, int], max_regions: int) -> Examples:
+    """The examples of ``data.source`` for a backbone that draws ``size`` (width, height).
+
+    Raises:
+        ValueError: not there, not readable, or nothing in it can be used.
+    """
+    rules = Rules.of(data, size, max_regions)
+    examples: Examples = import_module(READERS[reader_of(data)]).open_examples(data, rules)
     if not len(examples):
         why = f" ({examples.left_out})" if examples.left_out.counts else ""
         raise Refused(
