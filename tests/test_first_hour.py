@@ -1,4 +1,4 @@
-"""What a user meets first: cheap things are checked first, other libraries are silent, names of diffusers are known."""
+"""What a user meets first: cheap checks come first, others' bars are silent, names of diffusers are known."""
 
 import json
 import os
@@ -17,15 +17,17 @@ from trueline.models.pretrained import Checkpoint
 LLM = ["--planner", "llm:x", "--llm.base_url", "http://127.0.0.1:9/v1", "--llm.timeout", "1"]
 HUB = "grounding-dino=owner/name"  #: asks the network
 REALIGN = ["generate", "a cat", "--realign", "--segmenter", "none"]
-NOT_THERE = "'./missing' is neither there nor a Hub id such as owner/name; check the path"
+NOT_THERE = (
+    "'./missing' cannot be read: it is neither a folder nor a Hub id such as owner/name; check the path"
+)
 CHEAP = {
     "model-before-detector": ([*REALIGN, "--model", "./missing", "--detector", HUB], f"--model: {NOT_THERE}"),
     "model-before-planner": (["generate", "a cat", *LLM, "--model", "./missing"], f"--model: {NOT_THERE}"),
-    "model-without-owner": (["generate", "a cat", "--model", "missing"], "--model: 'missing' is neither there nor"),
+    "model-without-owner": (["generate", "a cat", "--model", "missing"], "--model: 'missing' cannot be read"),
     "model-no-checkpoint": (["generate", "a cat", *LLM, "--model", "."], ". is no checkpoint"),
     "model-a-file": (["generate", "a cat", *LLM, "--model", "a.txt"], "a.txt is a file; give the folder"),
     "device": (["generate", "a cat", *LLM, "--device", "nosuch"], "--device: 'nosuch' is not a device"),
-    "lora": (["generate", "a cat", *LLM, "--lora", "a.safetensors"], "--lora: a.safetensors is not there"),
+    "lora": (["generate", "a cat", *LLM, "--lora", "a.safetensors"], "--lora: a.safetensors cannot be read:"),
     "detector": (
         [*REALIGN, *LLM, "--detector", "owlv2=./missing"], f"--detector: owlv2: {NOT_THERE}"
     ),
@@ -38,7 +40,9 @@ CHEAP = {
         ["evaluate", "world", "--judges", HUB, "--loras", "mine=./missing", "--n", "1"], "--loras: "
     ),
     "dataset-model": (["dataset", "build", "--model", "./missing", "--detector", HUB], f"--model: {NOT_THERE}"),
-    "dataset-clip": (["dataset", "build", "--detector", HUB, "--clip", "clip=./missing"], f"--clip: clip: {NOT_THERE}"),
+    "dataset-clip": (
+        ["dataset", "build", "--detector", HUB, "--clip", "clip=./missing"], f"--clip: clip: {NOT_THERE}"
+    ),
     "train-model": (["train", "goal", "--model", "./missing"], f"--model: {NOT_THERE}"),
     "train-data": (["train", "goal", "--data", "./missing"], "--data: './missing' is neither world"),
     "train-clip": (["train", "goal", "--set", "objective.clip=./missing"], f"objective.clip: {NOT_THERE}"),
@@ -108,9 +112,8 @@ else:
 import huggingface_hub.utils, transformers.utils.logging as theirs
 print(huggingface_hub.utils.are_progress_bars_disabled(), theirs.is_progress_bar_enabled(), theirs.get_verbosity())
 """
-    surroundings = {
-        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))
-    }
+    others = ("HF_", "TRANSFORMERS_", "DIFFUSERS_")
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     for when in ("before", "after"):
         command = [sys.executable, "-c", code, when]
         done = subprocess.run(command, capture_output=True, text=True, env=surroundings, check=True)

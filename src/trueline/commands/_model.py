@@ -23,15 +23,17 @@ KNOWN = "; it knows: "  #: before the words that a model knows, in the warning a
 def check_loading(
     model: str, device: str | None = None, lora: str | None = None, others: Looked = ()
 ) -> None:
-    """Refuse what needs neither network nor weights to be refused, before time is spent on anything.
+    """Refuse what needs neither network nor weights to be refused, before time is spent on anything. From here on
+    other libraries are silent.
 
     Args:
         others: models that look at pictures: an argument, and the name that it has (None: nobody).
     """
+    silence_libraries()
     find_device(device)
     checkpoint.check(model)
     if lora is not None and not (path := find_lora(lora, model)).exists():
-        raise ValueError(f"lora: {path} is not there; check the path")
+        raise ValueError(f"lora: {path} cannot be read: it is not there; check the path")
     for argument, name in others:
         try:
             if name is not None:

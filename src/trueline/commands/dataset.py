@@ -149,13 +149,7 @@ def _build(arguments: Sequence[str]) -> int:
     if options.prompts_only:
         return _prompts_only(options, wishes)
     settings = _settings(options)
-    from trueline.commands._model import (
-        check_loading,
-        find_device,
-        load_pipeline,
-        silence_libraries,
-        warnings_as_lines,
-    )
+    from trueline.commands._model import check_loading, find_device, load_pipeline, warnings_as_lines
     from trueline.dataset.build import Checker, DatasetBuild
     from trueline.dataset.pictures import DrawnPictures, GivenPictures
     from trueline.dataset.review import write_review
@@ -163,7 +157,6 @@ def _build(arguments: Sequence[str]) -> int:
 
     looked = (("detector", settings.detector), ("clip", settings.clip))
     check_loading(settings.model or WORLD, options.device, None, looked)
-    silence_libraries()
 
     def pipe() -> Any:
         given = {"model": options.model or WORLD, "revision": None, "lora": None, "dtype": settings.dtype}

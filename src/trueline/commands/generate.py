@@ -156,13 +156,15 @@ def main(arguments: Sequence[str]) -> int:
         redrawing = read_realign(options, settings, given, of_planners)
     methods = chosen(options.method or [], given)
     from trueline.commands._model import check_loading
+    from trueline.commands._pictures import draw, named
+    from trueline.files import Folder
 
+    named(layouts, settings["n"], settings["seed"])
+    Folder(options.out)
     looked = redrawing.models.items() if options.realign else ()
     check_loading(settings["model"], settings["device"], settings["lora"], looked)
     layouts, planned = with_boxes(layouts, methods, options.planner, of_planners)
     settings |= {"methods": options.method or [], "planner": planned and planned.label}
-    from trueline.commands._pictures import draw
-
     if not options.realign:
         return draw(layouts, sampling, settings, options, methods) or not_as_asked({PLANS: planned})
     settings |= {"realign": redrawing.settings}

@@ -30,10 +30,8 @@ accelerate launch --multi_gpu --num_processes 2 -m trueline.cli train ..."""
 
 #: Argument of the library -> flag, where the names differ.
 FLAGS = {"data.source": "--data"}
-PLACES = (
-    "objective.clip",
-    "objective.alignment",
-)  #: settings that are a folder or a Hub id, besides the model
+#: Settings that are a folder or a Hub id, besides the model.
+PLACES = ("objective.clip", "objective.alignment")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,13 +83,12 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("--out: give the folder in which the run lives")
     from pathlib import Path
 
-    from trueline.commands._model import check_loading, find_device, silence_libraries, warnings_as_lines
+    from trueline.commands._model import check_loading, find_device, warnings_as_lines
     from trueline.sampling.records import commit
     from trueline.training.run import TrainingRun
 
     check_loading(settings.model, options.device)
     _check_places(settings)
-    silence_libraries()
     device = find_device(options.device)
     with warnings_as_lines(), _progress_on_stderr(options.quiet):
         return TrainingRun(options.recipe, settings, Path(options.out), device, commit())()

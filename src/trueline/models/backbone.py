@@ -106,7 +106,7 @@ class Backbone(ABC):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Backbone":
         """Move and cast all nets, in place."""
         if self._offload_hooks and device is not None:
-            raise ValueError("device: enable_model_cpu_offload() places the nets itself; leave device out")
+            raise ValueError("device: the nets are under enable_model_cpu_offload(); leave device out")
         given: Any = {k: v for k, v in (("device", device), ("dtype", dtype)) if v is not None}
         for net in self.nets().values():
             net.to(**given)

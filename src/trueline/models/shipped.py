@@ -6,7 +6,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from trueline.errors import FieldError, short
+from trueline.errors import FieldError, redacted
 from trueline.models.schedules import RELEASED_SCALE, check_scale
 
 WORLD = "world"  #: what a model is called that is the world's own
@@ -25,8 +25,8 @@ def check_place(name: str | Path, argument: str) -> None:
         FieldError: naming ``argument``.
     """
     if not Path(name).exists() and not _HUB_ID.fullmatch(str(name)):
-        problem = f"{short(str(name))} is neither there nor a Hub id such as owner/name; check the path"
-        raise FieldError(argument, problem)
+        problem = "it is neither a folder nor a Hub id such as owner/name; check the path"
+        raise FieldError(argument, f"{redacted(str(name))!r} cannot be read: {problem}")
 
 
 def own_guidance_scale(model: str) -> float | None:

@@ -167,24 +167,34 @@ def check(name: str) -> None:
     Raises:
         ValueError: an unknown kind, no checkpoint where one is needed, or one that is not there.
     """
-    from importlib import import_module
-
     from trueline.models.shipped import check_place
+
+    kind, checkpoint = _parts(name)
+    if kind == "noun-phrases" and checkpoint:
+        check(checkpoint)
+    elif kind in KINDS and checkpoint:
+        check_place(checkpoint, kind)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Kind and checkpoint, which may be empty.
+
+    Raises:
+        ValueError: an unknown kind, or no checkpoint where one is needed.
+    """
+    from importlib import import_module
 
     kind, _, checkpoint = (part.strip() for part in name.partition("="))
     if kind not in KINDS:
         if kind and import_module(f"{__name__}.plugins").TARGET.fullmatch(checkpoint):
-            return
+            return kind, checkpoint
         known = ", ".join(KINDS)
         raise ValueError(
             f"unknown kind of model {kind!r}; use one of {known}, or NAME=package.module:function for your own"
         )
     if not checkpoint and kind not in EMBEDDED:
         raise ValueError(f"{kind} needs a checkpoint; give it as {kind}=FOLDER or {kind}=OWNER/NAME")
-    if kind == "noun-phrases" and checkpoint:
-        check(checkpoint)
-    elif checkpoint:
-        check_place(checkpoint, kind)
+    return kind, checkpoint
 
 
 def load(name: str, device: str = "cpu", dtype: str = "float32", **files: Any) -> Any:
@@ -199,8 +209,7 @@ def load(name: str, device: str = "cpu", dtype: str = "float32", **files: Any) -
     """
     from importlib import import_module
 
-    check(name)
-    kind, _, checkpoint = (part.strip() for part in name.partition("="))
+    kind, checkpoint = _parts(name)
     if kind not in KINDS:
         return import_module(f"{__name__}.plugins").Plugin(kind, checkpoint)
     module, attribute = KINDS[kind].split(":")
