@@ -48,7 +48,7 @@ CHEAP = {
     "train-clip": (["train", "goal", "--set", "objective.clip=./missing"], f"objective.clip: {NOT_THERE}"),
     "train-alignment": (
         ["train", "hcma", "--stage", "joint", "--set", "objective.alignment=./missing"],
-        f"objective.alignment: {NOT_THERE}",
+        "./missing is no alignment net: it has no config.json; give the folder",
     ),
     "report-model": (["world", "report", "--model", "./missing"], f"--model: {NOT_THERE}"),
     "report-out": (["world", "report"], "--out: cannot write to /proc/here"),

@@ -174,13 +174,12 @@ def _plans(options: argparse.Namespace, command: str, given: Given, of_planners:
 
 def _pictures(options: argparse.Namespace, command: str, given: Given, of_planners: Given) -> int:
     seeds, names = read_seeds(options), judge_names(options)
-    from trueline.commands._model import check_loading, fast_dtype, warnings_as_lines
+    from trueline.commands._model import fast_dtype, warnings_as_lines
     from trueline.evaluation.drawing_list import Shard, choose, wanted
     from trueline.evaluation.judges import unmeasured
     from trueline.evaluation.run import EvaluationRun, EvaluationSettings
 
-    check_loading(options.model, options.device, None, (("judges", name) for name in names))
-    loras = read_loras(options.loras)
+    loras = _checked(options, names)
     settings = EvaluationSettings(
         benchmark=options.benchmark,
         model=options.model,
@@ -207,9 +206,8 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         else:
             methods = read_rows(options.methods or [], given, loras, options.model)
         check_boxes(methods, pictures, options.benchmark)
-        against = compared_with(
-            options.against, [*(m.name for m in methods), *(each.method for each in elsewhere)]
-        )
+        named = [*(m.name for m in methods), *(each.method for each in elsewhere)]
+        against = compared_with(options.against, named)
         run = EvaluationRun(Path(options.out), benchmark, settings, shard, elsewhere)
         if planned is not None:
             planned.keep(run.folder)
@@ -228,13 +226,20 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         _export(run, [*(method.name for method in methods), *run.elsewhere], Path(options.export))
     if run.shard.count > 1 or not judges:
         done = f"shard {run.shard}" if run.shard.count > 1 else "drawing"
-        print(
-            f"{done} is done in {run.out}; give the command without --shard, and with judges, for the table"
-        )
+        cure = "give the command without --shard, and with judges, for the table"
+        print(f"{done} is done in {run.out}; {cure}")
         return max(not_as_asked(plans), NOT_AS_WANTED if run.failed else 0)
     with warnings_as_lines():
         code = report(run, judges, seen, command, notes, options.mode, against)
     return max(code, not_as_asked(plans), NOT_AS_WANTED if run.failed else 0)
+
+
+def _checked(options: argparse.Namespace, names: Sequence[str]) -> "dict[str, Path]":
+    """What needs neither network nor weights to be refused; the LoRAs."""
+    from trueline.commands._model import check_loading
+
+    check_loading(options.model, options.device, None, (("judges", name) for name in names))
+    return read_loras(options.loras)
 
 
 def _planned(benchmark: "Benchmark", options: argparse.Namespace, given: Given) -> "PlannedBenchmark":

@@ -30,8 +30,6 @@ accelerate launch --multi_gpu --num_processes 2 -m trueline.cli train ..."""
 
 #: Argument of the library -> flag, where the names differ.
 FLAGS = {"data.source": "--data"}
-#: Settings that are a folder or a Hub id, besides the model.
-PLACES = ("objective.clip", "objective.alignment")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,15 +94,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check_places(settings: Any) -> None:
     """Data and further models are there, or may be on the Hub."""
+    from trueline.models.alignment import net_config
     from trueline.models.shipped import WORLD, check_place
     from trueline.training.data.examples import reader_of
     from trueline.training.settings import flat
 
     reader_of(settings.data)
     given = flat(settings.model_dump())
-    for key in PLACES:
-        if given.get(key) not in (None, WORLD):
-            check_place(given[key], key)
+    if given.get("objective.clip") not in (None, WORLD):
+        check_place(given["objective.clip"], "objective.clip")
+    if given.get("objective.alignment") is not None:
+        net_config(given["objective.alignment"])
 
 
 @contextmanager

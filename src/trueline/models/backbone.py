@@ -228,10 +228,8 @@ class Backbone(ABC):
         """
         width, height = self.picture_size(width, height)
         for name, side in (("width", width), ("height", height)):
-            if side % self.vae_factor:
-                raise ValueError(
-                    f"{name}: must be a multiple of {self.vae_factor} for this model (got {side})"
-                )
+            if side % (step := self.vae_factor):
+                raise ValueError(f"{name}: must be a multiple of {step} for this model (got {side})")
         return self.denoiser.config.in_channels, height // self.vae_factor, width // self.vae_factor
 
     # Text
