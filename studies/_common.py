@@ -423,7 +423,7 @@ def run(options: argparse.Namespace, steps: Steps) -> int:
 
 
 def _chosen(options: argparse.Namespace, steps: Steps) -> list[str]:
-    from trueline.evaluation.drawing_list import Shard
+    from trueline.engine import Shard
 
     if strange := [name for name in options.only or [] if name not in steps]:
         raise ValueError(f"--only: there is no step {strange[0]!r}; there are {', '.join(steps)}")

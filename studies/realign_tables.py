@@ -248,8 +248,9 @@ def _fine(study: Study, row: Row, seed: int | None) -> Job:
 
     def call() -> None:
         from trueline.commands._model import warnings_as_lines
+        from trueline.engine import Shard
         from trueline.evaluation.benchmarks.world import World
-        from trueline.evaluation.drawing_list import Shard, batches, choose, wanted
+        from trueline.evaluation.drawing_list import batches, choose, wanted
         from trueline.files import Folder
 
         world, shard, home = World(study.data), Shard.parse(options.shard), Folder(folder)

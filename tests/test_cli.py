@@ -58,6 +58,9 @@ def record_of(out: Path, name: str) -> dict:
     return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
 
 
+RUN = {"run.json", "state.json", "progress"}  #: of the folder as a whole
+
+
 def names(out: Path) -> set[str]:
     return {path.name for path in out.iterdir()}
 
@@ -67,9 +70,9 @@ def test_pictures_records_and_sheet(trueline, out):
     assert (code, stderr) == (0, ""), "quiet off a terminal"
     assert stdout.splitlines() == [f"3 pictures in {out}; all with boxes: {out / 'contact.png'}"]
     pictures = {f"0000-{i}.{kind}" for i in range(3) for kind in ("png", "json")}
-    assert names(out) == pictures | {"contact.png", "run.json"}
+    assert names(out) == pictures | RUN | {"contact.png"}
     assert len({record_of(out, f"0000-{i}")["sha256"] for i in range(3)}) == 3
-    assert json.loads((out / "run.json").read_text())["status"] == "complete"
+    assert json.loads((out / "state.json").read_text())["status"] == "complete"
 
 
 def test_a_picture_is_what_python_makes(trueline, out, gated_folder):
@@ -104,7 +107,7 @@ def test_every_flag_arrives(trueline, out):
 
 @pytest.mark.parametrize("call", ["encode", "predict"])
 def test_few_frames_from_the_command_line_to_the_net(trueline, gated, monkeypatch, call):
-    """Who follows a prompt with a debugger passes at most nine functions of ours."""
+    """Who follows a prompt with a debugger passes nine functions of ours, and four of the run's loop."""
     real, frames = getattr(type(gated), call), []
 
     def seen(self, *arguments, **options):
@@ -113,7 +116,7 @@ def test_few_frames_from_the_command_line_to_the_net(trueline, gated, monkeypatc
 
     monkeypatch.setattr(type(gated), call, seen)
     trueline(PROMPT, *BOXES, *FAST)
-    assert frames[0][0] == "main" and len(frames[0]) + 1 <= 9, frames[0]
+    assert frames[0][0] == "main" and len(frames[0]) + 1 <= 9 + 4, frames[0]
 
 
 def test_the_record_is_in_the_picture_too(trueline, out):
@@ -157,10 +160,8 @@ def test_a_file_of_layouts(trueline, out, mixed_file):
     code, _, _ = trueline("--layout", str(mixed_file), *FAST, "--n", "2", "--seed", "1")
     assert code == 0
     stems = [f"{stem}-{copy}" for stem in ("chair", "0001", "0002", "0003") for copy in (0, 1)]
-    assert names(out) == {f"{s}.{kind}" for s in stems for kind in ("png", "json")} | {
-        "contact.png",
-        "run.json",
-    }
+    pictures = {f"{s}.{kind}" for s in stems for kind in ("png", "json")}
+    assert names(out) == pictures | RUN | {"contact.png"}
     assert [record_of(out, stem)["seed"] for stem in stems] == [7, 8, 1, 2, 1, 2, 1, 2]
     assert Image.open(out / "0002-0.png").size == (128, 64)
     assert [record_of(out, s)["layout"]["prompt"] for s in ("0001-0", "0002-0")] == ["a blue car"] * 2
@@ -260,30 +261,62 @@ def test_ctrl_c_keeps_what_is_done(gated_folder, out):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    state = json.loads((out / "run.json").read_text())
+    state = json.loads((out / "state.json").read_text())
     assert state["status"] == "stopped"
-    assert len(state["done"]) >= 2
-    assert len(state["done"]) + len(state["missing"]) == 1000
-    assert f"stopped: {len(state['done'])} of 1000" in stderr.splitlines()[-1]
-    for name in state["done"]:
+    done = {path.stem for path in out.glob("0000-*.json")}
+    assert len(done) == state["done"] >= 2
+    assert done.isdisjoint(state["missing"]) and len(done) + len(state["missing"]) == 1000
+    assert f"stopped: {len(done)} of 1000" in stderr
+    for name in done:
         assert record_of(out, name)["sha256"] == pixel_hash(Image.open(out / f"{name}.png"))
     assert not [name for name in names(out) if name.endswith(".tmp")]
 
 
 def test_a_failure_in_the_middle_keeps_what_is_done(trueline, out, monkeypatch):
-    kept = _pictures.PictureFolder.keep
+    write = Folder.write
 
-    def full_disk(self, picture, image, record):
-        if picture.name == "0000-2":
+    def full_disk(self, name, fill):
+        if name == "0000-2.png":
             raise OSError(28, "No space left on device")
-        kept(self, picture, image, record)
+        return write(self, name, fill)
 
-    monkeypatch.setattr(_pictures.PictureFolder, "keep", full_disk)
-    code, _, stderr = trueline(PROMPT, *FAST, "--n", "4")
+    command = (PROMPT, *FAST, "--n", "4", "--batch-size", "1")
+    monkeypatch.setattr(Folder, "write", full_disk)
+    code, _, stderr = trueline(*command)
     assert code == 2
     assert "No space left on device" in stderr
-    state = json.loads((out / "run.json").read_text())
-    assert (state["status"], state["done"]) == ("failed", ["0000-0", "0000-1"])
+    state = json.loads((out / "state.json").read_text())
+    assert (state["status"], state["missing"]) == ("failed", ["0000-2", "0000-3"])
+    monkeypatch.setattr(Folder, "write", write)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("0000-[01].*")}
+    code, stdout, _ = trueline(*command)
+    assert (code, stdout[:10]) == (0, "4 pictures"), "the same command goes on"
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "what was done is not made again"
+
+
+def test_other_settings_in_the_same_folder_are_refused(trueline, out):
+    trueline(PROMPT, *FAST, "--n", "3")
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    code, _, stderr = trueline(PROMPT, *FAST, "--n", "2", "--seed", "7")
+    assert code == 2 and "another n (3, now 2)" in stderr and "--overwrite" in stderr
+    assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    (out / "mine.txt").write_text("not of the run")
+    code, _, _ = trueline(PROMPT, *FAST, "--n", "2", "--seed", "7", "--overwrite")
+    assert code == 0 and record_of(out, "0000-0")["seed"] == 7
+    pictures = {f"0000-{i}.{kind}" for i in range(2) for kind in ("png", "json")}
+    assert names(out) == pictures | RUN | {"contact.png", "mine.txt"}, "of three pictures one is gone"
+
+
+def test_a_broken_picture_is_drawn_again_to_the_same_bytes(trueline, out):
+    trueline(PROMPT, *FAST, "--n", "3", "--batch-size", "1")
+    broken, gone = out / "0000-1.png", out / "0000-2.json"
+    whole, record = broken.read_bytes(), gone.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    gone.unlink()
+    other = (out / "0000-0.png").stat().st_mtime_ns
+    assert trueline(PROMPT, *FAST, "--n", "3", "--batch-size", "1")[0] == 0
+    assert (broken.read_bytes(), gone.read_bytes()) == (whole, record)
+    assert (out / "0000-0.png").stat().st_mtime_ns == other
 
 
 def help_of(*arguments: str) -> str:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from trueline.engine import Shard
 from trueline.evaluation.benchmarks.benchmark import Example
-from trueline.evaluation.drawing_list import Shard, batches, choose, wanted
+from trueline.evaluation.drawing_list import batches, choose, wanted
 from trueline.layout import Layout
 
 

@@ -175,10 +175,9 @@ def test_generate_with_a_planner_and_a_reasoner_that_are_not_there(tmp_path, gat
     said = capsys.readouterr().err
     assert "1 boxes planned by llm:x (1 of 1 by rules)" in said
     assert "plans: 1 of 1 by rules, not llm:x" in said and "tags: 1 of 1 by rules, not llm:y" in said
-    run = json.loads((tmp_path / "out/run.json").read_text())
+    run = json.loads((tmp_path / "out/state.json").read_text())
     assert run["answered"] == {"plans": {"rules": 1}, "tags": {"rules": 1}, "pictures": {"realign": 1}}
     assert run["status"] == "complete"
-    assert run["settings"]["planner"] == "llm:x (1 of 1 by rules)"
     record = json.loads((tmp_path / "out/0000-0.json").read_text())
     assert record["layout"]["meta"]["plan"]["planner"] == "rules"
     assert record["realign"]["rounds"][0]["looked"]["by_rules"] == ["apple"]
@@ -194,7 +193,7 @@ def test_a_second_stage_that_fails_is_no_picture_of_it(tmp_path, gated_folder, m
     assert main(["generate", "a red apple", *again, *tiny]) == 1
     said = capsys.readouterr().err
     assert "pictures: 1 of 1 by stage one, not realign" in said and "no such detector" in said
-    run = json.loads((tmp_path / "out/run.json").read_text())
+    run = json.loads((tmp_path / "out/state.json").read_text())
     assert run["answered"]["pictures"] == {"stage one": 1} and run["status"] == "complete"
 
 

@@ -226,7 +226,7 @@ def test_a_method_of_boxes_gets_planned_ones_and_the_record_says_so(known, gener
     record = record_of(out)
     assert record["layout"]["meta"]["plan"]["planner"] == "known"
     assert [r["phrase"] for r in record["layout"]["regions"]] == ["a red apple", "a blue car"]
-    assert json.loads((out / "run.json").read_text())["settings"]["planner"] == "known"
+    assert json.loads((out / "state.json").read_text())["answered"] == {"plans": {"known": 1}}
     boxes = [f"a red apple@{','.join(map(str, LEFT))}", f"a blue car@{','.join(map(str, RIGHT))}"]
     assert generate(given, PROMPT, *BOXDIFF, "--box", boxes[0], "--box", boxes[1]) == 0
     assert record_of(given)["sha256"] == record["sha256"], "the same picture as with those boxes by hand"

@@ -1,75 +1,272 @@
-"""The folder that ``trueline generate`` fills: pictures, records and a sheet, fit to be used whenever it stops."""
+"""The run of ``trueline generate``: its batches, what each picture leaves in the folder, and the sheet at the end."""
 
-import argparse
+import re
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from trueline import __version__
+from trueline.chat.answered import Answered
+from trueline.commands._engine import recorded_end
 from trueline.commands._model import load_pipeline, warnings_as_lines
+from trueline.commands._planners import PLANS, Planning, not_as_asked
+from trueline.engine import Engine, Phase, Shard, batched, carry_out
 from trueline.errors import redacted
-from trueline.exits import NOT_AS_WANTED, stop_code
-from trueline.files import Folder, pixel_hash
-from trueline.layout import Layout
+from trueline.exits import NOT_AS_WANTED
+from trueline.files import (
+    Bundle,
+    Job,
+    OtherRun,
+    Outcome,
+    RunFolder,
+    json_digest,
+    json_lines,
+    pixel_hash,
+    read_json_object,
+)
+from trueline.layout import Layout, read_layouts
 from trueline.models.lora import shipped
-from trueline.pictures import contact_sheet, overlay
-from trueline.planner.layouts import planned_by
+from trueline.pictures import contact_sheet, open_picture, overlay
+from trueline.sampling.loop import check_layouts
 from trueline.sampling.options import Sampling
+from trueline.sampling.pipeline import Pipeline
 
 MAX_ON_SHEET = 64  #: pictures; a contact sheet of more is too large to be looked at
 LOADING = ("model", "revision", "lora", "dtype", "device")
+PLANNED_AT_ONCE = 16  #: prompts in a unit of planning
+SHEET = "contact.png"
 
 
-def draw(
-    layouts: Sequence[Layout],
-    sampling: Sampling,
-    settings: dict[str, Any],
-    options: argparse.Namespace,
-    methods: Sequence[Any] = (),
-    make: "Callable[[PictureFolder, bool | None], None] | None" = None,
-) -> int:
-    """Make all pictures; the exit code. What needs no model is checked before the model is loaded.
+@dataclass(frozen=True)
+class NamedLayout:
+    """One picture to make: its files' name, a layout that says its seed, and its place among all."""
+
+    name: str
+    layout: Layout
+    index: int
+
+
+class BatchFiles(Bundle):
+    """What a batch leaves in the folder: NAME.png and NAME.json of each picture, and what else is written here."""
+
+    def __init__(self, made_with: Mapping[str, Any], with_overlay: bool):
+        super().__init__()
+        self.failed: dict[str, str] = {}  #: pictures that could not be made, and why
+        self.made_with, self._overlay = made_with, with_overlay
+
+    def keep(self, picture: NamedLayout, image: Image.Image, record: Mapping[str, Any]) -> None:
+        file = f"{picture.name}.png"
+        about = {
+            **record,
+            "index": picture.index,
+            "made_with": self.made_with,
+            "file": file,
+            "sha256": pixel_hash(image),
+        }
+        self.write_png(file, image, about)
+        if self._overlay:
+            self.write_png(f"{picture.name}-overlay.png", overlay(image, picture.layout))
+        self.write_json(f"{picture.name}.json", about)
+
+    def lose(self, picture: NamedLayout, why: str, record: Mapping[str, Any] | None = None) -> None:
+        """A picture that could not be made has its record only."""
+        self.failed[picture.name] = why
+        if record is not None:
+            self.write_json(
+                f"{picture.name}.json", {**record, "index": picture.index, "made_with": self.made_with}
+            )
+
+
+#: Makes the pictures of a batch with options for the pipeline, and keeps them; returns what the journal shall say
+#: besides, such as who answered.
+Make = Callable[[Sequence[NamedLayout], Mapping[str, Any], BatchFiles], Mapping[str, Any]]
+
+
+@dataclass
+class PictureRun:
+    """What ``trueline generate`` was asked for, checked as far as that needs no model, and the folder of it.
 
     Args:
-        settings: for run.json, besides ``sampling``.
-        make: what draws them, from the folder and whether to show progress; None: each once.
+        settings: all but ``sampling`` that decides the pictures, and the device.
+        planning: who makes boxes that are missing; None: nobody.
+        redrawing: of --realign, else None.
     """
-    wanted = named(layouts, settings["n"], settings["seed"])
-    state = PictureFolder(Folder(options.out), wanted, sampling, settings, options.overlay, methods)
-    progress = False if options.quiet else None
-    try:
-        with warnings_as_lines():
-            if make is not None:
-                make(state, progress)
-            else:
-                pipe = load_pipeline(settings)
-                made_with = loading_settings(settings) | {"device": str(pipe.backbone.device)}
-                for picture in pipe.stream(
-                    [one.layout for one in wanted], methods=methods, progress=progress, **state.how
-                ):
-                    record = picture.record | {"made_with": made_with}
-                    if picture.failed:
-                        state.lose(wanted[picture.index], picture.failed, record)
-                    else:
-                        state.keep(wanted[picture.index], picture.image, record)
-    except KeyboardInterrupt as stop:
-        state.close("stopped")
-        print(f"trueline: stopped: {state.summary()}", file=sys.stderr)
-        return stop_code(stop)
-    except BaseException:
-        if state.done:
-            state.close("failed")
-        raise
-    state.close("complete")
-    print(state.summary())
-    return state.failures()
+
+    out: str
+    layouts: Sequence[Layout]
+    sampling: Sampling
+    settings: dict[str, Any]
+    methods: Sequence[Any]
+    engine: Engine
+    shard: Shard
+    planning: Planning | None = None
+    redrawing: Any = None
+    overlay: bool = False
+    quiet: bool = False
+    overwrite: bool = False
+
+    def __call__(self) -> int:
+        """Make all pictures that are not there yet; the exit code."""
+        if self.shard.count > 1 and self.planning is not None and not self.planning.repeatable:
+            raise ValueError(
+                f"--shard: {self.planning.spec} may plan otherwise in each shard; make the boxes first, with "
+                "trueline plan, and give them as --layout"
+            )
+        self.wanted = named(self.layouts, self.settings["n"], self.settings["seed"])
+        self.jobs = self._picture_jobs()
+        names = [one.name for one in self.wanted]
+        try:
+            self.run = RunFolder(self.out, "generate", self._manifest(), names, overwrite=self.overwrite)
+        except OtherRun as error:
+            raise ValueError(f"{error}; --overwrite removes its pictures first") from None
+        with warnings_as_lines(), recorded_end(self._stopped):
+            if not carry_out(self.run, self._phases(), self.engine, self.quiet):
+                return 0
+            self._end("complete")
+        print(self._summary())
+        if self.redrawing is not None:
+            told = self.redrawing.told([self.run.about(job) for job in self.jobs])
+            print(f"trueline: {told}", file=sys.stderr)
+        failed = self.run.failed(self.jobs)
+        for name, why in failed.items():
+            print(f"trueline: {name} could not be made: {why}", file=sys.stderr)
+        return max(NOT_AS_WANTED if failed else 0, not_as_asked(self._answered()))
+
+    def _manifest(self) -> dict[str, Any]:
+        about = {name: value for name, value in self.settings.items() if name != "device"}
+        about |= {"overlay": self.overlay, "layouts": json_digest([one.to_record() for one in self.layouts])}
+        return about | self.sampling.to_record()
+
+    # The work
+
+    def _phases(self) -> Iterator[Phase]:
+        if self.planning is not None:
+            jobs = self._plan_jobs()
+            yield Phase("planning", jobs, lambda: self._plan)
+            planned = [layout for job in jobs for layout in read_layouts(self.run.path / f"{job.id}.jsonl")]
+            self.planning.look_at(self.layouts, planned)
+            self.wanted = named(planned, self.settings["n"], self.settings["seed"])
+        yield Phase("drawing", self.jobs, self._prepare)
+
+    def _plan_jobs(self) -> list[Job]:
+        firsts = range(0, len(self.layouts), PLANNED_AT_ONCE)
+        return [Job(f"plans/{number:05d}", first) for number, first in enumerate(firsts)]
+
+    def _plan(self, job: Job) -> Outcome:
+        assert self.planning is not None
+        planned = self.planning.plan(self.layouts[job.spec : job.spec + PLANNED_AT_ONCE], job.spec)
+        return Outcome({f"{job.id}.jsonl": json_lines([layout.to_record() for layout in planned])})
+
+    def _picture_jobs(self) -> list[Job]:
+        def size(place: int) -> tuple[int | None, int | None]:
+            layout = self.wanted[place].layout
+            return layout.width, layout.height
+
+        groups = batched(range(len(self.wanted)), self.settings["batch_size"], size)
+        return [
+            Job(f"pictures/{number:05d}", places, tuple(self.wanted[place].name for place in places))
+            for number, places in enumerate(groups)
+            if self.shard.takes(number)
+        ]
+
+    def _prepare(self) -> Callable[[Job], Outcome]:
+        pipe = load_pipeline(self.settings)
+        made_with = loading_settings(self.settings) | {"device": str(pipe.backbone.device)}
+        layouts = [one.layout for one in self.wanted]
+        check_layouts(pipe.backbone, layouts, self.methods, strict=self.sampling.strict)
+        make = (
+            partial(drawn_once, pipe)
+            if self.redrawing is None
+            else self.redrawing.prepare(pipe, self.settings)
+        )
+        bar = None if len(self.jobs) == 1 and self.engine.local and not self.quiet else False
+        how = {"sampling": self.sampling, "methods": self.methods, "checked": True, "progress": bar}
+
+        def do(job: Job) -> Outcome:
+            files = BatchFiles(made_with, self.overlay)
+            with _named_in_warnings(job.makes):
+                about = make(
+                    [self.wanted[place] for place in job.spec], how | {"batch_size": len(job.spec)}, files
+                )
+            return Outcome(files.files, files.failed, about)
+
+        return do
+
+    # The end
+
+    def _stopped(self, status: str) -> None:
+        if self.run.forget():
+            return  # the error says it all
+        self._end(status)
+        print(f"trueline: {status}: {self._summary()}", file=sys.stderr)
+
+    def _end(self, status: str) -> None:
+        """Write the contact sheet of what there is, and state.json."""
+        with self.run.alone("end", wait=True):
+            answered = {what: dict(each.by) for what, each in self._answered().items() if each is not None}
+            self.run.close(status, self.jobs, {"answered": answered})
+            missing = {*self.run.missing(self.jobs), *self.run.failed(self.jobs)}
+            mine = [name for job in self.jobs for name in job.makes]
+            if shown := [name for name in mine if name not in missing][:MAX_ON_SHEET]:
+                records = [
+                    read_json_object(self.run.path / f"{name}.json", "draw it again") for name in shown
+                ]
+                layouts = [Layout.from_record(record["layout"]) for record in records]
+                captions = [f"{name}: {layout.prompt}" for name, layout in zip(shown, layouts, strict=True)]
+                images = [open_picture(self.run.path / f"{name}.png") for name in shown]
+                self.run.write_png(SHEET, contact_sheet(images, layouts, captions))
+
+    def _answered(self) -> dict[str, Answered | None]:
+        """Who answered what, of what is done."""
+        plans = {} if self.planning is None else {PLANS: self.planning.answered}
+        if self.redrawing is None:
+            return plans
+        return plans | self.redrawing.answered([self.run.about(job) for job in self.jobs])
+
+    def _summary(self) -> str:
+        place, missing = self.run.path, len(self.run.missing(self.jobs))
+        wanted = sum(len(job.makes) for job in self.jobs)
+        if missing:
+            return (
+                f"{wanted - missing} of {wanted} pictures in {place}; {place / 'state.json'} lists the rest"
+            )
+        pictures = "1 picture" if wanted == 1 else f"{wanted} pictures"
+        if self.shard.count > 1:
+            return (
+                f"shard {self.shard} is done: {pictures} in {place}; trueline merge joins the shards' folders"
+            )
+        which = f"the first {MAX_ON_SHEET}" if wanted > MAX_ON_SHEET else "all"
+        return f"{pictures} in {place}; {which} with boxes: {place / SHEET}"
+
+
+def drawn_once(
+    pipe: Pipeline, batch: Sequence[NamedLayout], how: Mapping[str, Any], files: BatchFiles
+) -> Mapping[str, Any]:
+    """The pictures of a batch, each once."""
+    for picture in pipe.stream([one.layout for one in batch], **how):
+        if picture.failed:
+            files.lose(batch[picture.index], picture.failed, picture.record)
+        else:
+            files.keep(batch[picture.index], picture.image, picture.record)
+    return {}
+
+
+@contextmanager
+def _named_in_warnings(names: Sequence[str]) -> Iterator[None]:
+    """The pipeline counts the pictures of its batch; people know them by name."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield
+    for each in seen:
+        text = re.sub(r"^picture (\d+)(?=: )", lambda match: names[int(match[1])], str(each.message))
+        warnings.warn_explicit(text, each.category, each.filename, each.lineno)
 
 
 def loading_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -87,14 +284,6 @@ def loading_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return redacted(loading) | {"threads": torch.get_num_threads()}
 
 
-@dataclass(frozen=True)
-class NamedLayout:
-    """One picture to make: its files' name, and a layout that says its seed."""
-
-    name: str
-    layout: Layout
-
-
 def named(layouts: Sequence[Layout], n: int, seed: int) -> list[NamedLayout]:
     """``n`` pictures of each layout with consecutive seeds, from the layout's own seed where it has one.
 
@@ -107,92 +296,9 @@ def named(layouts: Sequence[Layout], n: int, seed: int) -> list[NamedLayout]:
         stem = layout.id or f"{place:04d}"
         for copy in range(n):
             seeded = Layout.from_record(layout.to_record() | {"seed": first + copy})
-            pictures.append(NamedLayout(f"{stem}-{copy}", seeded))
+            pictures.append(NamedLayout(f"{stem}-{copy}", seeded, len(pictures)))
             name = pictures[-1].name.casefold()  # some file systems do not tell upper from lower case
             if name in taken:
                 raise ValueError(f"--layout: the id {layout.id!r} stands twice; give each layout its own id")
             taken.add(name)
     return pictures
-
-
-@dataclass
-class PictureFolder:
-    """What is wanted, what is done. Pictures beyond the contact sheet's room are not kept in memory."""
-
-    folder: Folder
-    wanted: Sequence[NamedLayout]
-    sampling: Sampling
-    settings: dict[str, Any]
-    overlay: bool
-    methods: Sequence[Any] = ()
-    started: float = field(default_factory=time.monotonic)
-    done: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)  #: pictures that could not be made, and why
-    answered: dict[str, dict[str, int]] = field(
-        default_factory=dict
-    )  #: who answered what, counted, besides plans
-    shown: dict[str, tuple[Image.Image, NamedLayout]] = field(default_factory=dict)
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """Options for the pipeline."""
-        return {"sampling": self.sampling, "batch_size": self.settings["batch_size"]}
-
-    def keep(self, picture: NamedLayout, image: Image.Image, record: dict[str, Any]) -> None:
-        """Write one picture and its record. The record comes last: where it is, the picture is whole."""
-        record = record | {"file": f"{picture.name}.png", "sha256": pixel_hash(image)}
-        self.folder.write_png(record["file"], image, record)
-        if self.overlay:
-            self.folder.write_png(f"{picture.name}-overlay.png", overlay(image, picture.layout))
-        self.folder.write_json(f"{picture.name}.json", record)
-        self.done.append(picture.name)
-        if len(self.shown) < MAX_ON_SHEET:
-            self.shown[picture.name] = (image, picture)
-
-    def lose(self, picture: NamedLayout, why: str, record: dict[str, Any] | None = None) -> None:
-        """Write the record of a picture that could not be made; no older picture stays beside it."""
-        self.failed[picture.name] = why
-        (self.folder.path / f"{picture.name}.png").unlink(missing_ok=True)
-        if record is not None:
-            self.folder.write_json(f"{picture.name}.json", record)
-
-    def failures(self) -> int:
-        """Name the pictures that could not be made; the exit code."""
-        for name, why in self.failed.items():
-            print(f"trueline: {name} could not be made: {why}", file=sys.stderr)
-        return NOT_AS_WANTED if self.failed else 0
-
-    def close(self, status: str) -> None:
-        """Write run.json (also of a run that was stopped) and the contact sheet of what there is."""
-        missing = [picture.name for picture in self.wanted if picture.name not in set(self.done)]
-        settings = redacted(self.settings) | dict(self.sampling)
-        about = {
-            "status": status,
-            "trueline": __version__,
-            "settings": settings,
-            "answered": self._answered(),
-        }
-        seconds = round(time.monotonic() - self.started, 1)
-        self.folder.write_json(
-            "run.json",
-            about | {"seconds": seconds, "done": self.done, "missing": missing, "failed": self.failed},
-        )
-        if self.shown:
-            shown = [self.shown[picture.name] for picture in self.wanted if picture.name in self.shown]
-            images, pictures = zip(*shown, strict=True)
-            captions = [f"{picture.name}: {picture.layout.prompt}" for picture in pictures]
-            sheet = contact_sheet(images, [picture.layout for picture in pictures], captions)
-            self.folder.write_png("contact.png", sheet)
-
-    def _answered(self) -> dict[str, dict[str, int]]:
-        planners = Counter(filter(None, (planned_by(picture.layout) for picture in self.wanted)))
-        return ({"plans": dict(planners)} if planners else {}) | self.answered
-
-    def summary(self) -> str:
-        place = self.folder.path
-        wanted = len(self.wanted)
-        if len(self.done) < wanted:
-            return f"{len(self.done)} of {wanted} pictures in {place}; {place / 'run.json'} lists the rest"
-        pictures = "1 picture" if wanted == 1 else f"{wanted} pictures"
-        which = f"the first {MAX_ON_SHEET}" if wanted > MAX_ON_SHEET else "all"
-        return f"{pictures} in {place}; {which} with boxes: {place / 'contact.png'}"

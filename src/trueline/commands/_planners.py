@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._methods import Given, refuse_idle, split_settings
@@ -62,37 +63,73 @@ def check_planners(specs: Sequence[str], given: Given) -> None:
     refuse_idle(given, [spec.partition(":")[0] for spec in specs], "--planner")
 
 
-def with_boxes(
+@dataclass
+class Planning:
+    """Boxes for layouts that have none. ``needy``: the name of a method that can do nothing without boxes, or "".
+
+    ``answered``: who planned how many, when ``look_at`` has seen the plans.
+    """
+
+    spec: str
+    planner: "Planner"
+    needy: str = ""
+    answered: "Answered | None" = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it plans the same again, wherever it is asked."""
+        return self.spec.partition(":")[0] != "llm"
+
+    def plan(self, layouts: "Sequence[Layout]", start: int) -> "list[Layout]":
+        """``start``: place of the first in the list that the user gave."""
+        from trueline.planner.layouts import plan_missing
+
+        return plan_missing(layouts, self.planner, start)
+
+    def look_at(self, layouts: "Sequence[Layout]", planned: "Sequence[Layout]") -> None:
+        """Say on stderr what was planned.
+
+        Raises:
+            ValueError: a method needs boxes, and there is none.
+        """
+        from trueline.chat.answered import Answered
+        from trueline.planner.layouts import notes_of, planned_by
+
+        bare = [place for place, layout in enumerate(layouts) if not layout.regions]
+        for place in bare:
+            for note in notes_of(planned[place]):
+                say(layouts[place].prompt, place, note)
+        if self.needy and not any(layout.regions for layout in planned):
+            raise ValueError(
+                f"--planner: {self.planner.name} finds nothing that a box could hold; give boxes, or leave "
+                f"{self.needy} out"
+            )
+        self.answered = Answered.of(self.planner.name, (planned_by(planned[place]) for place in bare))
+        boxes = sum(len(planned[place].regions) for place in bare)
+        said = (
+            f"{boxes} boxes planned by {self.answered.label}"
+            if bare
+            else "the boxes are given; nothing is planned"
+        )
+        print(f"trueline: {said}", file=sys.stderr)
+
+
+def read_planning(
     layouts: "Sequence[Layout]", methods: Sequence[Any], spec: str | None, given: Given
-) -> "tuple[list[Layout], Answered | None]":
-    """The layouts, boxes planned for those that have none, and who planned (None: nobody). Notes go to stderr.
+) -> Planning | None:
+    """Who plans the boxes; None: nobody.
 
     Args:
         spec: the planner; None: the rules, where a method needs boxes and no layout has any; "none": no planner.
     """
     check_planners([spec or ""], given)
-    bare = [place for place, layout in enumerate(layouts) if not layout.regions]
+    bare = [layout for layout in layouts if not layout.regions]
     needy = [method for method in methods if method.needs_regions and getattr(method, "strength", 1) != 0]
     if spec == NONE or (spec is None and (not needy or len(bare) < len(layouts))):
-        return list(layouts), None
-    from trueline.chat.answered import Answered
-    from trueline.planner.layouts import notes_of, plan_missing, planned_by
-
-    (planner,) = make_chosen([spec or PLANNERS[0]], given)
-    planned = plan_missing(layouts, planner)
-    for place in bare:
-        for note in notes_of(planned[place]):
-            say(layouts[place].prompt, place, note)
-    if needy and not any(layout.regions for layout in planned):
-        which = type(needy[0]).__name__
-        raise ValueError(
-            f"--planner: {planner.name} finds nothing that a box could hold; give boxes, or leave {which} out"
-        )
-    answered = Answered.of(planner.name, (planned_by(planned[place]) for place in bare))
-    boxes = sum(len(planned[place].regions) for place in bare)
-    said = f"{boxes} boxes planned by {answered.label}" if bare else "the boxes are given; nothing is planned"
-    print(f"trueline: {said}", file=sys.stderr)
-    return planned, answered
+        return None
+    spec = spec or PLANNERS[0]
+    (planner,) = make_chosen([spec], given)
+    return Planning(spec, planner, type(needy[0]).__name__ if needy else "")
 
 
 def not_as_asked(answered: "Mapping[str, Answered | None]") -> int:

@@ -9,24 +9,25 @@ notes) and panel.png, which shows it all.
 from __future__ import annotations
 
 import argparse
-import sys
-from dataclasses import dataclass, field, replace
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trueline.chat.answered import Answered
 from trueline.commands._methods import Given
 from trueline.commands._planners import refuse_secrets
 from trueline.errors import one_line
+from trueline.files import Bundle, Subfolder, Target, pixel_hash
 from trueline.methods import make as make_method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from PIL.Image import Image
 
-    from trueline.commands._pictures import NamedLayout, PictureFolder
+    from trueline.commands._pictures import BatchFiles, Make, NamedLayout
     from trueline.perception.reason import Reasoner
     from trueline.realign import Realignment, Round
+    from trueline.sampling.pipeline import Pipeline
 
 METHOD, WORLD, NOUNS, NONE = "realign", "world-seer", "noun-phrases", "none"
 
@@ -41,18 +42,6 @@ class Redrawing:
     method: Any
     rounds: int
     check: bool
-    reasoners: list[str] = field(
-        default_factory=list
-    )  #: of each tag of each picture; "" is the one that was asked
-    stages: list[str] = field(default_factory=list)  #: what each picture is of, "" where nothing failed
-
-    @property
-    def answered(self) -> dict[str, Answered]:
-        """By what was answered."""
-        return {
-            "tags": Answered.of(self.reasoner.name, self.reasoners),
-            "pictures": Answered.of(METHOD, self.stages),
-        }
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,48 +49,60 @@ class Redrawing:
         about = {"rounds": self.rounds, "check": self.check, "reasoner": self.spec}
         return about | {"method": self.method.model_dump(mode="json")} | self.models
 
-    def draw(self, state: PictureFolder, progress: bool | None) -> None:
-        """Fill the folder."""
-        from trueline.commands._model import find_device, load_pipeline, silence_libraries
-        from trueline.commands._pictures import loading_settings
+    def answered(self, about: Iterable[Mapping[str, Any]]) -> dict[str, Answered | None]:
+        """By what was answered. ``about``: what ``prepare``'s function returned, of each batch."""
+        lines = [each for each in about if "tags" in each]
+        return {
+            "tags": Answered.of(self.reasoner.name, (who for each in lines for who in each["tags"])),
+            "pictures": Answered.of(METHOD, (who for each in lines for who in each["pictures"])),
+        }
+
+    def told(self, about: Iterable[Mapping[str, Any]]) -> str:
+        """How many were drawn again, in a sentence. ``about``: as ``answered``."""
+        again = [each for line in about for each in line.get("again", ())]
+        return f"{sum(again)} of {len(again)} pictures were drawn again"
+
+    def prepare(self, pipe: Pipeline, settings: Mapping[str, Any]) -> Make:
+        """Load the models that look; what draws a batch, looks at it and draws it again."""
+        from trueline.commands._model import find_device, silence_libraries
         from trueline.realign import Realign, VisionModels
 
         silence_libraries()
-        device = str(find_device(state.settings["device"]))
-        models = VisionModels.load(**self.models, device=device)  # type: ignore[arg-type]
-        pipe = load_pipeline(state.settings)
-        made_with = loading_settings(state.settings) | {"device": str(pipe.backbone.device)}
-        again = 0
+        models = VisionModels.load(**self.models, device=str(find_device(settings["device"])))  # type: ignore[arg-type]
         stages = Realign(pipe, models, self.reasoner, self.method, rounds=self.rounds, check=self.check)
-        layouts = [picture.layout for picture in state.wanted]
-        for done in _survivors(
-            stages.stream(layouts, methods=state.methods, progress=progress, **state.how), state
-        ):
-            picture = state.wanted[done.index]
-            about = done.about() | {"models": models.names, "folder": f"{picture.name}-realign"}
-            final = done.rounds[done.kept]
-            state.keep(
-                replace(picture, layout=final.layout),
-                final.image,
-                final.record | {"made_with": made_with, "realign": about},
-            )
-            try:
-                _write(state, picture, done, made_with, about)
-            except OSError:
-                raise  # a full disk is for the user
-            except Exception as error:  # of a picture that is kept, what led to it
-                problem = f"{picture.name}-realign is not complete: {one_line(error)}"
-                print(f"trueline: warning: {problem}", file=sys.stderr)
-            again += done.kept > 0
-            for at in (each.observation for each in done.rounds if each.observation):
-                tags = dict.fromkeys(one.tag for one in at.objects)
-                self.reasoners.extend("rules" if tag in at.by_rules else "" for tag in tags)
-            self.stages.append((f"round {done.kept}" if done.kept else "stage one") if done.failed else "")
-            state.answered |= {what: dict(each.by) for what, each in self.answered.items()}
-        print(f"trueline: {again} of {len(layouts)} pictures were drawn again", file=sys.stderr)
+
+        def make(batch: Sequence[NamedLayout], how: Mapping[str, Any], files: BatchFiles) -> dict[str, Any]:
+            answered: dict[str, list[str]] = {"tags": [], "pictures": []}  # "": who was asked
+            again: list[bool] = []
+            for done in _survivors(stages.stream([one.layout for one in batch], **how), batch, files):
+                _keep(batch[done.index], done, models.names, files)
+                for at in (each.observation for each in done.rounds if each.observation):
+                    tags = dict.fromkeys(one.tag for one in at.objects)
+                    answered["tags"].extend("rules" if tag in at.by_rules else "" for tag in tags)
+                failed = f"round {done.kept}" if done.kept else "stage one"
+                answered["pictures"].append(failed if done.failed else "")
+                again.append(done.kept > 0)
+            return answered | {"again": again}
+
+        return make
 
 
-def _survivors(stream: Iterator[Realignment], state: PictureFolder) -> Iterator[Realignment]:
+def _keep(picture: NamedLayout, done: Realignment, models: Any, files: BatchFiles) -> None:
+    """The picture, and all that led to it."""
+    about = done.about() | {"models": models, "folder": f"{picture.name}-realign"}
+    final = done.rounds[done.kept]
+    files.keep(replace(picture, layout=final.layout), final.image, final.record | {"realign": about})
+    apart = Bundle()
+    try:
+        _write(Subfolder(apart, about["folder"]), picture, done, files.made_with, about)
+    except Exception as error:  # of a picture that is kept, what led to it
+        warnings.warn(f"{about['folder']} is not complete: {one_line(error)}", stacklevel=2)
+    files.files |= apart.files
+
+
+def _survivors(
+    stream: Iterator[Realignment], batch: Sequence[NamedLayout], files: BatchFiles
+) -> Iterator[Realignment]:
     """The pictures; those of which there is not even a first one are counted."""
     from trueline.sampling.pipeline import PictureError
 
@@ -109,7 +110,7 @@ def _survivors(stream: Iterator[Realignment], state: PictureFolder) -> Iterator[
         yield from stream
     except PictureError as error:
         for index, why in error.failed.items():
-            state.lose(state.wanted[index], why)
+            files.lose(batch[index], why)
 
 
 def read_realign(
@@ -172,16 +173,14 @@ def _reasoner(spec: str, planner: str | None, of_planners: Given) -> Reasoner:
 
 
 def _write(
-    state: PictureFolder,
+    folder: Target,
     picture: NamedLayout,
     done: Realignment,
-    made_with: dict[str, Any],
+    made_with: Mapping[str, Any],
     about: dict[str, Any],
 ) -> None:
-    from trueline.files import Folder, pixel_hash
     from trueline.realign.panel import panel
 
-    folder = Folder(state.folder.path / f"{picture.name}-realign")
     for number, each in enumerate(done.rounds):
         name = f"round-{number}"
         record = each.record | {
@@ -197,7 +196,7 @@ def _write(
     folder.write_png("panel.png", panel(done))
 
 
-def _write_phrases(folder: Any, number: int, earlier: Round, later: Round) -> None:
+def _write_phrases(folder: Target, number: int, earlier: Round, later: Round) -> None:
     """Masks and maps of one round, numbered as the phrases of its layout; grey values, the brightest the most."""
     import numpy as np
     from PIL import Image

@@ -175,7 +175,8 @@ def _plans(options: argparse.Namespace, command: str, given: Given, of_planners:
 def _pictures(options: argparse.Namespace, command: str, given: Given, of_planners: Given) -> int:
     seeds, names = read_seeds(options), judge_names(options)
     from trueline.commands._model import fast_dtype, warnings_as_lines
-    from trueline.evaluation.drawing_list import Shard, choose, wanted
+    from trueline.engine import Shard
+    from trueline.evaluation.drawing_list import choose, wanted
     from trueline.evaluation.judges import unmeasured
     from trueline.evaluation.run import EvaluationRun, EvaluationSettings
 

@@ -1,7 +1,8 @@
 """``trueline generate``: pictures from a prompt and boxes, or from a file of layouts, with a record of each.
 
 Writes into --out, for each picture: NAME.png (its record is in the PNG's text too) and NAME.json (all that is
-needed to make it again, and the hash of its pixels); for the run: contact.png and run.json.
+needed to make it again, and the hash of its pixels); for the run: run.json, state.json, progress and contact.png. The
+same command goes on where one was stopped; several of them share the work.
 """
 
 import argparse
@@ -9,9 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trueline.commands._engine import add_engine, read_engine
 from trueline.commands._methods import chosen
 from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, flag_of, settings_of
-from trueline.commands._planners import PLANNERS, PLANS, not_as_asked, split_all, with_boxes
+from trueline.commands._planners import PLANNERS, read_planning, split_all
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling
 
@@ -35,7 +37,7 @@ FLAGS = {
 }
 GROUPS = (*METHODS, *PLANNERS)  #: names with settings of their own, --NAME.setting
 #: What --regenerate does not take from the record.
-UNRECORDED = ("regenerate", "out", "overlay", "quiet")
+UNRECORDED = ("regenerate", "out", "overlay", "quiet", "shard", "engine", "workers")
 MAX_PICTURES_EACH = 1000  #: of one layout
 
 
@@ -53,7 +55,11 @@ def parser() -> argparse.ArgumentParser:
     group = top.add_argument_group("what to write")
     group.add_argument("--out", default="out", metavar="FOLDER", help="default: out")
     group.add_argument("--overlay", action="store_true", help="also NAME-overlay.png with boxes and phrases")
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    group.add_argument("--quiet", action="store_true", help="no progress")
+    add_flags(
+        group, {"--overwrite": "remove the pictures of another run that FOLDER holds, which is refused else"}
+    )
+    add_engine(top.add_argument_group("who draws"), "draw this part only")
     return top
 
 
@@ -137,39 +143,51 @@ def _default(name: str, what: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    arguments, given, of_planners = split_all(arguments)
-    options = parser().parse_args(arguments)
+    rest, given, of_planners = split_all(arguments)
+    options = parser().parse_args(rest)
     if options.regenerate is not None:
         _refuse_beside_record(options)
         from trueline.commands._regenerate import regenerate
 
         return regenerate(options)
+    engine, shard = read_engine(options, "generate", arguments)
     layouts, settings = read_layouts(options), read_settings(options)
     sampling = settings_of(options, Sampling)
     if options.realign is None and (
         idle := [name for name in REALIGNING if getattr(options, name) is not None]
     ):
         raise ValueError(f"{flag_of(idle[0])}: belongs to --realign, which is not given")
+    redrawing = None
     if options.realign:
         from trueline.commands._realign import read_realign
 
         redrawing = read_realign(options, settings, given, of_planners)
+        settings["realign"] = redrawing.settings
     methods = chosen(options.method or [], given)
+    planning = read_planning(layouts, methods, options.planner, of_planners)
     from trueline.commands._model import check_loading
-    from trueline.commands._pictures import draw, named
-    from trueline.files import Folder
+    from trueline.commands._pictures import PictureRun
+    from trueline.sampling.records import recorded_methods
 
-    named(layouts, settings["n"], settings["seed"])
-    Folder(options.out)
-    looked = redrawing.models.items() if options.realign else ()
+    looked = redrawing.models.items() if redrawing else ()
     check_loading(settings["model"], settings["device"], settings["lora"], looked)
-    layouts, planned = with_boxes(layouts, methods, options.planner, of_planners)
-    settings |= {"methods": options.method or [], "planner": planned and planned.label}
-    if not options.realign:
-        return draw(layouts, sampling, settings, options, methods) or not_as_asked({PLANS: planned})
-    settings |= {"realign": redrawing.settings}
-    code = draw(layouts, sampling, settings, options, methods, redrawing.draw)
-    return code or not_as_asked({PLANS: planned} | redrawing.answered)
+
+    settings["methods"] = recorded_methods(methods)
+    settings["planner"] = planning and {"name": planning.spec, "settings": of_planners}
+    return PictureRun(
+        options.out,
+        layouts,
+        sampling,
+        settings,
+        methods,
+        engine,
+        shard,
+        planning,
+        redrawing,
+        overlay=options.overlay,
+        quiet=options.quiet,
+        overwrite=bool(options.overwrite),
+    )()
 
 
 def _refuse_beside_record(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trueline.engine import batched
 from trueline.evaluation.benchmarks.benchmark import Example
 
 
@@ -50,39 +51,5 @@ def wanted(examples: Sequence[Example], places: Sequence[int], seeds: Sequence[i
 
 
 def batches(pictures: Sequence[Wanted], size: int) -> list[list[Wanted]]:
-    """Pictures of one size together, at most ``size`` of them.
-
-    A batch is drawn as a whole or not at all: kernels round differently in batches of other sizes, so this is
-    what makes the pictures of a run that was stopped, or was spread over machines, equal to the last bit.
-    """
-    groups: dict[tuple[int | None, int | None], list[Wanted]] = {}
-    for picture in pictures:
-        layout = picture.example.layout
-        groups.setdefault((layout.width, layout.height), []).append(picture)
-    return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part ``index`` (from 1) of ``count``: every ``count``-th batch."""
-
-    index: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """``2/4``.
-
-        Raises:
-            ValueError: it is written otherwise or out of range.
-        """
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise ValueError(f"shard: write it as 1/4, 2/4, ... (got {text!r})")
-        return cls(int(index), int(count))
-
-    def takes(self, batch: int) -> bool:
-        return batch % self.count == self.index - 1
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
+    """Pictures of one size together, at most ``size`` of them."""
+    return batched(pictures, size, lambda one: (one.example.layout.width, one.example.layout.height))

@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from trueline.engine import Shard
 from trueline.errors import Frozen, redacted
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example
-from trueline.evaluation.drawing_list import Shard, Wanted, batches, choose, wanted
+from trueline.evaluation.drawing_list import Wanted, batches, choose, wanted
 from trueline.evaluation.elsewhere import Elsewhere
 from trueline.evaluation.judgements import Judgement, SetDistance
 from trueline.evaluation.loras import RowLora, worn

@@ -4,8 +4,11 @@ from trueline.files.claims import Busy, Claim, Claims
 from trueline.files.digests import file_digest, json_digest, pixel_hash
 from trueline.files.folder import (
     KEY,
+    Bundle,
     DiskFull,
     Folder,
+    Subfolder,
+    Target,
     clean_leftovers,
     disk_full_said,
     json_bytes,
@@ -24,10 +27,11 @@ from trueline.files.readers import (
     read_table,
     read_text,
 )
-from trueline.files.run_folder import Job, Outcome, RunFolder
+from trueline.files.run_folder import Job, OtherRun, Outcome, RunFolder
 
 __all__ = [
     "KEY",
+    "Bundle",
     "Busy",
     "Claim",
     "Claims",
@@ -35,8 +39,11 @@ __all__ = [
     "Folder",
     "Job",
     "Journal",
+    "OtherRun",
     "Outcome",
     "RunFolder",
+    "Subfolder",
+    "Target",
     "clean_leftovers",
     "disk_full_said",
     "file_digest",

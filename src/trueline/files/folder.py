@@ -1,5 +1,6 @@
 """A folder of results in which each file appears whole or not at all."""
 
+import io
 import json
 import os
 import shutil
@@ -39,7 +40,44 @@ class DiskFull(OSError):
         self.strerror = "no space left on the disk"  # for those who say it in words of their own
 
 
-class Folder:
+class Target:
+    """Where files go, by name."""
+
+    def write(self, name: str, fill: Callable[[BinaryIO], Any]) -> Any:
+        """``fill`` writes the content; ``name`` may have slashes."""
+        raise NotImplementedError
+
+    def write_json(self, name: str, content: Any) -> Any:
+        return self.write(name, lambda file: file.write(json_bytes(content)))
+
+    def write_png(self, name: str, image: Image.Image, record: dict[str, Any] | None = None) -> Any:
+        """``image``; ``record`` goes into the file's text: the picture alone says how it was made."""
+        return self.write(name, lambda file: save_png(file, image, record))
+
+
+class Bundle(Target):
+    """Files in memory: what a unit of work made, before it is kept."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def write(self, name: str, fill: Callable[[BinaryIO], Any]) -> None:
+        memory = io.BytesIO()
+        fill(memory)
+        self.files[name] = memory.getvalue()
+
+
+class Subfolder(Target):
+    """The folder ``name`` of another target."""
+
+    def __init__(self, target: Target, name: str):
+        self._target, self._name = target, name
+
+    def write(self, name: str, fill: Callable[[BinaryIO], Any]) -> Any:
+        return self._target.write(f"{self._name}/{name}", fill)
+
+
+class Folder(Target):
     """Makes ``path`` and proves that it can be written, before any time is spent on its contents.
 
     Raises:
@@ -54,13 +92,6 @@ class Folder:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ValueError(f"out: cannot write to {self.path} ({reason}); choose another folder") from None
-
-    def write_json(self, name: str, content: Any) -> Path:
-        return self.write(name, lambda file: file.write(json_bytes(content)))
-
-    def write_png(self, name: str, image: Image.Image, record: dict[str, Any] | None = None) -> Path:
-        """Save ``image``; ``record`` goes into the file's text: the picture alone says how it was made."""
-        return self.write(name, lambda file: save_png(file, image, record))
 
     def write(self, name: str, fill: Callable[[BinaryIO], Any]) -> Path:
         """Fill a temporary file beside the target, force it to disk, then rename it: the rename is atomic.

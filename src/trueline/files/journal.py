@@ -2,14 +2,15 @@
 
 A line names the unit and, of each of its files, size, time and SHA-256. It is written after the files, so a process
 that is killed at any moment leaves files without a line (they are made again), never a line without files. A line
-that was cut off is none.
+that was cut off is none. Before the files, a line says what is about to be written, so that nothing is left behind
+that no line names.
 """
 
 import json
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from secrets import token_hex
 from typing import Any
 
@@ -25,6 +26,7 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lines: dict[str, list[dict[str, Any]]] = {}
         self.repeated = 0  #: lines of units that another process had done, too
+        self._begun: dict[str, None] = {}
         self._own: Path | None = None
         self._read: dict[str, int] = {}
         self._verified: dict[str, dict[str, Any]] = {}
@@ -36,17 +38,24 @@ class Journal:
         for name, digest in digests.items():
             stat = (self.root / name).stat()
             files[name] = [stat.st_size, stat.st_mtime_ns, digest]
-        line = (json.dumps({"unit": unit, "files": files, **about}, ensure_ascii=False) + "\n").encode()
+        self._append({"unit": unit, "files": files, **about}, sure=True)
+        self.refresh()
+
+    def announce(self, unit: str, names: Iterable[str]) -> None:
+        """These files of the unit will be written now."""
+        self._append({"unit": unit, "begun": list(names)}, sure=False)
+
+    def _append(self, line: Mapping[str, Any], sure: bool) -> None:
         fresh = self._own is None
         if self._own is None:
             self._own = self.folder / f"{socket.gethostname()[:60]}-{token_hex(8)}.jsonl"
         with disk_full_said(self._own), open(self._own, "ab") as file:
-            file.write(line)
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
             file.flush()
-            os.fsync(file.fileno())
+            if sure:
+                os.fsync(file.fileno())
         if fresh:
             sync_folder(self.folder)
-        self.refresh()
 
     def refresh(self) -> None:
         """Read what was added since."""
@@ -65,6 +74,12 @@ class Journal:
     def _note(self, text: bytes) -> None:
         try:
             line = json.loads(text)
+            names = line["begun"] if "begun" in line else line["files"]
+            if any(PurePath(name).is_absolute() or ".." in PurePath(name).parts for name in names):
+                return  # not of this folder
+            if "begun" in line:
+                self._begun.update(dict.fromkeys(line["begun"]))
+                return
             before = self.lines.setdefault(line["unit"], [])
         except (ValueError, KeyError, TypeError):
             return
@@ -90,5 +105,6 @@ class Journal:
             return False
 
     def files(self) -> Iterable[str]:
-        """Every file that a line names."""
-        return {name: None for lines in self.lines.values() for line in lines for name in line["files"]}
+        """Every file that a line names, written or begun."""
+        written = {name: None for lines in self.lines.values() for line in lines for name in line["files"]}
+        return written | self._begun

@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,14 @@ BEGIN = "begin"  #: the claim under which a run is begun
 
 @dataclass(frozen=True)
 class Job:
-    """A unit of work: ``id``, of letters that a file's name may have and slashes, and what is to be made."""
+    """A unit of work: ``id``, of letters that a file's name may have and slashes, and what is to be made.
+
+    ``makes``: names of what comes out, where that is not one thing: people are told these.
+    """
 
     id: str
     spec: Any = None
+    makes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Outcome:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
+class OtherRun(ValueError):
+    """The folder holds a run with other settings."""
+
+
 class RunFolder(Folder):
     """The run that ``settings`` ask for, in ``path``, begun or gone on with.
 
@@ -61,8 +69,8 @@ class RunFolder(Folder):
         takeover: as ``Claims``.
 
     Raises:
-        ValueError: the folder holds a run of another command, with other settings or other units, or it cannot be
-            written.
+        OtherRun: the folder holds a run of another command, with other settings or other units.
+        ValueError: it cannot be written.
         Busy: it is to be overwritten while others work on it.
     """
 
@@ -104,18 +112,41 @@ class RunFolder(Folder):
         if not path.exists():
             begun = {"trueline": __version__, "time": time.strftime("%F %T%z")} | myself()
             self.write_json(MANIFEST, self.manifest | {"begun": begun})
-        elif problem := _difference(path, self.manifest):
-            raise ValueError(f"out: {self.path} {problem}; give the same, or another folder")
+        elif (problem := _difference(path, self.manifest)) and self._empty():
+            path.unlink()
+            self._begin()
+        elif problem:
+            raise OtherRun(f"out: {self.path} {problem}; give the same, or another folder")
+
+    def _empty(self) -> bool:
+        """Whether the run before made nothing yet, as after a mistake in its first unit, and nobody is at it."""
+        done = self.path / PROGRESS / "done"
+        others = [name for name in self.claims.live() if name != BEGIN]
+        return done.exists() and not others and not Journal(done, self.path).files()
 
     def _remove(self) -> None:
         """Remove what the run before made: its files, and no others."""
         if others := [name for name in self.claims.live() if name != BEGIN]:
             raise Busy(f"out: {self.path} is in use by {self.claims.holder(others[0])}; stop it first")
+        folders = {self.path}
         for name in Journal(self.path / PROGRESS / "done", self.path).files():
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / PROGRESS / "done")
-        for name in (MANIFEST, STATE):
+            folders.add((self.path / name).parent)
+        for folder in folders - {self.path}:
+            with suppress(OSError):  # others' files are in it
+                folder.rmdir()
+        for name in (MANIFEST, STATE):  # the manifest goes first: without it there is no run
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / PROGRESS / "done")
+
+    def forget(self) -> bool:
+        """Where nothing was made, leave nothing, so that the folder is free for another run; whether that was so."""
+        with self.claims.held(BEGIN, wait=True):
+            if empty := self._empty():
+                (self.path / MANIFEST).unlink(missing_ok=True)
+        if empty:
+            shutil.rmtree(self.path / PROGRESS, ignore_errors=True)
+        return empty
 
     # Units
 
@@ -130,8 +161,11 @@ class RunFolder(Folder):
 
     def failed(self, jobs: Sequence[Job]) -> dict[str, str]:
         """What the jobs that are done could not make, each with a sentence."""
-        lines = (self.journal.done(job.id) or {} for job in jobs)
-        return {name: why for line in lines for name, why in line.get("failed", {}).items()}
+        return {name: why for job in jobs for name, why in self.about(job).get("failed", {}).items()}
+
+    def about(self, job: Job) -> dict[str, Any]:
+        """The journal's line of a job that is done; {} of another."""
+        return self.journal.done(job.id) or {}
 
     @contextmanager
     def unit(self, job: Job) -> Iterator[Claim | None]:
@@ -146,19 +180,24 @@ class RunFolder(Folder):
         finally:
             self.claims.release(claim)
 
-    def keep(self, claim: Claim, job: Job, result: Outcome, seconds: float = 0.0) -> bool:
+    def keep(self, claim: Claim, job: Job, outcome: Outcome, seconds: float = 0.0) -> bool:
         """Write a job's files and note it as done; False where another has taken it over meanwhile."""
         if not self.claims.mine(claim):
             self.wasted += 1
             return False
-        for name, content in result.files.items():
+        self.journal.announce(job.id, outcome.files)
+        for name, content in outcome.files.items():
             self.write(name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in result.files.items()}
-        failed = {"failed": dict(result.failed)} if result.failed else {}
-        self.journal.add(job.id, digests, failed | dict(result.about) | {"seconds": round(seconds, 3)})
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in outcome.files.items()}
+        failed = {"failed": dict(outcome.failed)} if outcome.failed else {}
+        self.journal.add(job.id, digests, failed | dict(outcome.about) | {"seconds": round(seconds, 3)})
         return True
 
     # The whole
+
+    def missing(self, jobs: Sequence[Job]) -> list[str]:
+        """Names of what the jobs have not made yet."""
+        return [name for job in self.todo(jobs) for name in job.makes or (job.id,)]
 
     @contextmanager
     def alone(self, name: str = "run", wait: bool = False) -> Iterator[None]:
@@ -171,12 +210,12 @@ class RunFolder(Folder):
             yield
 
     def close(self, status: str, jobs: Sequence[Job], more: Mapping[str, Any] | None = None) -> None:
-        """Write state.json: "complete", "stopped" or "failed", and what is done and missing."""
-        missing = [job.id for job in self.todo(jobs)]
+        """Write state.json: "complete", "stopped" or "failed", and what of ``jobs`` is done and missing."""
         clean_leftovers(self.path)
+        missing = self.missing(jobs)
         state = {
             "status": status,
-            "done": len(jobs) - len(missing),
+            "done": sum(len(job.makes) or 1 for job in jobs) - len(missing),
             "missing": missing,
             "failed": self.failed(jobs),
             "done_twice": self.journal.repeated + self.wasted,

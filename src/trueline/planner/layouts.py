@@ -43,8 +43,8 @@ def plan(
     return filled(base, made.plan(prompt, width=width, height=height, seed=seed), made.name)
 
 
-def plan_missing(layouts: Sequence[Layout], planner: Planner) -> list[Layout]:
-    """The layouts, with planned boxes where they have none.
+def plan_missing(layouts: Sequence[Layout], planner: Planner, start: int = 0) -> list[Layout]:
+    """The layouts, with planned boxes where they have none. ``start``: place of the first of them, for errors.
 
     Raises:
         ValueError: a prompt that cannot be planned.
@@ -56,7 +56,9 @@ def plan_missing(layouts: Sequence[Layout], planner: Planner) -> list[Layout]:
         try:
             made = planner.plan(layout.prompt, width=layout.width, height=layout.height)
         except ValueError as error:
-            problem = f"prompt {place + 1} cannot be planned ({error}); give its boxes, or leave it out"
+            problem = (
+                f"prompt {start + place + 1} cannot be planned ({error}); give its boxes, or leave it out"
+            )
             raise ValueError(f"planner: {problem}") from None
         planned[place] = filled(layout, made, planner.name)
     return planned

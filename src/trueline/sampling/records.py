@@ -3,6 +3,7 @@
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,18 @@ def make_record(
             "loras": dict(backbone.adapters),
         },
         **request.sampling.completed(backbone).to_record(),
-        "methods": [
-            {"name": type(m).__name__, "settings": m.model_dump(mode="json")} for m in request.methods
-        ],
+        "methods": recorded_methods(request.methods),
         "batch": batch,
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "versions": versions(),
         "notes": list(notes),
     }
+
+
+def recorded_methods(methods: Sequence[Any]) -> list[dict[str, Any]]:
+    """Names and settings, as ``methods.of_record`` reads them."""
+    return [{"name": type(method).__name__, "settings": method.model_dump(mode="json")} for method in methods]
 
 
 def versions() -> dict[str, str]:
