@@ -14,7 +14,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from trueline.pictures import BrokenPicture, open_picture
+from trueline.pictures import BrokenPicture, open_picture, picture_size
 
 SECONDS = 10  #: for one file, on a machine that does much else
 MEMORY = 600_000_000  #: bytes that one file may add: 25 million pixels with their transparency
@@ -124,6 +124,7 @@ def fuzz(count: int, seed: int = 0) -> Counter[str]:
         try:
             image = open_picture(content, name="it")
             assert image.mode == "RGB" and image.width * image.height <= 25_000_000
+            assert picture_size(content) == image.size
             done["pictures"] += 1
         except BrokenPicture as error:
             assert str(error).startswith("it: ") and "\n" not in str(error) and "; " in str(error), error

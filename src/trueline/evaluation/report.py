@@ -41,7 +41,7 @@ from trueline.evaluation.tables import (
 from trueline.files import write_text
 from trueline.layout import Layout
 from trueline.perception import Detection
-from trueline.pictures import COLOURS, open_picture
+from trueline.pictures import COLOURS, BrokenPicture, open_picture
 
 LIMIT = 48  #: cases in a report
 SIDE = 320  #: longer side of a thumbnail, pixels
@@ -193,8 +193,8 @@ def thumbnails(shots: Iterable[Shot], side: int) -> tuple[dict[Path, Thumbnail],
     for path in dict.fromkeys(shot.path for shot in shots):
         try:
             pictures[path] = thumbnail(path, side)
-        except ValueError as error:
-            broken.append(str(error))
+        except BrokenPicture as error:
+            broken.append(error.problem)
     rest = f", and {len(broken) - 3} more" if len(broken) > 3 else ""
     found = f"{len(broken)} picture{'s' * (len(broken) != 1)} cannot be shown: {'; '.join(broken[:3])}{rest}."
     return pictures, [found] if broken else []

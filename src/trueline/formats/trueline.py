@@ -28,7 +28,7 @@ def _with_image(layout: Layout, image: Any, folder: Path) -> Layout:
     if not isinstance(image, str) or not image:
         return layout
     about = layout.meta.get(PICTURE)
-    found = {IMAGE: str(folder / image)} | (about if isinstance(about, dict) else {})
+    found = (about if isinstance(about, dict) else {}) | {IMAGE: str(folder / image)}
     return layout.model_copy(update={"meta": layout.meta | {PICTURE: found}})
 
 
