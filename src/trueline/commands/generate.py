@@ -166,9 +166,12 @@ def main(arguments: Sequence[str]) -> int:
     methods = chosen(options.method or [], given)
     planning = read_planning(layouts, methods, options.planner, of_planners)
     from trueline.commands._model import check_loading
-    from trueline.commands._pictures import PictureRun
+    from trueline.commands._pictures import PictureRun, named
+    from trueline.files import Folder
     from trueline.sampling.records import recorded_methods
 
+    named(layouts, settings["n"], settings["seed"])
+    Folder(options.out)
     looked = redrawing.models.items() if redrawing else ()
     check_loading(settings["model"], settings["device"], settings["lora"], looked)
 
