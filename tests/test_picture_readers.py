@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +122,23 @@ def finishing_a_data_set(folder: Path, eps: Path) -> None:
 
 def a_page(folder: Path, eps: Path) -> None:
     thumbnail(eps, 64)
+
+
+@pytest.mark.parametrize("reader", [training_on_layouts, building_a_data_set, a_page])
+def test_no_reader_waits_for_a_pipe(tmp_path, reader):
+    os.mkfifo(tmp_path / "a.png")
+    found: list[Exception] = []
+
+    def call():
+        try:
+            reader(tmp_path, tmp_path / "a.png")
+        except ValueError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert len(found) == 1 and not thread.is_alive()
 
 
 READERS = [

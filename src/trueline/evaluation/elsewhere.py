@@ -77,7 +77,7 @@ def pictures_in(folder: Path) -> dict[str, list[Path]]:
         raise ValueError(f"images: {folder} is no folder; give the folder that holds the pictures")
     found: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in SUFFIXES and path.is_file():  # a pipe would be waited for
             found[path.stem].append(path)
     return found
 

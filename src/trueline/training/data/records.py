@@ -136,6 +136,8 @@ def _record(line: str, number: int, folder: Path) -> Record:
 def _about(image: Path) -> tuple[tuple[int, int] | None, str | None]:
     """Size and stamp of a picture's file, of which only the beginning and the end are read."""
     try:
+        if not image.is_file():  # a pipe would be waited for
+            return None, None
         with image.open("rb") as file:
             head, length = file.read(ENDS), image.stat().st_size
             file.seek(max(length - ENDS, 0))
