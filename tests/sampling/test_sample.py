@@ -364,3 +364,12 @@ def test_boxes_on_a_plain_backbone_warn_unless_a_method_uses_them(plain, recwarn
 def test_the_public_names_are_the_loops(gated):
     assert isinstance(next(trueline.sample(gated, [CAR], sampling=Sampling(steps=1))), Step)
     assert trueline.Method is Method
+
+
+def test_more_steps_than_the_model_has_timesteps_for_are_refused(gated):
+    """With an offset of 1, as Stable Diffusion has, the first of 1000 steps would be at timestep 1000 of 0 to 999."""
+    with pytest.raises(
+        ValueError, match="steps: this model has 1000 timesteps, too few for 1000 steps; take fewer"
+    ):
+        gated.stepper("ddim", 1000)
+    assert len(gated.stepper("ddim", 999).timesteps) == 999

@@ -24,6 +24,7 @@ from trueline.models.encoded import Encoded, Spans
 from trueline.models.grounding import RELEASED_SCHEDULE, RELEASED_SLOTS, Grounding, pack
 from trueline.models.schedulers import Level, Stepper, make_scheduler, target_of, x0_of
 from trueline.models.schedules import RELEASED_SCALE, check_interval, check_scale, check_schedule
+from trueline.models.soundness import try_out
 from trueline.models.vae import DecodeError, Latents, Pictures, Report
 
 __all__ = ["FAMILIES", "Backbone", "CheckpointError", "DecodeError", "Part"]
@@ -93,7 +94,7 @@ class Backbone(ABC):
         family = getattr(import_module(f"trueline.models.{module}"), name)
         parts, settings = checkpoint.load(location.folder, index, dtype), index.get("trueline", {})
         backbone = family(**parts, settings=settings, source=str(name_or_path), revision=location.revision)
-        return backbone.to(device=device or "cpu")
+        return try_out(backbone.to(device=device or "cpu"))
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:

@@ -4,7 +4,6 @@
 or run.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,25 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from trueline.errors import first_line
+from trueline.errors import first_line, short
 from trueline.models.schedulers import SCHEDULER_CLASSES
 from trueline.models.shipped import WORLD, check_place, shipped_folder
+from trueline.models.soundness import (
+    CheckpointError,
+    check_finite,
+    check_folder,
+    check_net,
+    check_noise,
+    check_pictures,
+    check_settings,
+    check_timesteps,
+    check_tokenizer,
+    read_object,
+)
+
+__all__ = ["ALIASES", "CheckpointError", "Location", "load", "locate", "model_index", "read_index"]
 
 ALIASES = {
     # The first repository that answers is taken; several of the originals have been deleted from the Hub.
@@ -37,15 +49,16 @@ _KNOWN = {
 }
 _PIPELINES = {"StableDiffusionPipeline", "StableDiffusionGLIGENPipeline"}
 _UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
+#: Of the weights' names: what a net may leave unread. Grounding layers, and CLIP's other half.
+_MAY_STAY = (
+    *("fuser", "position_net", "position_ids"),
+    *("vision_model", "visual_projection", "text_projection", "logit_scale"),
+)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _HOW_TO_CONVERT = (
     "load it with diffusers in an environment you trust and call "
     "save_pretrained(folder, safe_serialization=True)"
 )
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; one sentence with the cure."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +152,22 @@ def load(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> dict[str, A
     Raises:
         CheckpointError: see the module.
     """
-    parts: dict[str, Any] = {name: _load_net(folder / name, kind, dtype) for name, kind in _NETS.items()}
-    parts["tokenizer"] = _load_tokenizer(folder / "tokenizer")
-    parts["scheduler"] = _load_scheduler(folder / "scheduler", index["scheduler"][1])
+    for name in _KNOWN:
+        if (folder / name).is_dir():  # one that is missing is named by who reads it
+            check_folder(folder / name)
+    parts: dict[str, Any] = {
+        "tokenizer": _load_tokenizer(folder / "tokenizer"),
+        "scheduler": _load_scheduler(folder / "scheduler", index["scheduler"][1]),
+    }
+    for name, kind in _NETS.items():
+        _check_net(folder / name, kind)
+    for name, kind in _NETS.items():
+        parts[name] = _load_net(folder / name, kind, dtype)
     _check_fit(folder, parts)
+    words = index.get("trueline", {}).get("vocabulary")
+    check_tokenizer(folder / "tokenizer", parts["tokenizer"], parts["text_encoder"].config, words)
+    for name in _NETS:
+        check_finite(folder / name, parts[name])
     return parts
 
 
@@ -151,10 +176,12 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.is_file():
         raise CheckpointError(_no_checkpoint(folder))
-    index = _read_json(path)
+    index = read_object(path)
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or pipeline not in _PIPELINES:
-        raise CheckpointError(f"{path} names the pipeline {pipeline!r}; Trueline loads {_either(_PIPELINES)}")
+        raise CheckpointError(
+            f"{path} names the pipeline {short(pipeline)}; Trueline loads {_either(_PIPELINES)}"
+        )
     for name, entry in index.items():
         if isinstance(entry, list) and any(entry) and name not in _UNUSED:
             _check_class(path, name, entry)
@@ -162,6 +189,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; the folder is not a whole checkpoint")
     if not isinstance(index.get("trueline", {}), dict):
         raise CheckpointError(f'{path}: "trueline" must be a JSON object')
+    check_settings(path, index.get("trueline", {}))
     for name in _NETS:
         _check_weights(folder / name)
     return index
@@ -174,9 +202,11 @@ def _entry(index: dict[str, Any], name: str) -> list:
 
 def _check_class(path: Path, name: str, entry: list) -> None:
     library, kind = entry if len(entry) == 2 else (None, entry)
-    if name not in _KNOWN or library not in ("diffusers", "transformers") or kind not in _KNOWN[name]:
+    if name not in _KNOWN or library not in ("diffusers", "transformers") or kind not in [*_KNOWN[name]]:
         known = _either(_KNOWN[name]) if name in _KNOWN else "no such part"
-        raise CheckpointError(f"{path} names {kind!r} of {library!r} as its {name}; Trueline loads {known}")
+        raise CheckpointError(
+            f"{path} names {short(kind)} of {short(library)} as its {name}; Trueline loads {known}"
+        )
 
 
 def _check_weights(folder: Path) -> None:
@@ -202,24 +232,41 @@ def _no_checkpoint(folder: Path) -> str:
     )
 
 
-def _load_net(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
-    config = _read_json(folder / "config.json")
-    named = config.get("_class_name") or (config.get("architectures") or [kind.__name__])[0]
+def _check_net(folder: Path, kind: Any) -> None:
+    config = read_object(folder / "config.json")
+    kinds = config.get("architectures")
+    named = config.get("_class_name") or (kinds[0] if isinstance(kinds, list) and kinds else kind.__name__)
     if named not in (kind.__name__, "CLIPModel"):
-        raise CheckpointError(f"{folder}/config.json is of class {named!r}; Trueline loads {kind.__name__}")
+        raise CheckpointError(
+            f"{folder}/config.json is of class {short(named)}; Trueline loads {kind.__name__}"
+        )
     if "auto_map" in config:
         raise CheckpointError(
             f"{folder}/config.json asks to run code of its own (auto_map); Trueline never does"
         )
+    variant = _variant(folder) or ""
+    read = [path for path in folder.glob("*.safetensors") if path.stem.partition(".")[2] == variant]
+    check_net(folder, config, read)
+
+
+def _load_net(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     precision = {"dtype" if kind is CLIPTextModel else "torch_dtype": dtype}
     options = precision | {"use_safetensors": True, "local_files_only": True, "variant": _variant(folder)}
     try:
         net, report = kind.from_pretrained(folder, output_loading_info=True, **options)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the weights in {folder} cannot be read: {first_line(error)}") from error
+    except Exception as error:  # a config may be wrong in any way
+        raise CheckpointError(
+            f"config.json and the weights in {folder} make no {kind.__name__} ({first_line(error)[:200]}); put back "
+            "those that were saved together"
+        ) from error
     if missing := sorted(key for key in report["missing_keys"] if not key.endswith("position_ids")):
         raise CheckpointError(
             f"the weights in {folder} lack {missing[0]} (and {len(missing) - 1} more) of its config"
+        )
+    if left := sorted(key for key in report["unexpected_keys"] if not any(part in key for part in _MAY_STAY)):
+        raise CheckpointError(
+            f"the weights in {folder} hold {left[0]} (and {len(left) - 1} more), which its config has no place for; "
+            "put back the config that they were saved with"
         )
     return net
 
@@ -232,7 +279,7 @@ def _variant(folder: Path) -> str | None:
 
 
 def _load_tokenizer(folder: Path) -> CLIPTokenizer:
-    config = _read_json(folder / "tokenizer_config.json")
+    config = read_object(folder / "tokenizer_config.json")
     if "auto_map" in config:
         raise CheckpointError(f"{folder} asks to run code of its own (auto_map); Trueline never does")
     try:
@@ -242,11 +289,14 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def _load_scheduler(folder: Path, name: str) -> Any:
-    config = _read_json(folder / "scheduler_config.json")
+    config = read_object(folder / "scheduler_config.json")
+    check_timesteps(folder, config)
     try:
-        return getattr(diffusers, name).from_config(config)
-    except (ValueError, TypeError, NotImplementedError) as error:
+        scheduler = getattr(diffusers, name).from_config(config)
+    except Exception as error:  # a config may be wrong in any way
         raise CheckpointError(f"the scheduler in {folder} cannot be made: {first_line(error)}") from error
+    check_noise(folder, scheduler)
+    return scheduler
 
 
 def _check_fit(folder: Path, parts: dict[str, Any]) -> None:
@@ -256,13 +306,16 @@ def _check_fit(folder: Path, parts: dict[str, Any]) -> None:
     extra = (unet.class_embed_type, unet.addition_embed_type, unet.time_cond_proj_dim)
     wrong = {
         f"its U-Net has {kind!r} attention, not default or gated": kind not in ("default", "gated"),
-        "its U-Net and its VAE differ in latent channels": unet.in_channels != vae.latent_channels,
+        "its U-Net and its VAE differ in latent channels": not unet.in_channels
+        == unet.out_channels
+        == vae.latent_channels,
         f"its U-Net reads text of width {width}, not {text.hidden_size}": width != text.hidden_size,
         "its U-Net wants extra conditions (classes, SDXL's sizes, distilled guidance)": any(extra),
     }
     for problem, found in wrong.items():
         if found:
             raise CheckpointError(f"{folder} is not Stable Diffusion 1, 2 or GLIGEN with boxes: {problem}")
+    check_pictures(folder, unet, vae)
 
 
 def model_index(scheduler: Any, *, grounded: bool, settings: dict[str, Any]) -> dict[str, Any]:
@@ -280,18 +333,6 @@ def model_index(scheduler: Any, *, grounded: bool, settings: dict[str, Any]) -> 
         "vae": ["diffusers", "AutoencoderKL"],
     }
     return index | ({"trueline": settings} if settings else {})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; the folder is not a whole checkpoint") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object")
-    return content
 
 
 def _either(names: set[str]) -> str:

@@ -99,6 +99,11 @@ class Stepper:
         self.scheduler = scheduler
         scheduler.set_timesteps(steps, device=device)
         self.timesteps: Tensor = scheduler.timesteps
+        trained = int(scheduler.config.num_train_timesteps)
+        if float(self.timesteps.max()) > trained - 1:
+            raise ValueError(
+                f"steps: this model has {trained} timesteps, too few for {steps} steps; take fewer"
+            )
         self.index = 0
 
     def start(self, noise: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:

@@ -39,9 +39,9 @@ def check_interval(interval: Sequence[float], field: str = "guidance_interval") 
     try:
         start, stop = (float(fraction) for fraction in interval)
     except (TypeError, ValueError):
-        raise FieldError(field, f"give two fractions such as (0, 0.5), got {interval!r}") from None
+        raise FieldError(field, f"give two fractions such as (0, 0.5), got {short(interval)}") from None
     if not 0 <= start < stop <= 1:
-        raise FieldError(field, f"must be start < stop in 0..1, got {interval!r}")
+        raise FieldError(field, f"must be start < stop in 0..1, got {short(interval)}")
     return start, stop
 
 
@@ -54,7 +54,7 @@ def check_schedule(stages: Sequence[float], field: str = "grounding_schedule") -
     try:
         full, decay, off = (float(fraction) for fraction in stages)
     except (TypeError, ValueError):
-        raise FieldError(field, f"give three fractions such as (0.3, 0, 0.7), got {stages!r}") from None
+        raise FieldError(field, f"give three fractions such as (0.3, 0, 0.7), got {short(stages)}") from None
     if not (min(full, decay, off) >= 0 and abs(full + decay + off - 1) < 1e-6):
-        raise FieldError(field, f"the three fractions must be in 0..1 and sum to 1, got {stages!r}")
+        raise FieldError(field, f"the three fractions must be in 0..1 and sum to 1, got {short(stages)}")
     return full, decay, off
