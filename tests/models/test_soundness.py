@@ -14,6 +14,7 @@ from tiny import tiny_backbone, write_tokenizer
 
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone, CheckpointError
+from trueline.models.shipped import own_guidance_scale
 from trueline.sampling.pipeline import Pipeline
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))
@@ -102,6 +103,7 @@ BROKEN = {
     "a schedule of 2": (lambda f: settings(f, grounding_schedule=[1, 0]), "trueline.grounding_schedule: give three"),
     "an interval": (lambda f: settings(f, guidance_interval=[1, 0]), "guidance_interval: must be start"),
     "a scale": (lambda f: settings(f, guidance_scale=-1), "trueline.guidance_scale: must be"),
+    "a vast scale": (lambda f: settings(f, guidance_scale=10**400), "guidance_scale: must be a number"),
     "a vocabulary": (lambda f: settings(f, vocabulary="words"), "trueline.vocabulary: must be a list of words"),
     "10^9 layers": (lambda f: edit(f / "unet/config.json", layers_per_block=10**9), "layers_per_block (1000000000)"),
     "10^9 layers of text": (
@@ -126,6 +128,13 @@ def test_one_sentence_for_each(folder, name):
         Backbone.from_pretrained(folder, local_files_only=True)
     assert sentence in str(caught.value) and "\n" not in str(caught.value), caught.value
     assert time.monotonic() - start < 10
+
+
+def test_a_pipe_as_the_index_is_not_waited_for(folder, tmp_path):
+    fifo(folder / "model_index.json")
+    assert own_guidance_scale(str(folder)) is None
+    with pytest.raises(CheckpointError, match=r"is no checkpoint: it has no model_index.json"):
+        Backbone.from_pretrained(folder)
 
 
 def test_two_files_are_as_good_as_one(folder, gated):

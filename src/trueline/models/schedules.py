@@ -1,6 +1,6 @@
 """What decides the steps of a run: the names of the schedulers, and fractions of the steps. No torch."""
 
-import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +25,7 @@ def check_scale(scale: Any, field: str = "guidance_scale") -> float:
         FieldError: naming ``field``.
     """
     number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not (number and 0 <= scale < math.inf):
+    if not (number and 0 <= scale <= sys.float_info.max):
         raise FieldError(field, f"must be a number of at least 0 (got {short(scale)})")
     return float(scale)
 

@@ -33,8 +33,11 @@ def own_guidance_scale(model: str) -> float | None:
     """The weight of the prompt that a model on this machine wants; None: of the Hub, so that it is known once it is
     here."""
     folder = shipped_folder("pipeline") if model == WORLD else Path(model)
+    path = folder / "model_index.json"
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"))
         return check_scale(index.get("trueline", {}).get("guidance_scale", RELEASED_SCALE))
     except (
         OSError,
