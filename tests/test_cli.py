@@ -68,7 +68,9 @@ def names(out: Path) -> set[str]:
 def test_pictures_records_and_sheet(trueline, out):
     code, stdout, stderr = trueline(PROMPT, *BOXES, *FAST, "--n", "3", "--batch-size", "2")
     assert (code, stderr) == (0, ""), "quiet off a terminal"
-    assert stdout.splitlines() == [f"3 pictures in {out}; all with boxes: {out / 'contact.png'}"]
+    assert stdout.splitlines() == [
+        f"3 pictures in {out}; {out / 'contact.png'} shows all of them, with the boxes that were asked for"
+    ]
     pictures = {f"0000-{i}.{kind}" for i in range(3) for kind in ("png", "json")}
     assert names(out) == pictures | RUN | {"contact.png"}
     assert len({record_of(out, f"0000-{i}")["sha256"] for i in range(3)}) == 3
@@ -240,7 +242,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 def test_the_sheet_of_many_pictures_shows_the_first(trueline, out, monkeypatch):
     monkeypatch.setattr(_pictures, "MAX_ON_SHEET", 2)
     _, stdout, _ = trueline(PROMPT, *FAST, "--n", "3")
-    assert "the first 2 with boxes" in stdout
+    assert "shows the first 2 of them, with the boxes" in stdout
     assert Image.open(out / "contact.png").width < 3 * 192
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from trueline.chat.cache import AnswerCache
 from trueline.chat.model import ChatError
-from trueline.cli import TRACEBACK, main
+from trueline.cli import COMMANDS, TRACEBACK, main
 from trueline.exits import EXITS, FAULT, TERMINATED
 from trueline.files import write_text
 
@@ -168,7 +168,11 @@ def test_a_signal_stops_a_command_and_it_says_how_to_go_on(number, code, what):
         assert process.poll() is None and not deadline.wait(0.05)
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (code, f"trueline: stopped by {what}; give the same command again\n")
+    assert process.returncode == code
+    assert (
+        said.startswith(f"trueline: stopped by {what}; give the same command again: ")
+        and said.count("\n") == 1
+    )
 
 
 def _waits_in(process: int) -> str:
@@ -206,18 +210,34 @@ def test_a_command_may_run_in_any_thread(ending):
     assert codes == [0]
 
 
-@pytest.mark.parametrize(
-    "command", [["generate", "a"], ["train", "goal"], ["dataset", "build"], ["world", "build"]]
+RESUMED, ANEW = (
+    "what is done is kept, and the same command goes on",
+    "give the same command again: it begins anew",
 )
-def test_what_goes_on_says_so(monkeypatch, capsys, command):
+HOW = {
+    **{"generate a": RESUMED, "train goal": RESUMED, "dataset build": RESUMED, "evaluate world": RESUMED},
+    **{"world build": RESUMED, "dataset finish": ANEW, "world report": ANEW, "merge": ANEW, "votes": ANEW},
+    **{
+        "results": ANEW,
+        "methods": ANEW,
+        "convert": "what is written stays: give the same command again, with --force",
+    },
+    "plan": "give the same command again: what a language model has answered is not asked again",
+}
+
+
+@pytest.mark.parametrize("line", HOW)
+def test_each_command_says_how_to_go_on(monkeypatch, capsys, line):
     def stopped(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"trueline.commands.{command[0]}.main", stopped)
-    assert main(command) == 130
-    assert capsys.readouterr().err == (
-        "trueline: stopped by Ctrl-C; what is done is kept, and the same command goes on\n"
-    )
+    monkeypatch.setattr(f"trueline.commands.{line.split()[0]}.main", stopped)
+    assert main(line.split()) == 130
+    assert capsys.readouterr().err == f"trueline: stopped by Ctrl-C; {HOW[line]}\n"
+
+
+def test_how_to_go_on_is_tested_for_all():
+    assert {line.split()[0] for line in HOW} == set(COMMANDS)
 
 
 # No room

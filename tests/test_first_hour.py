@@ -51,6 +51,12 @@ CHEAP = {
         "./missing is no alignment net: it has no config.json; give the folder",
     ),
     "report-model": (["world", "report", "--model", "./missing"], f"--model: {NOT_THERE}"),
+    "report-count": (["world", "report", "--n", "0"], "--n: must be at least 1 (got 0)"),
+    "report-steps": (["world", "report", "--steps", "0"], "--steps: must be a whole number from 1 to 1000"),
+    "report-out-a-folder": (["world", "report"], "--out: . is a folder; give a file"),
+    "evaluate-copies": (
+        ["evaluate", "world", "--images-per-prompt", "1000000000"], "--images-per-prompt: must be from 1 to 1000"
+    ),
     "report-out": (["world", "report"], "--out: cannot write to /proc/here"),
     "plan-out": (["plan", "a cat", *LLM], "--out: cannot write to /proc/here"),
     "plan-model": (["plan", "a cat", "--planner", "llm:transformers=./missing"], f"transformers: {NOT_THERE}"),
@@ -82,11 +88,28 @@ def test_cheap_things_are_checked_first(nothing_loaded, tmp_path, monkeypatch, c
     monkeypatch.delenv(TRACEBACK, raising=False)
     (tmp_path / "a.txt").write_text("")
     line, sentence = CHEAP[name]
-    out = {"report-out": "/proc/here/x.json", "plan-out": "/proc/here/x.jsonl"}.get(name, "out")
+    others = {"report-out": "/proc/here/x.json", "plan-out": "/proc/here/x.jsonl", "report-out-a-folder": "."}
+    out = others.get(name, "out")
     assert main([*line, "--out", out]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"trueline: {sentence}") and said.count("\n") == 1
     assert nothing_loaded == []
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--device nosuch", "--device: 'nosuch' is not a device of this machine"),
+        ("--threads -1", "--threads: must be at least 1 (got -1)"),
+        ("--threads 0", "--threads: must be at least 1 (got 0)"),
+        ("--steps 0", "--steps: "),
+        ("--lr nan", "--lr: "),
+    ],
+)
+def test_the_build_of_the_world_is_checked_first(nothing_loaded, tmp_path, capsys, line, sentence):
+    assert main(["world", "build", "--folder", str(tmp_path / "work"), *line.split()]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"trueline: {sentence}") and said.count("\n") == 1
 
 
 def test_settings_are_shown_without_a_folder(capsys, tmp_path, monkeypatch):

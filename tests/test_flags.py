@@ -10,7 +10,7 @@ from trueline import Pipeline
 from trueline.cli import COMMANDS, main
 from trueline.commands import dataset
 from trueline.commands._parser import Parser, with_flags
-from trueline.files import Folder
+from trueline.files import Folder, pixel_hash
 from trueline.models.shipped import own_guidance_scale
 from trueline.world.pack import GUIDANCE_SCALE
 
@@ -134,7 +134,12 @@ def test_no_guidance_may_be_asked_for(gated):
     gated.settings["guidance_scale"] = 9
     try:
         pipe = Pipeline(gated)
-        given = [pipe("a cat", steps=1, seeds=1, **how).records[0] for how in ({}, {"guidance_scale": 0})]
+        given = [
+            pipe("a cat", steps=1, seeds=1, **how)
+            for how in ({}, {"guidance_scale": 0}, {"guidance_scale": 1})
+        ]
     finally:
         del gated.settings["guidance_scale"]
-    assert [record["guidance_scale"] for record in given] == [9, 0]
+    assert [each.records[0]["guidance_scale"] for each in given] == [9, 0, 1]
+    own, none, unguided = (pixel_hash(each.images[0]) for each in given)
+    assert own != none == unguided

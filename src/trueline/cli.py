@@ -27,8 +27,16 @@ COMMANDS = {
     "world": "make and measure the embedded world",
 }
 
-#: Command lines that, given again, go on with what they had done: how they begin.
-GO_ON = ("generate", "train", "dataset build", "evaluate", "world build")
+#: How a command line begins -> how to go on where it was stopped.
+GO_ON = {
+    **dict.fromkeys(
+        ("generate", "train", "dataset build", "evaluate", "world build"),
+        "what is done is kept, and the same command goes on",
+    ),
+    "plan": "give the same command again: what a language model has answered is not asked again",
+    "convert": "what is written stays: give the same command again, with --force",
+    "": "give the same command again: it begins anew",
+}
 #: Read by other libraries once they are imported: no bars and remarks of theirs, for who does not ask for them.
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -78,9 +86,8 @@ def _about(arguments: list[str]) -> int:
 
 def _stopped(stop: KeyboardInterrupt, arguments: Sequence[str]) -> str:
     what = "SIGTERM" if isinstance(stop, Terminated) else "Ctrl-C"
-    kept = any(" ".join(arguments).startswith(command) for command in GO_ON)
-    how = "what is done is kept, and the same command goes on" if kept else "give the same command again"
-    return f"stopped by {what}; {how}"
+    line = " ".join(arguments)
+    return f"stopped by {what}; {next(how for start, how in GO_ON.items() if line.startswith(start))}"
 
 
 def _failed(error: Exception, arguments: Sequence[str]) -> int:

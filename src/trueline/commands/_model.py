@@ -75,10 +75,8 @@ def fast_dtype(device: str | None) -> str:
 def silence_libraries() -> None:
     """No "Loading weights" bars: they would fill the log of every job that is not at a terminal."""
     from diffusers.utils import logging as diffusers_logging
-    from huggingface_hub.utils import disable_progress_bars
     from transformers.utils import logging as transformers_logging
 
-    disable_progress_bars()
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
         logging.set_verbosity_error()

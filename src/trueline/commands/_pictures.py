@@ -243,7 +243,8 @@ class PictureRun:
                 f"shard {self.shard} is done: {pictures} in {place}; trueline merge joins the shards' folders"
             )
         which = f"the first {MAX_ON_SHEET}" if wanted > MAX_ON_SHEET else "all"
-        return f"{pictures} in {place}; {which} with boxes: {place / SHEET}"
+        shown = "it" if wanted == 1 else f"{which} of them"
+        return f"{pictures} in {place}; {place / SHEET} shows {shown}, with the boxes that were asked for"
 
 
 def drawn_once(

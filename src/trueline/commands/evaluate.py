@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trueline.evaluation.run import EvaluationRun, Judge, Row
 
 NO_JUDGES = ["none"]
+MAX_PICTURES_EACH = 1000  #: of one prompt
 GROUPS = (*METHODS, *PLANNERS)  #: names with settings of their own, --NAME.setting
 EPILOG = """benchmarks:
   world           held-out scenes of the embedded world, judged by its oracle and its CLIP; with --data also those
@@ -150,8 +151,8 @@ def main(arguments: Sequence[str]) -> int:
 def read_seeds(options: argparse.Namespace) -> tuple[int, ...]:
     """One seed per picture of a prompt."""
     given, copies = options.seeds, options.images_per_prompt
-    if copies is not None and copies < 1:
-        raise ValueError(f"--images-per-prompt: must be at least 1 (got {copies})")
+    if copies is not None and not 1 <= copies <= MAX_PICTURES_EACH:
+        raise ValueError(f"--images-per-prompt: must be from 1 to {MAX_PICTURES_EACH} (got {copies})")
     if given is None:
         return tuple(range(copies or 1))
     if copies not in (None, len(given)):

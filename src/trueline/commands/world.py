@@ -68,18 +68,22 @@ def build_parser() -> argparse.ArgumentParser:
 def _build(arguments: Sequence[str]) -> None:
     import torch
 
+    from trueline.commands._model import find_device
     from trueline.world.build import build_world
     from trueline.world.workspace import Workspace
 
     options = build_parser().parse_args(arguments)
+    device = find_device(options.device)
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads: must be at least 1 (got {options.threads})")
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    if options.threads:
+    if options.threads is not None:
         torch.set_num_threads(options.threads)
     work = Workspace(
         options.folder,
-        torch.device(options.device),
+        device,
         bool(options.smoke),
         bool(options.compile),
         options.steps,
@@ -133,10 +137,15 @@ def _report(arguments: Sequence[str]) -> None:
 
     options = report_parser().parse_args(arguments)
     checkpoint.check(options.model)
+    if options.n < 1:
+        raise ValueError(f"--n: must be at least 1 (got {options.n})")
+    if options.out.is_dir():
+        raise ValueError(f"--out: {options.out} is a folder; give a file, such as world.json")
+    sampling = settings_of(options, Sampling)
     targets = [Folder(path.parent) for path in (options.out, options.sheet) if path is not None]
     dtype = options.dtype or default_dtype()
     pipe = Pipeline.from_pretrained(options.model, dtype=getattr(torch, dtype))
-    examiner = Examiner(pipe, settings_of(options, Sampling), options.split)
+    examiner = Examiner(pipe, sampling, options.split)
 
     def show(figure: Any) -> None:
         print(
