@@ -86,6 +86,7 @@ _OF_LIBRARIES = {
     "safetensors.SafetensorError": _UNREADABLE,
     "trueline.DecodeError": "{}",
     "trueline.ChatError": "{}",
+    "trueline.WorkerFailed": "{}",
     "PIL.DecompressionBombError": "a picture is too large ({}); make it smaller",
     "zipfile.BadZipFile": _UNREADABLE,
     "tarfile.TarError": _UNREADABLE,

@@ -69,14 +69,15 @@ def kill_generating(
     seconds = in_peace(model, whole, pictures)
     times = [path.stat().st_mtime for path in whole.glob("*-*.json")]
     unit = (max(times) - min(times)) / (pictures / BATCH)
+    loading = seconds - unit * pictures / BATCH
     draw, places = random.Random(seed), Counter[str]()
     for kill in range(kills):
         # Into the rest of the run, so that every kill finds one that lives; one in four into the start.
-        far = 0 if kill % 4 == 3 else int((kill + draw.random()) / kills * pictures)
+        far = 0 if kill % 4 == 3 else 1 + int((kill + draw.random()) / kills * (pictures - 1))
         process = started(model, struck, pictures)
         while process.is_alive() and drawn(struck) < far:
             time.sleep(0.001)
-        process.join(draw.random() * (seconds if far == 0 else 4 * unit))
+        process.join(draw.random() * (2 * unit if far else loading))
         process.kill()
         process.join()
         places[

@@ -1,5 +1,6 @@
 """Loads the pipeline that the settings name, and keeps the bars and notes of the libraries off the screen."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from trueline.perception import check as check_perception
 from trueline.sampling.pipeline import Pipeline
 
 Looked = Iterable[tuple[str, str | None]]
+LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID")  #: environment variables: which process of its machine this is
 KNOWN = "; it knows: "  #: before the words that a model knows, in the warning about those it does not
 
 
@@ -56,15 +58,22 @@ def load_pipeline(settings: dict[str, Any]) -> Pipeline:
 
 
 def find_device(name: str | None) -> torch.device:
-    """The named device, tried out; without a name CUDA where there is one."""
+    """The named device, tried out; without a name CUDA where there is one: of several GPUs the one for this process,
+    by what accelerate, torchrun or Slurm say."""
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name or (f"cuda:{own_gpu()}" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):  # AssertionError: torch built without CUDA
         raise ValueError(
             f"--device: {name!r} is not a device of this machine; leave it out or use cpu"
         ) from None
     return device
+
+
+def own_gpu() -> int:
+    """Number of the GPU for this process, among those that it sees."""
+    place = next((os.environ[name] for name in LOCAL_RANK if os.environ.get(name, "").isdecimal()), "0")
+    return int(place) % max(1, torch.cuda.device_count())
 
 
 def fast_dtype(device: str | None) -> str:
