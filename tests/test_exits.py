@@ -313,6 +313,50 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+def test_pictures_that_found_room_stay_and_the_same_command_goes_on(
+    small_disk, gated_folder, tmp_path, capsys
+):
+    def draw(out: Path) -> tuple[int, str]:
+        line = ["a cat", "--model", str(gated_folder), "--steps", "1", "--n", "8", "--batch-size", "1"]
+        return main(["generate", *line, "--device", "cpu", "--out", str(out)]), capsys.readouterr().err
+
+    code, said = draw(small_disk / "out")
+    assert code == 2 and said.splitlines()[-1].startswith(f"trueline: {small_disk / 'out'}/")
+    assert "no space left on the disk; free some, and give the same command again" in said
+    kept = {path: path.stat().st_mtime_ns for path in (small_disk / "out").glob("0000-?.png")}
+    assert 0 < len(kept) < 8
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    assert draw(small_disk / "out")[0] == draw(tmp_path / "whole")[0] == 0
+    drawn = {path.name: path.read_bytes() for path in (small_disk / "out").glob("0000-?.png")}
+    assert drawn == {path.name: path.read_bytes() for path in (tmp_path / "whole").glob("0000-?.png")}
+    assert len(drawn) == 8
+
+
+def test_a_training_without_room_goes_on_once_there_is_some(small_disk, gated_folder, tmp_path, capsys):
+    def train(out: Path) -> tuple[int, str]:
+        quick = ["steps=4", "batch=1", "warmup=1", "save_every=1", "data.n=2", "precision=fp32", "ema=0"]
+        sets = [part for each in quick for part in ("--set", each)]
+        line = ["train", "hcma", "--stage", "control", "--model", str(gated_folder), "--device", "cpu", *sets]
+        return main([*line, "--out", str(out)]), capsys.readouterr().err
+
+    assert train(tmp_path / "whole" / "out")[0] == 0
+    size = max(path.stat().st_size for path in (tmp_path / "whole" / "out" / "checkpoints").iterdir())
+    subprocess.run(["mount", "-o", f"remount,size={int(size * 2.5)}", str(small_disk)], check=True)
+    code, said = train(small_disk / "out")
+    last = said.splitlines()[-1]
+    assert code == 2 and last.startswith(f"trueline: {small_disk / 'out' / 'checkpoints' / 'step-'}"), said
+    assert "no space left on the disk" in last
+    assert list((small_disk / "out" / "checkpoints").glob("step-*.safetensors"))
+    subprocess.run(["mount", "-o", "remount,size=500m", str(small_disk)], check=True)
+    assert train(small_disk / "out")[0] == 0
+    weights = [
+        sorted((where / "out" / "final").rglob("*.safetensors")) for where in (small_disk, tmp_path / "whole")
+    ]
+    assert weights[0] and [path.read_bytes() for path in weights[0]] == [
+        path.read_bytes() for path in weights[1]
+    ]
+
+
 @pytest.mark.parametrize("asked", ["--version", "methods"])
 def test_an_output_without_room(asked):
     with open("/dev/full", "w") as full:

@@ -17,6 +17,7 @@ NOBODY = "none"
 #: Kind of CLIP -> least cosine of picture and prompt, where none is given. With 48 renders of the world the lowest is
 #: 0.50 for their own captions, and 95 % are below 0.36 for others'; that of other CLIPs is judged.
 LEAST_CLIP = {"world-clip": 0.45, "clip": 0.2}
+FLAGS = {"seeds": "--seed"}  #: argument of the library -> flag, where the names differ
 USAGE = """usage: trueline dataset ACTION ...
 
 actions:
