@@ -117,7 +117,7 @@ class Pictures:
         except OSError:
             raise ValueError(f"{self.folder}: nothing was drawn here yet; run the steps before") from None
         self.seeds = [int(seed) for seed in manifest["settings"]["seeds"]]
-        self._names = manifest["pictures"]
+        self._names = manifest["ids"]
         self._of = {example.id: example for example in World(self.data, self.split).examples}
 
     def names(self, categories: Sequence[str] = ()) -> list[str]:

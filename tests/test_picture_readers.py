@@ -14,9 +14,11 @@ from PIL import EpsImagePlugin, Image
 
 from trueline.dataset import Wish, finish
 from trueline.dataset.pictures import GivenPictures
+from trueline.engine import Engine, carry_out
 from trueline.evaluation.benchmarks import benchmark_class
 from trueline.evaluation.benchmarks.t2i_compbench.folder import export_compbench
 from trueline.evaluation.elsewhere import Elsewhere
+from trueline.evaluation.judging import judging
 from trueline.evaluation.report import thumbnail
 from trueline.evaluation.run import REFERENCE, EvaluationRun, EvaluationSettings
 from trueline.formats import read
@@ -85,7 +87,8 @@ def _judging(folder: Path, benchmark, method: str, images: Path) -> None:
     for path in (images / f"{picture.name}.png" for picture in wanted):
         path.write_bytes(EPS)
     run = EvaluationRun(folder / "out", benchmark, settings, elsewhere=[Elsewhere("mine", images, wanted)])
-    run.look(method, SimpleNamespace(name="nobody", protocol=""), progress=False)
+    judge = SimpleNamespace(name="nobody", protocol="")
+    carry_out(run.folder, [judging(run, [method], judge)], Engine(), silent=True)
 
 
 def judging_pictures_made_elsewhere(folder: Path, eps: Path) -> None:

@@ -202,10 +202,10 @@ def test_the_row_that_others_are_compared_with(done, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "name"),
     [
-        (["--steps", "4"], "steps;"),
-        (["--seeds", "4"], "seeds;"),
-        (["--n", "7"], "n;"),
-        (["--option", "split=tune"], "set of prompts or boxes"),
+        (["--steps", "4"], "steps (3, now 4);"),
+        (["--seeds", "4"], "seeds ([0], now [4]);"),
+        (["--n", "7"], "n (6, now 7);"),
+        (["--option", "split=tune"], "layouts ("),
     ],
 )
 def test_another_configuration_is_refused(done, capsys, more, name):
@@ -215,29 +215,29 @@ def test_another_configuration_is_refused(done, capsys, more, name):
     assert files(done) == before
 
 
-def test_a_run_of_before_its_layouts_were_recorded_goes_on(done, tmp_path):
+def test_a_run_of_another_version_is_refused(done, tmp_path, capsys):
     out = tmp_path / "older"
     shutil.copytree(done, out)
     manifest = json.loads((out / "run.json").read_text())
-    del manifest["layouts"]
-    (out / "run.json").write_text(json.dumps(manifest | {"schema": 1}))
-    assert evaluate(out) == evaluate(done)
-    assert [row["value"] for row in table(out)] == [row["value"] for row in table(done)]
+    (out / "run.json").write_text(json.dumps(manifest | {"schema": 2}))
+    assert evaluate(out) == 2
+    assert "a run of another version of Trueline (schema 2, now 3)" in capsys.readouterr().err
 
 
-def test_a_broken_picture_is_named_and_drawn_again_once_deleted(done, tmp_path, capsys):
-    out = tmp_path / "broken"
-    evaluate(out, "--methods", "plain")
-    picture = next((out / "pictures/plain").glob("color*.png"))
-    whole = picture.read_bytes()
-    picture.write_bytes(whole[: len(whole) // 2])
-    for stale in (out / "seen/plain/world").iterdir():
-        stale.unlink()
-    assert evaluate(out, "--methods", "plain") == 2
-    assert str(picture) in capsys.readouterr().err
-    picture.unlink()
-    evaluate(out, "--methods", "plain")
-    assert picture.read_bytes() == whole
+def test_what_is_damaged_is_made_again_to_the_same_bytes(done, tmp_path):
+    """And nothing else is touched."""
+    out = tmp_path / "damaged"
+    shutil.copytree(done, out)
+    files = ["pictures/plain/color-0000-0.png", "pictures/gligen/method.json", "seen/gligen/world/00000.npz"]
+    for path in (out / name for name in files):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    evaluate(out)
+    for name in files:
+        assert (out / name).read_bytes() == (done / name).read_bytes(), name
+    batch = {path for path in before if path.stat().st_mtime_ns != before[path]}
+    assert 1 <= len(batch) <= 4 and {path.parent.name for path in batch} == {"plain"}
+    assert table(out) == table(done)
 
 
 @pytest.mark.slow

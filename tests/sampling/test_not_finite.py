@@ -8,7 +8,9 @@ import torch
 from tiny import tiny_backbone
 
 from trueline.cli import main
+from trueline.engine import Engine, carry_out
 from trueline.evaluation.benchmarks.benchmark import Example
+from trueline.evaluation.drawing import drawing
 from trueline.evaluation.run import PLAIN, EvaluationRun, EvaluationSettings
 from trueline.layout import Layout, Region
 from trueline.models.stable_diffusion import StableDiffusion
@@ -168,9 +170,9 @@ def test_an_evaluation_keeps_the_others_counts_and_names_it(no_clocks, gated, tm
     benchmark = SimpleNamespace(name="three", source="here", examples=examples)
     settings = EvaluationSettings("three", "tiny", None, (0,), Sampling(steps=2), "fp32", 3)
     run = EvaluationRun(tmp_path, benchmark, settings)
-    run.claim(PLAIN)
-    assert run.draw(PLAIN, Pipeline(gated), False) == 2
-    lost = run.pictures[1]
+    phase = drawing(run, [PLAIN], lambda: Pipeline(gated))
+    carry_out(run.folder, [phase], Engine(), silent=True)
+    lost, run.failed = run.pictures[1], run.folder.failed(phase.jobs)
     assert list(run.failed) == [f"plain/{lost.name}"] and LOST in run.failed[f"plain/{lost.name}"]
     assert [run.path("plain", picture).exists() for picture in run.pictures] == [True, False, True]
     assert [run.exists_for("plain", picture) for picture in run.pictures] == [True, False, True]

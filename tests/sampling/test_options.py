@@ -59,7 +59,7 @@ def test_a_record_says_every_option(name):
 
 def test_settings_of_an_evaluation_hold_every_option_that_decides_pixels():
     settings = EvaluationSettings("world", "world", None, (0,), SAID, "fp32", 16).to_json()
-    own = {"benchmark", "model", "n", "seeds", "dtype", "batch_size", "plan"}
+    own = {"benchmark", "model", "n", "seeds", "dtype", "batch_size", "planner"}
     assert settings.keys() == own | {*recorded()}
     assert Sampling.of_record(json.loads(json.dumps(settings))) == SAID
 

@@ -333,7 +333,7 @@ def test_rows_of_a_table_from_what_was_seen(study, tmp_path):
     examples = load("world").examples
     names = [one.name for one in wanted(examples, choose(examples, 30), (0, 1))]
     (tmp_path / "world").mkdir()
-    manifest = {"settings": {"seeds": [0, 1]}, "pictures": names}
+    manifest = {"settings": {"seeds": [0, 1]}, "ids": names}
     (tmp_path / "world" / "run.json").write_text(json.dumps(manifest))
     rng = np.random.default_rng(0)
     rates = {"reference": 1.0, "gligen": 0.2, "gligen+lora:goal-full-0": 0.9, "gligen+lora:goal-full-1": 0.8}
@@ -377,7 +377,7 @@ def test_rows_of_a_table_from_what_was_seen(study, tmp_path):
 
 
 def test_pictures_that_nobody_looked_at_are_said(study, tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"settings": {"seeds": [0]}, "pictures": ["color-0000-0"]}))
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"seeds": [0]}, "ids": ["color-0000-0"]}))
     pictures = study["_tables"].Pictures(tmp_path)
     with pytest.raises(ValueError, match="nobody looked at 1 of 1 pictures; run step judge"):
         pictures.seen("gligen")

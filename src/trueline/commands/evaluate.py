@@ -1,37 +1,33 @@
 """``trueline evaluate``: draw what a benchmark asks for, look at it, and write the table."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trueline.commands._engine import add_engine, read_engine
 from trueline.commands._methods import Given, read_value
 from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, settings_of
 from trueline.commands._planners import (
     NONE,
     PLANNERS,
-    PLANS,
     check_planners,
     make_chosen,
-    not_as_asked,
     split_all,
 )
-from trueline.commands._report import report
 from trueline.commands._rows import BASIC, check_boxes, compared_with, default_rows, read_loras, read_rows
 from trueline.errors import redacted_arguments
-from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, benchmark_class, load
-from trueline.exits import NOT_AS_WANTED
+from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, load
 from trueline.methods import METHODS
 from trueline.models.shipped import own_guidance_scale
 from trueline.sampling.options import Sampling, recorded
 
 if TYPE_CHECKING:
+    from trueline.engine import Engine, Shard
     from trueline.evaluation.benchmarks.benchmark import Benchmark
     from trueline.evaluation.drawing_list import Wanted
-    from trueline.evaluation.judgements import Judgement
-    from trueline.evaluation.planned_benchmark import PlannedBenchmark
-    from trueline.evaluation.run import EvaluationRun, Judge, Row
+    from trueline.evaluation.planning import Asking
+    from trueline.evaluation.run import Row
 
 NO_JUDGES = ["none"]
 MAX_PICTURES_EACH = 1000  #: of one prompt
@@ -61,9 +57,10 @@ judges, as kind=checkpoint (a folder, a Hub id, or a file of weights); what they
   pickscore, blip-itm, blip-itc, blip2-itm, blip2-itc, world-itm, world-itc, NAME=package.module:function
 With --model world the judges are oracle and world-clip. "none" draws only.
 
-A run that was stopped goes on when the same command is given again. Exit code 1: the world's judge was not sure
-enough on the world's own pictures (below 99%, or 97% after the autoencoder), or more than 5% of the plans are by a
-stand-in (the rules, where a language model made none), so that the table is in doubt.
+A run that was stopped goes on when the same command is given again; several of them, on machines that share the
+folder, share the work. Exit code 1: a picture could not be made; the world's judge was not sure enough on the world's
+own pictures (below 99%, or 97% after the autoencoder); or more than 5% of the plans are by a stand-in (the rules,
+where a language model made none), so that the table is in doubt.
 
 examples:
   trueline evaluate world --methods plain gligen --n 256 --out out/world
@@ -91,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="copy each method's pictures to FOLDER/METHOD in T2I-CompBench's convention",
     )
-    top.add_argument("--quiet", action="store_true", help="no progress bar")
+    top.add_argument("--quiet", action="store_true", help="no progress")
+    add_engine(top.add_argument_group("who works"), "draw and look at this part only")
     return top
 
 
@@ -136,16 +134,16 @@ def _how(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--dtype", choices=DTYPES, help="default: bf16 where the device has it, or else fp32")
     group.add_argument("--device", help="default: cuda where there is one")
     group.add_argument("--batch-size", type=int, default=16, metavar="COUNT", help="default 16")
-    group.add_argument("--shard", default="1/1", metavar="I/N", help="draw and look at this part only")
 
 
 def main(arguments: Sequence[str]) -> int:
     command = " ".join(["trueline evaluate", *redacted_arguments(arguments)])
-    arguments, given, of_planners = split_all(arguments)
-    options = parser().parse_args(arguments)
+    rest, given, of_planners = split_all(arguments)
+    options = parser().parse_args(rest)
+    engine, shard = read_engine(options, "evaluate", arguments)
     if options.benchmark in LAYOUT_BENCHMARKS:
-        return _plans(options, command, given, of_planners)
-    return _pictures(options, command, given, of_planners)
+        return _plans(options, command, given, of_planners, engine)
+    return _pictures(options, command, given, of_planners, engine, shard)
 
 
 def read_seeds(options: argparse.Namespace) -> tuple[int, ...]:
@@ -162,7 +160,9 @@ def read_seeds(options: argparse.Namespace) -> tuple[int, ...]:
     return tuple(given)
 
 
-def _plans(options: argparse.Namespace, command: str, given: Given, of_planners: Given) -> int:
+def _plans(
+    options: argparse.Namespace, command: str, given: Given, of_planners: Given, engine: "Engine"
+) -> int:
     if given:
         name, settings = next(iter(given.items()))
         raise ValueError(f"--{name}.{next(iter(settings))}: belongs to benchmarks with pictures")
@@ -170,15 +170,21 @@ def _plans(options: argparse.Namespace, command: str, given: Given, of_planners:
     seeds = read_seeds(options) if several else ()
     from trueline.commands._layout_scores import score
 
-    return score(options, read_options(options), seeds, command, of_planners)
+    return score(options, read_options(options), seeds, command, of_planners, engine)
 
 
-def _pictures(options: argparse.Namespace, command: str, given: Given, of_planners: Given) -> int:
+def _pictures(
+    options: argparse.Namespace,
+    command: str,
+    given: Given,
+    of_planners: Given,
+    engine: "Engine",
+    shard: "Shard",
+) -> int:
     seeds, names = read_seeds(options), judge_names(options)
+    from trueline.commands._evaluation import Evaluation
     from trueline.commands._model import fast_dtype, warnings_as_lines
-    from trueline.engine import Shard
     from trueline.evaluation.drawing_list import choose, wanted
-    from trueline.evaluation.judges import unmeasured
     from trueline.evaluation.run import EvaluationRun, EvaluationSettings
 
     loras = _checked(options, names)
@@ -191,49 +197,30 @@ def _pictures(options: argparse.Namespace, command: str, given: Given, of_planne
         dtype=options.dtype or fast_dtype(options.device),
         batch_size=options.batch_size,
     )
-    shard = Shard.parse(options.shard)
     with warnings_as_lines():
         benchmark = load(options.benchmark, options.data, **read_options(options))
         if not benchmark.examples:
             raise ValueError(f"{options.benchmark}: no examples are left; loosen --option")
-        check_planners(options.planner or [], of_planners)
-        planned = None
-        if options.planner not in (None, [NONE]):
-            benchmark = planned = _planned(benchmark, options, of_planners)
-            settings = settings.model_copy(update={"plan": planned.digest})
+        asking, places = read_asking(options, of_planners, benchmark, shard)
+        if asking is not None:
+            settings = settings.model_copy(update={"planner": asking.to_json()})
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
         elsewhere = read_images(options, pictures)
-        if options.methods is None and not loras:
-            methods = default_rows(pictures, bool(options.images))
-        else:
-            methods = read_rows(options.methods or [], given, loras, options.model)
-        check_boxes(methods, pictures, options.benchmark)
-        named = [*(m.name for m in methods), *(each.method for each in elsewhere)]
-        against = compared_with(options.against, named)
+        asked = None
+        if options.methods is not None or loras:
+            asked = read_rows(options.methods or [], given, loras, options.model)
+
+        def chosen(pictures: "Sequence[Wanted]") -> "tuple[list[Row], str | None]":
+            rows = default_rows(pictures, bool(options.images)) if asked is None else asked
+            check_boxes(rows, pictures, options.benchmark)
+            named = [*(row.name for row in rows), *(each.method for each in elsewhere)]
+            return rows, compared_with(options.against, named)
+
+        if asking is None:  # else it is known when the boxes are
+            chosen(pictures)
         run = EvaluationRun(Path(options.out), benchmark, settings, shard, elsewhere)
-        if planned is not None:
-            planned.keep(run.folder)
-        notes = [f"prompts of {benchmark.source}"]
-        if names:
-            notes += unmeasured(
-                benchmark_class(options.benchmark), names, {picture.example.category for picture in pictures}
-            )
-        judges, seen = _seen(run, methods, names, options)
-    plans = {PLANS: None if planned is None else planned.answered}
-    for name, why in run.failed.items():
-        notes.append(f"the picture {name} could not be made: {why}")
-    for note in notes:
-        print(f"trueline: {note}", file=sys.stderr)
-    if options.export is not None:
-        _export(run, [*(method.name for method in methods), *run.elsewhere], Path(options.export))
-    if run.shard.count > 1 or not judges:
-        done = f"shard {run.shard}" if run.shard.count > 1 else "drawing"
-        cure = "give the command without --shard, and with judges, for the table"
-        print(f"{done} is done in {run.out}; {cure}")
-        return max(not_as_asked(plans), NOT_AS_WANTED if run.failed else 0)
-    with warnings_as_lines():
-        code = report(run, judges, seen, command, notes, options.mode, against)
-    return max(code, not_as_asked(plans), NOT_AS_WANTED if run.failed else 0)
+    own = options.benchmark == "world" and options.judges != NO_JUDGES
+    return Evaluation(run, chosen, names, own, options, command, engine, asking, places)()
 
 
 def _checked(options: argparse.Namespace, names: Sequence[str]) -> "dict[str, Path]":
@@ -244,25 +231,27 @@ def _checked(options: argparse.Namespace, names: Sequence[str]) -> "dict[str, Pa
     return read_loras(options.loras)
 
 
-def _planned(benchmark: "Benchmark", options: argparse.Namespace, given: Given) -> "PlannedBenchmark":
-    from trueline.evaluation.planning import with_plans
+def read_asking(
+    options: argparse.Namespace, given: Given, benchmark: "Benchmark", shard: "Shard"
+) -> "tuple[Asking | None, list[int]]":
+    """Who is asked for boxes, and for which places of the benchmark."""
+    from trueline.evaluation.planning import Asking, bare_places, questions
 
+    check_planners(options.planner or [], given)
+    if options.planner in (None, [NONE]):
+        return None, []
     if len(options.planner) > 1:
         raise ValueError("--planner: give one; pictures of several are runs of their own, each in its folder")
-    (planner,) = make_chosen(options.planner, given)
-    planned, plans = with_plans(benchmark, planner, options.n, not options.quiet)
-    for sentence in plans.remarks():
-        print(f"trueline: {planner.name}: {sentence}", file=sys.stderr)
-    return planned
-
-
-def _export(run: "EvaluationRun", methods: list[str], folder: Path) -> None:
-    from trueline.evaluation.benchmarks.t2i_compbench.folder import export_compbench
-
-    for method in methods:
-        mine = [picture for number in run.mine for picture in run.batches[number]]
-        pairs = ((each.example, run.path(method, each)) for each in mine if run.exists_for(method, each))
-        print(f"{len(export_compbench(folder / method, pairs))} pictures exported to {folder / method}")
+    (spec,), (planner,) = options.planner, make_chosen(options.planner, given)
+    places = bare_places(benchmark, options.n)
+    asked = questions([benchmark.examples[place] for place in places])
+    asking = Asking(planner, asked, spec, given.get(spec.partition(":")[0], {}))
+    if shard.count > 1 and not asking.repeatable:
+        raise ValueError(
+            f"--shard: {spec} may plan otherwise in each shard; make the boxes first, with trueline plan, and give "
+            "them as --planner replay:FILE"
+        )
+    return asking, places
 
 
 def judge_names(options: argparse.Namespace) -> list[str]:
@@ -307,52 +296,3 @@ def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> li
             )
         taken.append(each.method)
     return found
-
-
-def _seen(
-    run: "EvaluationRun", methods: "list[Row]", names: list[str], options: argparse.Namespace
-) -> "tuple[list[Judge], dict[str, dict[str, list[Judgement]]]]":
-    """Draw what is missing; then who looked, and what they saw: method -> judge -> one for each picture."""
-    from trueline.commands._model import find_device, load_pipeline, silence_libraries
-    from trueline.evaluation.judges import make_judges
-    from trueline.evaluation.loras import worn
-    from trueline.evaluation.planned_benchmark import PlannedBenchmark
-    from trueline.evaluation.run import REFERENCE, ROUND_TRIP, Judge
-    from trueline.evaluation.world_judge import WorldJudge
-
-    own = options.benchmark == "world" and options.judges != NO_JUDGES
-    mine, trip = [method.name for method in methods], [ROUND_TRIP] if own else []
-    for method in methods:
-        run.claim(method)
-    if any(run.missing(name) for name in (*mine, *trip)):
-        loading: dict[str, Any] = {"model": options.model, "revision": None, "lora": None}
-        pipe = load_pipeline(loading | {"dtype": run.settings.dtype, "device": options.device})
-        if not pipe.backbone.grounded and (asked := [m.name for m in methods if m.grounded]):
-            raise ValueError(
-                f"--methods: {options.model} has no grounding layers for {asked[0]}; "
-                "use a GLIGEN checkpoint, or leave it out"
-            )
-        for method in methods:  # what does not fit is said before anything is drawn
-            if method.loras and run.missing(method.name):
-                with worn(pipe, method.loras):
-                    pass
-        for method in methods:
-            run.draw(method, pipe, not options.quiet)
-        for name in trip:
-            run.draw(name, pipe, not options.quiet)
-    real = any(run.benchmark.has_reference(picture.example) for picture in run.pictures)
-    silence_libraries()
-    whole = run.benchmark.benchmark if isinstance(run.benchmark, PlannedBenchmark) else run.benchmark
-    judges: list[Judge] = [WorldJudge(whole)] if own else []  # type: ignore[arg-type]
-    judges += make_judges(
-        names,
-        benchmark_class(options.benchmark),
-        options.mode,
-        str(find_device(options.device)),
-        "float32",
-        real,
-    )
-    compares = own or any(judge.distances for judge in judges)
-    seen_by = [*mine, *run.elsewhere, *([REFERENCE] if real and compares else []), *trip]
-    seen = {m: {judge.name: run.look(m, judge, not options.quiet) for judge in judges} for m in seen_by}
-    return judges, seen

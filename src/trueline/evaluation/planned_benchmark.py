@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +20,7 @@ if TYPE_CHECKING:
 
 class PlannedBenchmark(Benchmark):
     """``benchmark`` with ``plans`` for some of its examples, by their places; its pictures are its own. The rule
-    stays that of the benchmark's class.
-
-    ``digest`` of the planned boxes belongs to the settings of a run: pictures of other boxes are other pictures.
-    """
+    stays that of the benchmark's class."""
 
     def __init__(self, benchmark: Benchmark, plans: Mapping[int, Layout], planner: str):
         self.benchmark, self.plans = benchmark, plans
@@ -37,7 +32,6 @@ class PlannedBenchmark(Benchmark):
             dataclasses.replace(example, layout=plans.get(place, example.layout))
             for place, example in enumerate(benchmark.examples)
         ]
-        self.digest = _digest(plans)
 
     def reference(self, example: Example) -> Image | None:
         return self.benchmark.reference(example)
@@ -55,12 +49,3 @@ class PlannedBenchmark(Benchmark):
         """Write plans.jsonl: the layouts with what their planner said of them."""
         content = json_lines(layout.to_record() for layout in self.plans.values())
         return folder.write("plans.jsonl", lambda file: file.write(content))
-
-
-def _digest(plans: Mapping[int, Layout]) -> str:
-    """Of what is drawn: phrases and boxes, not what the planner said of them."""
-    drawn = [
-        [place, [region.model_dump(mode="json") for region in plans[place].regions]]
-        for place in sorted(plans)
-    ]
-    return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
