@@ -157,8 +157,8 @@ def test_generate_keeps_the_others_counts_and_names_it(no_clocks, gated_folder, 
     assert main([*asked, "--out", str(out), "--quiet"]) == 1
     assert sorted(path.name for path in out.glob("*-0.png")) == ["0000-0.png", "0002-0.png"]
     assert LOST in json.loads((out / "0001-0.json").read_text())["failed"]
-    run = json.loads((out / "run.json").read_text())
-    assert list(run["failed"]) == ["0001-0"] and run["done"] == ["0000-0", "0002-0"]
+    state = json.loads((out / "state.json").read_text())
+    assert list(state["failed"]) == ["0001-0"] and (state["done"], state["missing"]) == (3, [])
     said = capsys.readouterr().err
     assert f"trueline: 0001-0 could not be made: {LOST}" in said and "Traceback" not in said
 
