@@ -27,6 +27,7 @@ CHEAP = {
     "model-no-checkpoint": (["generate", "a cat", *LLM, "--model", "."], ". is no checkpoint"),
     "model-a-file": (["generate", "a cat", *LLM, "--model", "a.txt"], "a.txt is a file; give the folder"),
     "device": (["generate", "a cat", *LLM, "--device", "nosuch"], "--device: 'nosuch' is not a device"),
+    "device-without-numbers": (["generate", "a cat", "--device", "meta"], "--device: 'meta' is not a device"),
     "lora": (["generate", "a cat", *LLM, "--lora", "a.safetensors"], "--lora: a.safetensors cannot be read:"),
     "detector": (
         [*REALIGN, *LLM, "--detector", "owlv2=./missing"], f"--detector: owlv2: {NOT_THERE}"

@@ -70,6 +70,8 @@ def plugin_module(tmp_path, monkeypatch):
         "def short(images, texts): return [1.0]\n"
         "def nan(images, texts): return [float('nan')] * len(texts)\n"
         "def words(images, texts): return list(texts)\n"
+        "def wrong(images, texts): return {}['secret']\n"
+        "def told(images, texts): raise ValueError('texts: too long')\n"
         "class Q:\n    @staticmethod\n    def align(images, texts): return [2] * len(texts)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -93,6 +95,19 @@ def test_a_plug_in_is_a_matcher(plugin_module, pictures):
 def test_what_a_plug_in_returns_is_checked(plugin_module, pictures, name, problem):
     with pytest.raises(ValueError, match=problem):
         load(f"x=my_scores:{name}").match(pictures[:2], ["a", "b"])
+
+
+def test_a_plug_in_that_fails_is_named(plugin_module, pictures, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^the plug-in my_scores:wrong failed \(KeyError: 'secret'\); mend it"
+    ) as caught:
+        load("x=my_scores:wrong").match(pictures[:1], ["a"])
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(ValueError, match=r"^texts: too long$"):
+        load("x=my_scores:told").match(pictures[:1], ["a"])
+    (tmp_path / "my_broken.py").write_text("def f(:")
+    with pytest.raises(ValueError, match="my_broken:f cannot be imported"):
+        load("x=my_broken:f")
 
 
 # ---------------------------------------------------------------------------------------------- Inception

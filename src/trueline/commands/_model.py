@@ -62,7 +62,7 @@ def find_device(name: str | None) -> torch.device:
     by what accelerate, torchrun or Slurm say."""
     try:
         device = torch.device(name or (f"cuda:{own_gpu()}" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError):  # AssertionError: torch built without CUDA
         raise ValueError(
             f"--device: {name!r} is not a device of this machine; leave it out or use cpu"

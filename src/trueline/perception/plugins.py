@@ -25,6 +25,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from trueline.boxes import Corners
+from trueline.errors import one_line
+from trueline.exits import unusable
 from trueline.models.pretrained import same_length
 
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", re.ASCII)
@@ -128,7 +130,7 @@ class Plugin:
 
 
 def find(target: str) -> Callable[..., Any]:
-    """The function that "package.module:function" names.
+    """The function that "package.module:function" names. Where it fails, that is a ValueError that names it.
 
     Raises:
         ValueError: no such module or attribute, or it cannot be called.
@@ -140,8 +142,18 @@ def find(target: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # what a module does when it is imported is its own
         raise ValueError(f"the plug-in {target} cannot be imported ({error}); check its name") from error
     if not callable(found):
         raise ValueError(f"the plug-in {target} is a {type(found).__name__}, not a function")
-    return found
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return found(*arguments, **options)
+        except Exception as error:
+            if unusable(error) is not None:  # a sentence of its own, or the machine's
+                raise
+            said = f"{type(error).__name__}: {one_line(error)}"
+            raise ValueError(f"the plug-in {target} failed ({said}); mend it, or leave it out") from error
+
+    return call
