@@ -1,5 +1,6 @@
 """What a device computes fast, and what must not be computed in half precision."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,18 @@ def fast_bfloat16(device: torch.device) -> bool:
 def autocast(device: torch.device) -> torch.autocast:
     """Autocast to bfloat16 where that is faster than float32; nothing elsewhere."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device))
+
+
+_FULL = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|could not create a (primitive|memory)"
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: only CUDA's allocator has a class of error for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and _FULL.search(str(error)) is not None
+    )
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import nn
 
 from trueline.errors import FieldError, first_line, short
 from trueline.layout import MAX_REGIONS, Layout, Region
+from trueline.models.devices import out_of_memory
 from trueline.models.schedules import check_interval, check_scale, check_schedule
 
 MAX_CONFIG = 64 * 2**20  #: bytes of a JSON file; tokenizers of large vocabularies take 5 million
@@ -303,7 +304,7 @@ def try_out(backbone: Any) -> Any:
         predicted = backbone.predict(latents, 0, text, grounding)
         decoded = backbone.decode(latents, report=lambda _row, _said: None, partial=True)
     except Exception as error:
-        if re.search(r"memory|CUDA|device|not implemented for|not compiled", str(error)):
+        if out_of_memory(error) or re.search(r"CUDA|device|not implemented for|not compiled", str(error)):
             raise  # not the checkpoint's fault
         raise CheckpointError(
             f"{where} do not run together: {first_line(error)}; put back their configs"

@@ -5,8 +5,8 @@
 """
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -56,6 +56,31 @@ def pictures_of(
     pictures = (pictures / 2 + 0.5).clamp(0, 1)
     pictures[lost] = torch.nan  # infinity was clamped
     return pictures
+
+
+@contextmanager
+def tiled(backbone: Any, tile: int | None) -> Iterator[None]:
+    """Within, it decodes in overlapping tiles of so many latents a side; 0 is whole pictures, None as it is set."""
+    vae = backbone.vae
+    names = ("use_tiling", "tile_latent_min_size", "tile_sample_min_size")
+    before = {name: getattr(vae, name) for name in names}
+    try:
+        if tile is not None:
+            vae.use_tiling = tile > 0
+        if tile:
+            vae.tile_latent_min_size = tile
+            vae.tile_sample_min_size = tile * 2 ** (len(vae.config.block_out_channels) - 1)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)
+
+
+def tile_of(backbone: Any, height: int, width: int) -> int:
+    """Latents of a tile's side where latents of that size are decoded in tiles; else 0."""
+    vae = backbone.vae
+    cut = vae.use_tiling and max(height, width) > vae.tile_latent_min_size
+    return vae.tile_latent_min_size if cut else 0
 
 
 def pixels_of(vae: AutoencoderKL, latents: Latents) -> Pictures:

@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from trueline.errors import first_line
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone
-from trueline.models.devices import widened
+from trueline.models.devices import out_of_memory, widened
+from trueline.models.vae import Report, tile_of, tiled
 from trueline.sampling.loop import sample
 from trueline.sampling.method import Step
 from trueline.sampling.records import make_record
@@ -25,6 +27,13 @@ from trueline.sampling.request import Request
 from trueline.seeds import RULE, WIDE, Seed, noise_generators
 
 DEFAULT_BATCH = 16  # pictures denoised at once when the caller does not say
+#: What is done, in turn, where memory is too small to decode a single picture. Slices are tiles of a quarter: one
+#: picture at a time, which diffusers calls slicing, is what halved batches end in.
+CUTS = (
+    "out of memory while one picture was decoded; VAE tiling was switched on",
+    "out of memory with VAE tiling, too; VAE slicing was switched on: tiles of a quarter of the side",
+)
+LEAST_TILE = 4  #: latents; a smaller one has no inside that its edges do not reach
 NOT_FINITE = (
     "its numbers are not finite, alone in float32 too; its noise, the weights or the settings are broken"
 )
@@ -69,10 +78,23 @@ class Order:
 
 
 class Drawing:
-    """The pictures of ``orders``, which ``request`` asks for. ``callback`` sees each step."""
+    """The pictures of ``orders``, which ``request`` asks for. ``callback`` sees each step.
 
-    def __init__(self, backbone: Backbone, request: Request, orders: Sequence[Order], callback: CallBack):
+    Where memory runs out the batch is halved; of one picture the VAE decodes tiles, then slices; what is too much
+    still is an error. ``tile``: as ``vae.tiled``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        request: Request,
+        orders: Sequence[Order],
+        callback: CallBack,
+        tile: int | None = None,
+    ):
         self.backbone, self.request, self.orders, self.callback = backbone, request, orders, callback
+        self.tile = tile
+        self.cuts: list[str] = []  #: how much smaller decoding had to become
 
     def pictures(self) -> Iterator[Picture]:
         """As their batches finish; of a batch first those that came out well at once."""
@@ -88,9 +110,11 @@ class Drawing:
                 images = None
                 try:
                     images = self._draw(batch, bar)
-                except RuntimeError as error:
-                    if not out_of_memory(error) or len(batch) == 1:
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
                         raise
+                    if len(batch) == 1:
+                        raise self._too_large(batch[0], error) from error
                 # Outside the except block: the error's traceback would keep the batch's tensors alive.
                 if images is None:
                     torch.cuda.empty_cache()
@@ -126,7 +150,7 @@ class Drawing:
         try:
             with widened(*self.backbone.nets().values()):
                 (image,) = self._draw([order])
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             why = NO_ROOM
@@ -156,10 +180,32 @@ class Drawing:
             warnings.warn(f"picture {batch[row].index}: {sentence}", stacklevel=2)
 
         kind = self.request.output_type
-        with torch.no_grad():
-            latent = kind == "latent"
-            pictures = step.z if latent else self.backbone.decode(step.z, report=note, partial=True)
+        pictures = step.z if kind == "latent" else self._decode(step.z, batch, note)
         return [_as_output(each, kind) if each.isfinite().all() else None for each in pictures.cpu()]
+
+    @torch.no_grad()
+    def _decode(self, z: Float[Tensor, "batch c h w"], batch: list[Order], note: Report) -> Tensor:
+        """The pixels; of a single picture in tiles, and then in slices, where memory is too small for the whole."""
+        while True:
+            try:
+                with tiled(self.backbone, self.tile):
+                    return self.backbone.decode(z, report=note, partial=True)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or len(batch) > 1 or len(self.cuts) == len(CUTS):
+                    raise
+            # Outside the except block: the error's traceback would keep its tensors alive.
+            torch.cuda.empty_cache()
+            with tiled(self.backbone, self.tile):
+                side = tile_of(self.backbone, *z.shape[-2:]) or max(z.shape[-2:])
+            self.tile = max(LEAST_TILE, -(-side // 2))
+            self.cuts.append(CUTS[len(self.cuts)])
+            batch[0].notes.append(self.cuts[-1])
+
+    def _too_large(self, order: Order, error: BaseException) -> BaseException:
+        """The same kind of error, which says what of."""
+        size = f"one picture of {order.layout.width} x {order.layout.height} pixels is too large"
+        how = "; ".join([size, *self.cuts])
+        return type(error)(f"{how}: {first_line(error)}; offload the nets, or load them in half precision")
 
     def _denoise(self, batch: list[Order], bar: tqdm | None) -> Step:
         """Run the loop to its last step; the callback may replace the latents on the way."""
@@ -193,12 +239,11 @@ class Drawing:
         if (order.seed or 0) >= WIDE:
             noise["seed_rule"] = RULE
         place = {"size": size, "row": row}
-        return make_record(self.backbone, self.request, order.layout, noise, place, order.notes)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether it is a device's, or the CPU allocator's, which has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        record = make_record(self.backbone, self.request, order.layout, noise, place, order.notes)
+        height, width = self.backbone.latent_size(order.layout.width, order.layout.height)[1:]
+        with tiled(self.backbone, self.tile):
+            tile = tile_of(self.backbone, height, width)
+        return record | ({"vae_tile": tile} if tile and self.request.output_type != "latent" else {})
 
 
 class _States:

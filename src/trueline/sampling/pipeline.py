@@ -157,6 +157,7 @@ class Pipeline:
             "progress": False,
         }
         drawing = self._drawing(Request.of([layout] * size, options))
+        drawing.tile = record.get("vae_tile", 0)
         if "redrawn_in" in record:
             picture = drawing.again(drawing.orders[row])
         else:
