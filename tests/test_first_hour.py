@@ -44,6 +44,7 @@ CHEAP = {
     "dataset-clip": (
         ["dataset", "build", "--detector", HUB, "--clip", "clip=./missing"], f"--clip: clip: {NOT_THERE}"
     ),
+    "dataset-seed": (["dataset", "build", "--seed", f"{2**63}"], "--seed: must be from 0 to 9223372036854775807"),
     "train-model": (["train", "goal", "--model", "./missing"], f"--model: {NOT_THERE}"),
     "train-data": (["train", "goal", "--data", "./missing"], "--data: './missing' is neither world"),
     "train-clip": (["train", "goal", "--set", "objective.clip=./missing"], f"objective.clip: {NOT_THERE}"),

@@ -17,7 +17,6 @@ NOBODY = "none"
 #: Kind of CLIP -> least cosine of picture and prompt, where none is given. With 48 renders of the world the lowest is
 #: 0.50 for their own captions, and 95 % are below 0.36 for others'; that of other CLIPs is judged.
 LEAST_CLIP = {"world-clip": 0.45, "clip": 0.2}
-FLAGS = {"seeds": "--seed"}  #: argument of the library -> flag, where the names differ
 USAGE = """usage: trueline dataset ACTION ...
 
 actions:
@@ -219,6 +218,8 @@ def _finish(arguments: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """What can be told without a library."""
+    from trueline.layout import MAX_SEED
+
     for name, low in (
         ("templates", 0),
         ("captions", 0),
@@ -229,6 +230,8 @@ def _check(options: argparse.Namespace) -> None:
     ):
         if getattr(options, name) < low:
             raise ValueError(f"{flag_of(name)}: must be at least {low} (got {getattr(options, name)})")
+    if options.seed > MAX_SEED:
+        raise ValueError(f"--seed: must be from 0 to {MAX_SEED} (got {options.seed})")
     for name in ("max_broken", "min_score"):
         value = getattr(options, name)
         if value is not None and not 0 <= value <= 1:
