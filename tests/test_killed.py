@@ -11,7 +11,7 @@ FULL = os.environ.get("TRUELINE_FAULTS") == "full"  #: at length, as the issues 
 
 @pytest.mark.slow
 def test_generate_survives_kills(gated_folder, tmp_path):
-    places = kill_generating(gated_folder, tmp_path, kills=30 if FULL else 4, pictures=60 if FULL else 24)
+    places = kill_generating(gated_folder, tmp_path, kills=30 if FULL else 4, pictures=240 if FULL else 32)
     print(places)
     assert places.get("in between", 0) >= (15 if FULL else 1)
 

@@ -1,6 +1,6 @@
 """``trueline generate`` in trouble: killed again and again, or shared by processes of which some die or freeze.
 
-    kill_generating(model, folder, kills=30, pictures=60)
+    kill_generating(model, folder, kills=30, pictures=240)
     share(model, folder, pictures=60)
 
 Real processes of the real command; a fork server, which has read the libraries once, makes them cheap.
@@ -58,7 +58,7 @@ def in_peace(model: Path, out: Path, pictures: int, *more: str) -> float:
 
 
 def kill_generating(
-    model: Path, folder: Path, kills: int, pictures: int = 60, seed: int = 0
+    model: Path, folder: Path, kills: int, pictures: int, seed: int = 0
 ) -> dict[str, int]:
     """Draw once in peace and once with ``kills`` kills; returns where these struck.
 
@@ -66,6 +66,7 @@ def kill_generating(
         AssertionError: the two runs differ, or a unit was done twice.
     """
     whole, struck = folder / "whole", folder / "struck"
+    in_peace(model, folder / "first", BATCH)  # the fork server reads its libraries
     seconds = in_peace(model, whole, pictures)
     times = [path.stat().st_mtime for path in whole.glob("*-*.json")]
     unit = (max(times) - min(times)) / (pictures / BATCH)
@@ -77,7 +78,7 @@ def kill_generating(
         process = started(model, struck, pictures)
         while process.is_alive() and drawn(struck) < far:
             time.sleep(0.001)
-        process.join(draw.random() * (2 * unit if far else loading))
+        process.join(draw.random() * (2 * unit if far else loading / 2))
         process.kill()
         process.join()
         places[

@@ -8,6 +8,7 @@ killed, in 2 of 2 tries with Ray 2.60.)
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,15 @@ START = 120.0  #: seconds until a cluster must have found room for one worker
 ANSWER = 30.0  #: seconds until an actor must say how its process is
 #: Of this process's environment, what the workers get, besides what their machines have.
 PASSED = ("TRUELINE_", "OMP_", "HF_HUB_OFFLINE", "PYTHONPATH")
+
+
+#: What asks whether Ray is at an address.
+_ASK = """
+import sys
+from ray._raylet import GcsClient
+print(flush=True)
+GcsClient(address=sys.argv[1])
+"""
 
 
 class Actor:
@@ -151,8 +161,24 @@ def _knock(address: str) -> None:
         raise ValueError(f"ray_address: write it as HOST:PORT, or auto (got {address!r})")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT).close()
+        problem = "" if address.startswith("ray://") or _is_ray(address) else f"no Ray in {CONNECT:.0f} s"
     except (OSError, OverflowError) as error:
+        problem = str(error)
+    if problem:
         raise ValueError(
-            f"ray_address: nobody answers at {address} ({error}); start Ray there, or leave it "
-            "out to start it on this machine"
-        ) from None
+            f"ray_address: nobody answers at {address} ({problem}); start Ray there, or leave it out to start it on "
+            "this machine"
+        )
+
+
+def _is_ray(address: str) -> bool:
+    """Asked by a process of its own, which can be ended: Ray itself would ask for minutes."""
+    asking = [sys.executable, "-c", _ASK, address]
+    with subprocess.Popen(asking, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            process.stdout.readline()  # type: ignore[union-attr]  # the library is loaded; the time begins
+            return process.wait(CONNECT) == 0
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            process.kill()
