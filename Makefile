@@ -35,7 +35,7 @@ test: lint  ## lint, types and tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS)
 
 faults: $(STAMP)  ## the tests of kills, frozen processes, Ray and mutated input at full length, in minutes
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet '.[ray]' -c constraints.txt -c ray.txt
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet ray==2.60.0 -c constraints.txt
 	OMP_NUM_THREADS=1 TRUELINE_FAULTS=full $(BIN)/pytest -s -m faults
 
 lint: $(STAMP)  ## ruff: rules and format

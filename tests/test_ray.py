@@ -6,14 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+from faults.running import units_of_each
+from test_engine import contents, generate, start, wait_for
 
-from tests.faults.running import units_of_each
-from tests.test_engine import contents, generate, start, wait_for
 from trueline.cli import main
 from trueline.engine import ray as engine
 
 pytest.importorskip("ray", reason="the extra trueline[ray] is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 TWO = ("--engine", "ray", "--workers", "2")
 MINUTES = 300
 

@@ -164,3 +164,14 @@ def test_a_part_of_a_checkpoint_that_brings_code_is_refused(part, plain_folder, 
     with pytest.raises(CheckpointError, match=rf"{part}.* asks to run code of its own \(auto_map\)"):
         Backbone.from_pretrained(folder)
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/run", "gs://b", "https://me:pw@host/?token=t", Path("s3://b/run")]
+)
+def test_an_object_store_is_no_folder(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = r"^out: .* is an address, not a folder; .* make shards in local folders"
+    with pytest.raises(ValueError, match=said) as caught:
+        Folder(address)
+    assert list(tmp_path.iterdir()) == [] and "pw" not in str(caught.value)

@@ -57,9 +57,7 @@ def in_peace(model: Path, out: Path, pictures: int, *more: str) -> float:
     return time.monotonic() - begun
 
 
-def kill_generating(
-    model: Path, folder: Path, kills: int, pictures: int, seed: int = 0
-) -> dict[str, int]:
+def kill_generating(model: Path, folder: Path, kills: int, pictures: int, seed: int = 0) -> dict[str, int]:
     """Draw once in peace and once with ``kills`` kills; returns where these struck.
 
     Raises:

@@ -3,22 +3,19 @@
 import json
 import os
 import shutil
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from faults import often
+from faults.checkpoints import broken_checkpoints
 from tiny import tiny_backbone, write_tokenizer
 
 from trueline.layout import Layout
 from trueline.models.backbone import Backbone, CheckpointError
 from trueline.models.shipped import own_guidance_scale
 from trueline.sampling.pipeline import Pipeline
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))
-from checkpoints import broken_checkpoints
 
 
 @pytest.fixture
@@ -156,10 +153,13 @@ def test_a_net_that_half_precision_is_too_small_for_still_loads(tmp_path):
         Backbone.from_pretrained(tmp_path / "large", dtype=torch.float16)
 
 
-def test_forty_broken_checkpoints(gated_folder, tmp_path):
-    """As many as the suite has time for; tests/faults/checkpoints.py takes any number."""
-    ends = broken_checkpoints(gated_folder, tmp_path, 40, seed=1)
-    assert ends["refused"] > 20 and ends["drawn"] > 0 and sum(ends.values()) == 40
+@pytest.mark.faults
+def test_broken_checkpoints(gated_folder, tmp_path):
+    """As many as the suite has time for."""
+    count = often(40, 500)
+    ends = broken_checkpoints(gated_folder, tmp_path, count, seed=1)
+    print(ends)
+    assert ends["refused"] > count / 2 and ends["drawn"] > 0 and sum(ends.values()) == count
 
 
 def test_what_is_whole_draws(folder):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from trueline.errors import redacted
 from trueline.exits import no_room
 
 try:
@@ -25,6 +27,7 @@ KEY = "trueline"  #: keyword of the PNG text chunk that holds the record
 ALMOST_FULL = (
     1 << 20
 )  #: bytes free, below which a library's unclear error while writing is put down to the disk
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  #: s3://bucket, also as Path shortens it
 YOUNG = 5.0  #: seconds; a temporary file as young as that may not be locked yet
 OLD = 3600.0  #: seconds; where files cannot be locked, a temporary file as old as that has no writer
 UMASK = os.umask(0o022)
@@ -86,6 +89,11 @@ class Folder(Target):
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        if _ADDRESS.match(str(path)):
+            raise ValueError(
+                f"out: {redacted(str(path))} is an address, not a folder; an object store cannot say who works on "
+                "what: mount it as a folder, or make shards in local folders, copy them, and merge them"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
