@@ -24,6 +24,7 @@ from trueline.commands import _pictures, dataset, generate, plan, train, world
 from trueline.commands._methods import split_settings
 from trueline.commands._planners import PLANNERS
 from trueline.files import KEY, Folder, pixel_hash
+from trueline.models.backbone import Backbone
 from trueline.models.schedules import SCHEDULERS
 from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import DEFAULT_BATCH
@@ -105,6 +106,44 @@ def test_every_flag_arrives(trueline, out):
     assert (record["dtype"], record["device"]) == ("bfloat16", "cpu")
     assert record["layout"]["negative_prompt"] == "a cat"
     assert Image.open(out / "0000-0.png").size == (128, 64)
+
+
+def test_what_spares_memory_is_a_flag_recorded_and_made_again(trueline, out, monkeypatch):
+    """The CPU stands for the GPU here; the nets are moved to it and back all the same."""
+    real, offloaded = Backbone.enable_model_cpu_offload, []
+    monkeypatch.setattr(
+        Backbone,
+        "enable_model_cpu_offload",
+        lambda self, device: (offloaded.append(device), real(self, device)),
+    )
+    wide = [PROMPT, *BOXES, *FAST, "--width", "128", "--device", "cpu"]
+    trueline(*wide)
+    usual = record_of(out, "0000-0")
+    assert not {"offload", "vae_tiling"} & usual["made_with"].keys()
+    code, _, _ = trueline(*wide, "--offload")
+    assert code == 0 and record_of(out, "0000-0") == usual, "the same run: it changes no picture"
+    trueline(*wide, "--offload", "--overwrite")
+    moved = record_of(out, "0000-0")
+    assert (
+        moved["sha256"] == usual["sha256"] and moved["made_with"]["offload"] is True and len(offloaded) == 1
+    )
+    code, _, said = trueline(*wide, "--vae-tiling")
+    assert code == 2 and "holds a run with another vae_tiling" in said
+    code, _, _ = trueline(*wide, "--vae-tiling", "--offload", "--overwrite")
+    tiled = record_of(out, "0000-0")
+    assert code == 0 and tiled["vae_tile"] == 8 and tiled["sha256"] != usual["sha256"]
+    assert tiled["made_with"]["offload"] is tiled["made_with"]["vae_tiling"] is True
+    code, said, _ = trueline("--regenerate", str(out / "0000-0.json"), model=None)
+    assert code == 0 and "the same picture, bit for bit" in said and len(offloaded) == 3
+
+
+def test_an_evaluation_takes_them_too(gated_folder, tmp_path, capsys):
+    asked = f"evaluate world --model {gated_folder} --n 1 --seeds 0 --judges none --methods plain".split()
+    asked += [*FAST, "--device", "cpu", "--out", str(tmp_path / "run"), "--quiet"]
+    assert main([*asked, "--vae-tiling", "--offload"]) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["vae_tiling"] is True
+    assert main(asked) == 2
+    assert "holds a run with another vae_tiling" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("call", ["encode", "predict"])

@@ -99,6 +99,8 @@ class Evaluation:
                 "lora": None,
                 "dtype": settings.dtype,
                 "device": options.device,
+                "offload": options.offload,
+                "vae_tiling": settings.vae_tiling,
             }
         )
         if not pipe.backbone.grounded and (asked := [row.name for row in self.rows if row.grounded]):

@@ -45,15 +45,21 @@ def check_loading(
 
 
 def load_pipeline(settings: dict[str, Any]) -> Pipeline:
-    """The pipeline of "model", "revision", "lora" (a file, or a name for the world), "dtype" and "device"."""
+    """The pipeline of "model", "revision", "lora" (a file, or a name for the world), "dtype" and "device"; "offload"
+    and "vae_tiling" may be left out."""
     device = find_device(settings["device"])
     silence_libraries()
-    dtype = getattr(torch, DTYPES[settings["dtype"]])
+    dtype, offload = getattr(torch, DTYPES[settings["dtype"]]), settings.get("offload")
+    place = "cpu" if offload else device
     pipe = Pipeline.from_pretrained(
-        settings["model"], revision=settings["revision"], dtype=dtype, device=device
+        settings["model"], revision=settings["revision"], dtype=dtype, device=place
     )
     if settings["lora"] is not None:
         pipe.backbone.load_lora(settings["lora"])
+    if settings.get("vae_tiling"):
+        pipe.backbone.enable_vae_tiling()
+    if offload:
+        pipe.backbone.enable_model_cpu_offload(device)
     return pipe
 
 

@@ -65,6 +65,13 @@ def add_flags(group: argparse._ActionsContainer, flags: Mapping[str, str], **opt
         group.add_argument(flag, help=text, **kind)
 
 
+#: Flags of models that hardly fit the memory.
+SPARING = {
+    "--offload": "keep only the net that runs on the device: much less memory, more time, the same pictures",
+    "--vae-tiling": "decode large pictures in overlapping tiles: less memory, slightly other pixels",
+}
+
+
 def add_settings(
     group: argparse._ActionsContainer,
     settings: type[BaseModel],

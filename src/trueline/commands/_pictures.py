@@ -140,7 +140,7 @@ class PictureRun:
         return max(NOT_AS_WANTED if failed else 0, not_as_asked(self._answered()))
 
     def _manifest(self) -> dict[str, Any]:
-        about = {name: value for name, value in self.settings.items() if name != "device"}
+        about = {name: value for name, value in self.settings.items() if name not in ("device", "offload")}
         about |= {"overlay": self.overlay, "layouts": json_digest([one.to_record() for one in self.layouts])}
         return about | self.sampling.to_record()
 
@@ -282,7 +282,8 @@ def loading_settings(settings: dict[str, Any]) -> dict[str, Any]:
         )
         if not named and Path(loading[name]).exists():
             loading[name] = str(Path(loading[name]).resolve())
-    return redacted(loading) | {"threads": torch.get_num_threads()}
+    spared = {name: True for name in ("offload", "vae_tiling") if settings.get(name)}
+    return redacted(loading) | spared | {"threads": torch.get_num_threads()}
 
 
 def named(layouts: Sequence[Layout], n: int, seed: int) -> list[NamedLayout]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.commands._engine import add_engine, read_engine
 from trueline.commands._methods import Given, read_value
-from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, settings_of
+from trueline.commands._parser import DTYPES, SPARING, Parser, add_flags, add_settings, settings_of
 from trueline.commands._planners import (
     NONE,
     PLANNERS,
@@ -133,6 +133,7 @@ def _how(group: argparse._ArgumentGroup) -> None:
     add_settings(group, Sampling, recorded())
     group.add_argument("--dtype", choices=DTYPES, help="default: bf16 where the device has it, or else fp32")
     group.add_argument("--device", help="default: cuda where there is one")
+    add_flags(group, SPARING)
     group.add_argument("--batch-size", type=int, default=16, metavar="COUNT", help="default 16")
 
 
@@ -196,6 +197,7 @@ def _pictures(
         sampling=settings_of(options, Sampling, {"guidance_scale": own_guidance_scale(options.model)}),
         dtype=options.dtype or fast_dtype(options.device),
         batch_size=options.batch_size,
+        vae_tiling=options.vae_tiling,
     )
     with warnings_as_lines():
         benchmark = load(options.benchmark, options.data, **read_options(options))

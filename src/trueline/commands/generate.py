@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.commands._engine import add_engine, read_engine
 from trueline.commands._methods import chosen
-from trueline.commands._parser import DTYPES, Parser, add_flags, add_settings, flag_of, settings_of
+from trueline.commands._parser import DTYPES, SPARING, Parser, add_flags, add_settings, flag_of, settings_of
 from trueline.commands._planners import PLANNERS, read_planning, split_all
 from trueline.methods import METHODS
 from trueline.sampling.options import Sampling
@@ -96,6 +96,7 @@ def _which_model(group: argparse._ArgumentGroup) -> None:
         },
     )
     group.add_argument("--dtype", choices=DTYPES, help=_default("dtype", "number format of the nets"))
+    add_flags(group, SPARING)
 
 
 def _how(group: argparse._ArgumentGroup) -> None:
@@ -202,7 +203,7 @@ def _refuse_beside_record(options: argparse.Namespace) -> None:
 
 def read_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings of the run: what was given, checked as far as that needs no model, and the defaults."""
-    names = ("revision", "lora", "device", *DEFAULTS)
+    names = ("revision", "lora", "device", "offload", "vae_tiling", *DEFAULTS)
     settings = {name: getattr(options, name) for name in names}
     settings |= {name: value for name, value in DEFAULTS.items() if settings[name] is None}
     _check_range("--n", settings["n"], 1, MAX_PICTURES_EACH)

@@ -104,6 +104,7 @@ class EvaluationSettings(Frozen):
     dtype: str
     batch_size: Annotated[int, Within(1, whole=True)]
     planner: dict[str, Any] | None = None
+    vae_tiling: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The options of ``sampling`` besides the others, without secrets."""
