@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt requirements.lock
 demo: $(STAMP)  ## generate four pictures of one prompt with two boxes, with the model that comes with the package
 	$(BIN)/trueline generate "a red apple to the left of a blue car" \
 	  --box "a red apple@.06,.30,.44,.72" --box "a blue car@.52,.34,.96,.70" \
-	  --model world --n 4 --guidance-scale 4 --overlay --out out/demo
+	  --model world --n 4 --overlay --out out/demo
 
 test: lint  ## lint, types and tests
 	$(BIN)/mypy
