@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("methods", nargs="+", metavar="NAME", help="as for trueline evaluate --methods")
     top.add_argument("--pictures", type=int, default=8, help="of a batch (default 8)")
     top.add_argument("--repeats", type=int, default=2, help="batches of each row (default 2)")
-    add_settings(top, Sampling, ("steps", "guidance_scale", "guidance_interval"), DEFAULTS)
+    add_settings(top, Sampling, ("steps", "guidance_scale", "guidance_interval"))
     top.add_argument("--out", type=Path, help="rows for `trueline results`")
     return top
 

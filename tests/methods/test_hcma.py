@@ -480,5 +480,6 @@ def test_from_the_command_line(gated_folder, net, tmp_path, capsys):
     assert main([*command, "--hcma.weights", net, "--hcma.beta=.3"]) == 0
     record = json.loads((tmp_path / "out/0000-0.json").read_text())
     assert record["methods"][0]["settings"]["beta"] == 0.3
+    command[-1] = str(tmp_path / "other")
     assert main([*command, "--hcma.weights", str(tmp_path)]) == 2
     assert "--hcma.weights: " in capsys.readouterr().err.strip().splitlines()[-1]

@@ -134,6 +134,29 @@ def test_a_pipe_as_the_index_is_not_waited_for(folder, tmp_path):
         Backbone.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda w: w * torch.nan, "no finite numb"),
+        (lambda w: w.to(torch.int8), "no finite numbers"),
+        (None, "no ord"),
+    ],
+    ids=["nan", "int8", "pipe"],
+)
+def test_loras_too(gated, tmp_path, change, sentence):
+    path = tmp_path / "lora.safetensors"
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    halves = {"A": torch.ones(2, 64), "B": torch.ones(64, 2)}
+    if change is None:
+        os.mkfifo(path)
+    else:
+        state = {f"{layer}.lora_{half}.weight": change(weight) for half, weight in halves.items()}
+        safetensors.torch.save_file(state, path)
+    with pytest.raises(CheckpointError, match=sentence):
+        gated.load_lora(path)
+    assert not gated.adapters
+
+
 def test_two_files_are_as_good_as_one(folder, gated):
     """Stable Diffusion's tokenizer comes as vocab.json and merges.txt."""
     vocabulary(folder / "tokenizer", dict)

@@ -59,7 +59,7 @@ def test_a_record_says_every_option(name):
 
 def test_settings_of_an_evaluation_hold_every_option_that_decides_pixels():
     settings = EvaluationSettings("world", "world", None, (0,), SAID, "fp32", 16).to_json()
-    own = {"benchmark", "model", "n", "seeds", "dtype", "batch_size", "planner"}
+    own = {"benchmark", "model", "n", "seeds", "dtype", "batch_size", "planner", "vae_tiling"}
     assert settings.keys() == own | {*recorded()}
     assert Sampling.of_record(json.loads(json.dumps(settings))) == SAID
 
@@ -69,9 +69,9 @@ def test_a_new_option_needs_no_other_place():
         rescale: float = Field(default=0.5, description="how much")
 
     top = ArgumentParser()
-    add_settings(top, More, defaults={"steps": 20})
+    add_settings(top, More)
     assert "--rescale NUMBER how much (default 0.5)" in " ".join(top.format_help().split())
-    assert "(default 20)" in top.format_help()
+    assert "(default 50)" in top.format_help()
     assert settings_of(top.parse_args(["--rescale", ".25"]), More, {"steps": 20}) == More(
         steps=20, rescale=0.25
     )

@@ -24,6 +24,7 @@ from torch import nn
 from trueline.errors import first_line
 from trueline.models.checkpoint import CheckpointError
 from trueline.models.shipped import WORLD, shipped_folder
+from trueline.models.soundness import check_file
 
 SHIPPED = shipped_folder("lora")
 ABOUT = "lora.json"  #: beside the weights: their base
@@ -105,10 +106,11 @@ def read(path: Path) -> Lora:
     """The LoRA of a safetensors file, or of a folder that holds exactly one.
 
     Raises:
-        CheckpointError: not safetensors, unreadable, empty, or it changes the text encoder.
+        CheckpointError: not safetensors, unreadable, empty, not of finite numbers, or it changes the text encoder.
     """
     path = weights_of(path)
     try:
+        check_file(path)  # a pipe would be waited for
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             saved = json.loads(header.get("lora_adapter_metadata", "{}"))
@@ -117,8 +119,15 @@ def read(path: Path) -> Lora:
         beside = path.with_name(ABOUT)
         if base is None and beside.exists():
             base = json.loads(beside.read_text(encoding="utf-8"))
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"the LoRA {path} cannot be read: {first_line(error)}") from error
+    for key, tensor in state.items():
+        if ".lora_" in key and not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise CheckpointError(
+                f"the LoRA {path} holds no finite numbers in {key}; train or fetch it again"
+            )
     if not state:
         raise CheckpointError(f"the LoRA {path} is empty; train or fetch it again")
     if any(key.startswith("text_encoder.") for key in state):
