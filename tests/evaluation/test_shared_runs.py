@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from chat_server import ChatServer, by, isolate, say
+from faults import FULL, often
+from faults.evaluate import command, kill_evaluating, made, table, write_prompts
 
-from tests.faults.evaluate import command, kill_evaluating, made, table, write_prompts
 from trueline.cli import main
 
-FULL = os.environ.get("TRUELINE_FAULTS") == "full"  #: at length, as the issues ask for
 PROMPTS = 6
 PLAN = {"regions": [{"object": "apple", "phrase": "a red apple", "box": [0, 0, 99, 99]}]}
 
@@ -36,14 +36,18 @@ def times(out: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(gated_folder, tmp_path):
-    places = kill_evaluating(gated_folder, tmp_path, kills=30 if FULL else 3)
+    places = kill_evaluating(gated_folder, tmp_path, kills=often(3, 30), prompts=often(24, 96))
     print(places)
-    assert places.get("drawing", 0) >= (5 if FULL else 1) and places.get("judging", 0) >= (5 if FULL else 1)
+    struck = [places.get(phase, 0) for phase in ("drawing", "judging")]
+    assert min(struck) >= often(0, 8) and sum(struck) >= often(2, 20)
 
 
 @pytest.mark.slow
-def test_two_workers_make_what_one_process_makes(gated_folder, data, whole, tmp_path):
+def test_two_workers_make_what_one_process_makes(gated_folder, data, whole, tmp_path, monkeypatch):
+    paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))  # for the judge of a user's own
     out = tmp_path / "shared"
     assert main(command(gated_folder, data, out, "--workers", "2")) == 0
     assert made(out) == made(whole) and table(out) == table(whole)
@@ -127,6 +131,7 @@ def test_a_language_model_plans_once(gated_folder, data, tmp_path, monkeypatch, 
     assert "--shard: llm:x may plan otherwise in each shard" in capsys.readouterr().err
 
 
+@pytest.mark.faults
 def test_plans_of_a_table_of_planners_are_units_that_are_shared_and_kept(tmp_path):
     workers = ["--workers", "2"] if FULL else []
     rows = [

@@ -1,12 +1,13 @@
 """``trueline evaluate`` that is killed, SIGKILL, at random moments: the same command must end as if nothing had been.
 
-    kill_evaluating(model, folder, kills=30, seed=0)
+    kill_evaluating(model, folder, kills=30, prompts=96)
 
 A kill strikes a real process of its own; a fork server, which has read the libraries once, makes them cheap.
 """
 
 import hashlib
 import json
+import math
 import multiprocessing
 import random
 import time
@@ -17,13 +18,18 @@ from typing import Any
 
 SECONDS = 600  #: for one process, on a machine that does much else
 YOUNG = 10  #: seconds
-BATCH, PROMPTS, ROWS, JUDGES = 2, 24, ("plain", "gligen"), ("world-clip", f"bright={__name__}:brightness")
-UNITS = {"plans": 2, "row": 2, "draw": 2 * PROMPTS // BATCH, "look": 4 * PROMPTS // BATCH}
+BATCH, ROWS, JUDGES = 2, ("plain", "gligen"), ("world-clip", f"bright={__name__}:brightness")
 
 _context: Any = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     ["trueline.cli", "trueline.commands._evaluation", "trueline.world.perception"]
 )
+
+
+def all_units(prompts: int) -> Counter[str]:
+    """By kind, as ``units``."""
+    batches = prompts // BATCH
+    return Counter(plans=math.ceil(prompts / 16), row=2, draw=2 * batches, look=4 * batches)
 
 
 def brightness(images: Any, texts: Any) -> list[float]:
@@ -57,21 +63,22 @@ def evaluate(arguments: list[str], out: str) -> None:
     raise SystemExit(code)
 
 
-def kill_evaluating(model: Path, folder: Path, kills: int, seed: int = 0) -> dict[str, int]:
+def kill_evaluating(model: Path, folder: Path, kills: int, prompts: int, seed: int = 0) -> dict[str, int]:
     """Evaluate once in peace and once with ``kills`` kills; returns the phases that these struck.
 
     Raises:
         AssertionError: the two runs differ, or a unit was done twice.
     """
-    data = write_prompts(folder / "data", PROMPTS)
+    data = write_prompts(folder / "data", prompts)
     whole, struck = folder / "whole", folder / "struck"
+    wanted = all_units(prompts)
     start = _in_peace(model, data, whole)
     times = [path.stat().st_mtime for path in whole.rglob("*.png")]
-    unit, loading = (max(times) - min(times)) / UNITS["draw"], min(times) - start
+    unit, loading = (max(times) - min(times)) / wanted["draw"], min(times) - start
     draw, places = random.Random(seed), Counter[str]()
     for kill in range(kills):
         # Into the rest of the run, so that every kill finds one that lives; one in five into the start.
-        far = 0 if kill % 5 == 4 else 1 + int((kill + draw.random()) / kills * (sum(UNITS.values()) - 2))
+        far = 0 if kill % 5 == 4 else 1 + int((kill + draw.random()) / kills * (wanted.total() - 2))
         before, process = units(struck), _started(model, data, struck)
         while process.is_alive() and units(struck).total() < far:
             time.sleep(0.001)
@@ -82,10 +89,10 @@ def kill_evaluating(model: Path, folder: Path, kills: int, seed: int = 0) -> dic
             )  # a start ends with the first unit: the first of all starts takes longer than others
         process.kill()
         process.join()
-        places[_place(struck)] += 1
+        places[_place(struck, wanted)] += 1
     last = time.time()
     _in_peace(model, data, struck)
-    _assert_equal(whole, struck)
+    _assert_equal(whole, struck, wanted)
     half = [path for path in struck.rglob(".*.tmp") if path.stat().st_mtime < last - YOUNG]
     assert not half, half
     return dict(places)
@@ -116,24 +123,25 @@ def units(out: Path) -> Counter[str]:
     return found
 
 
-def _place(out: Path) -> str:
+def _place(out: Path, wanted: Counter[str]) -> str:
     done = units(out)
     if (out / "state.json").exists():
         return "after the end"
     if done["draw"] == 0:
         return "before drawing"
-    if done["draw"] < UNITS["draw"]:
+    if done["draw"] < wanted["draw"]:
         return "drawing"
-    return "judging" if done["look"] < UNITS["look"] else "the table"
+    return "judging" if done["look"] < wanted["look"] else "the table"
 
 
-def _assert_equal(whole: Path, struck: Path) -> None:
+def _assert_equal(whole: Path, struck: Path, wanted: Counter[str]) -> None:
     """All files of all units have the same bytes, the table says the same, each unit is in the journal once."""
     hashes = [made(out) for out in (whole, struck)]
     assert hashes[0] == hashes[1]
-    assert len(hashes[0]) == 2 * PROMPTS + UNITS["look"] + 2 + 2 + 1, "pictures, seen, method.json, plans"
+    files = BATCH * wanted["draw"] + wanted["look"] + wanted["row"] + wanted["plans"]
+    assert len(hashes[0]) == files + 1, "pictures, what was seen, method.json, plans, plans.jsonl"
     assert table(whole) == table(struck)
-    assert units(struck) == units(whole) == Counter(UNITS)
+    assert units(struck) == units(whole) == wanted
 
 
 def made(out: Path) -> dict[str, str]:
