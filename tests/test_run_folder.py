@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from trueline.files import Busy, Job, OtherRun, Outcome, RunFolder
+from trueline.files import Busy, Folder, Job, OtherRun, Outcome, RunFolder
 from trueline.files.claims import Claims
 
 SETTINGS = {"seed": 1, "size": [64, 64]}
@@ -118,6 +118,17 @@ def test_half_a_line_of_the_journal_is_none(tmp_path, line):
     assert run.todo(JOBS[:2]) == [JOBS[1]]
 
 
+def test_a_line_that_is_being_written_is_read_when_it_is_whole(tmp_path):
+    do(begun(tmp_path), JOBS[0])
+    (journal,) = (tmp_path / "progress/done").iterdir()
+    text = journal.read_bytes()
+    journal.write_bytes(text[:-20])
+    run = begun(tmp_path)
+    assert not run.done(JOBS[0])
+    journal.write_bytes(text)
+    assert run.todo(JOBS[:1]) == []
+
+
 def test_a_journal_names_no_file_outside_of_its_folder(tmp_path):
     run = begun(tmp_path / "run")
     (tmp_path / "mine.txt").write_text("mine")
@@ -148,11 +159,20 @@ def test_what_failed_is_told(tmp_path):
     assert (state["failed"], state["more"], state["done_twice"]) == ({"a": "not finite"}, 1, 0)
 
 
-def test_overwriting_removes_what_the_run_made_and_nothing_else(tmp_path):
+def test_overwriting_removes_what_the_run_made_and_nothing_else(tmp_path, monkeypatch):
     run = begun(tmp_path)
     do(run, JOBS[0])
-    run.journal.announce("units/1", ["units/1.bin", "units/never.bin"])  # as where a kill came in between
-    (tmp_path / "units/1.bin").write_bytes(b"half of a unit")
+    write = Folder.write
+
+    def killed(self, name, fill):
+        if name == "units/never.bin":
+            raise KeyboardInterrupt
+        return write(self, name, fill)
+
+    monkeypatch.setattr(Folder, "write", killed)
+    with pytest.raises(KeyboardInterrupt), run.unit(JOBS[1]) as claim:
+        run.keep(claim, JOBS[1], Outcome({"units/1.bin": b"of half a unit", "units/never.bin": b""}))
+    monkeypatch.undo()
     (tmp_path / "mine.txt").write_text("mine")
     run = begun(tmp_path, {"seed": 2}, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"run.json", "progress", "mine.txt"}
