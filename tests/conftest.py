@@ -1,5 +1,6 @@
 """Tiny random checkpoints, made once per test run."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ from trueline.models.backbone import Backbone
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c():
+    """A shell starts what runs in its background with Ctrl-C ignored, and so would be all that the tests start."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -305,7 +305,9 @@ def test_ctrl_c_keeps_what_is_done(gated_folder, out):
     state = json.loads((out / "state.json").read_text())
     assert state["status"] == "stopped"
     done = {f"0000-{number}" for number in range(1000)} - set(state["missing"])
-    assert len(done) == state["done"] >= 1, "the stop may fall between a picture's files and the line that says so"
+    assert len(done) == state["done"] >= 1, (
+        "the stop may fall between a picture's files and the line that says so"
+    )
     assert len({path.stem for path in out.glob("0000-*.json")} - done) <= 1
     assert f"stopped: {len(done)} of 1000" in stderr
     for name in done:
