@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 from chat_server import ChatServer, by, isolate, say
 from faults import FULL, often
-from faults.evaluate import command, kill_evaluating, made, table, write_prompts
+from faults.evaluate import command, kill_evaluating, made, started, table, units, write_prompts
 
 from trueline.cli import main
 
@@ -45,11 +46,28 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(gated_folder, t
 
 
 @pytest.mark.slow
-def test_two_workers_make_what_one_process_makes(gated_folder, data, whole, tmp_path, monkeypatch):
+def test_sigterm_is_a_clean_stop(gated_folder, tmp_path):
+    data, out = write_prompts(tmp_path / "data", 48), tmp_path / "out"
+    process = started(gated_folder, data, out)
+    while process.is_alive() and units(out)["draw"] < 2:
+        time.sleep(0.002)
+    process.terminate()
+    process.join(60)
+    state = json.loads((out / "state.json").read_text())
+    assert process.exitcode == 143 and state["status"] == "stopped", out.with_suffix(".said.txt").read_text()
+    missing = {name for name in state["missing"] if name.startswith(("plain/", "gligen/"))}
+    assert 0 < len(missing) == 2 * 48 - len(list(out.rglob("*.png")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", pytest.param("ray", marks=pytest.mark.faults)])
+def test_two_workers_make_what_one_process_makes(engine, gated_folder, data, whole, tmp_path, monkeypatch):
+    if engine == "ray":
+        pytest.importorskip("ray", reason="the extra trueline[ray] is not installed")
     paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))  # for the judge of a user's own
     out = tmp_path / "shared"
-    assert main(command(gated_folder, data, out, "--workers", "2")) == 0
+    assert main(command(gated_folder, data, out, "--engine", engine, "--workers", "2")) == 0
     assert made(out) == made(whole) and table(out) == table(whole)
     assert (out / "report.html").exists(), "who started the workers writes the table"
     logs = [(out / f"progress/worker-{number}.log").read_text() for number in (1, 2)]

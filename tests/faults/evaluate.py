@@ -79,7 +79,7 @@ def kill_evaluating(model: Path, folder: Path, kills: int, prompts: int, seed: i
     for kill in range(kills):
         # Into the rest of the run, so that every kill finds one that lives; one in five into the start.
         far = 0 if kill % 5 == 4 else 1 + int((kill + draw.random()) / kills * (wanted.total() - 2))
-        before, process = units(struck), _started(model, data, struck)
+        before, process = units(struck), started(model, data, struck)
         while process.is_alive() and units(struck).total() < far:
             time.sleep(0.001)
         end = time.monotonic() + draw.random() * (2 * unit if far else loading)
@@ -98,7 +98,7 @@ def kill_evaluating(model: Path, folder: Path, kills: int, prompts: int, seed: i
     return dict(places)
 
 
-def _started(model: Path, data: Path, out: Path) -> Any:
+def started(model: Path, data: Path, out: Path) -> Any:
     process = _context.Process(target=evaluate, args=(command(model, data, out), str(out)))
     process.start()
     return process
@@ -107,7 +107,7 @@ def _started(model: Path, data: Path, out: Path) -> Any:
 def _in_peace(model: Path, data: Path, out: Path) -> float:
     """When it began."""
     begun = time.time()
-    process = _started(model, data, out)
+    process = started(model, data, out)
     process.join(SECONDS)
     assert process.exitcode == 0, out.with_suffix(".said.txt").read_text()
     return begun

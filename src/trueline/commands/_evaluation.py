@@ -178,8 +178,7 @@ class Evaluation:
             return  # the error says it all
         with self.run.folder.alone("end", wait=True):
             self._close(status)
-        place = self.run.out / "state.json"
-        print(f"trueline: {status}; {place} says how far it got, the same command goes on", file=sys.stderr)
+        print(f"trueline: {status}; how far: {self.run.out / 'state.json'}", file=sys.stderr)
 
     def _close(self, status: str) -> None:
         answered = {what: dict(each.by) for what, each in self._answered().items() if each is not None}
