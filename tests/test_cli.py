@@ -316,21 +316,21 @@ def test_ctrl_c_keeps_what_is_done(gated_folder, out):
 
 
 def test_a_failure_in_the_middle_keeps_what_is_done(trueline, out, monkeypatch):
-    write = Folder.write
+    place = Folder.place
 
     def full_disk(self, name, fill):
         if name == "0000-2.png":
             raise OSError(28, "No space left on device")
-        return write(self, name, fill)
+        return place(self, name, fill)
 
     command = (PROMPT, *FAST, "--n", "4", "--batch-size", "1")
-    monkeypatch.setattr(Folder, "write", full_disk)
+    monkeypatch.setattr(Folder, "place", full_disk)
     code, _, stderr = trueline(*command)
     assert code == 2
     assert "No space left on device" in stderr
     state = json.loads((out / "state.json").read_text())
     assert (state["status"], state["missing"]) == ("failed", ["0000-2", "0000-3"])
-    monkeypatch.setattr(Folder, "write", write)
+    monkeypatch.setattr(Folder, "place", place)
     before = {path: path.stat().st_mtime_ns for path in out.glob("0000-[01].*")}
     code, stdout, _ = trueline(*command)
     assert (code, stdout[:10]) == (0, "4 pictures"), "the same command goes on"

@@ -162,14 +162,14 @@ def test_what_failed_is_told(tmp_path):
 def test_overwriting_removes_what_the_run_made_and_nothing_else(tmp_path, monkeypatch):
     run = begun(tmp_path)
     do(run, JOBS[0])
-    write = Folder.write
+    place = Folder.place
 
     def killed(self, name, fill):
         if name == "units/never.bin":
             raise KeyboardInterrupt
-        return write(self, name, fill)
+        return place(self, name, fill)
 
-    monkeypatch.setattr(Folder, "write", killed)
+    monkeypatch.setattr(Folder, "place", killed)
     with pytest.raises(KeyboardInterrupt), run.unit(JOBS[1]) as claim:
         run.keep(claim, JOBS[1], Outcome({"units/1.bin": b"of half a unit", "units/never.bin": b""}))
     monkeypatch.undo()

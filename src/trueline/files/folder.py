@@ -110,6 +110,12 @@ class Folder(Target):
         Raises:
             DiskFull: and the file is as it was.
         """
+        target = self.place(name, fill)
+        sync_folder(target.parent)
+        return target
+
+    def place(self, name: str, fill: Callable[[BinaryIO], Any]) -> Path:
+        """As ``write``, but that the file has this name is not forced to disk: ``sync_folder`` does it for many."""
         target = self.path / name
         with disk_full_said(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +131,6 @@ class Folder(Target):
                 if temporary is not None:
                     temporary.unlink(missing_ok=True)
                 raise
-            sync_folder(target.parent)
         return target
 
 

@@ -16,12 +16,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 from trueline.files.claims import Busy, Claim, Claims, myself
 from trueline.files.digests import json_digest
-from trueline.files.folder import Folder, clean_leftovers
+from trueline.files.folder import Folder, clean_leftovers, sync_folder
 from trueline.files.journal import Journal
 
 SCHEMA = 3
@@ -187,7 +188,9 @@ class RunFolder(Folder):
             return False
         self.journal.announce(job.id, outcome.files)
         for name, content in outcome.files.items():
-            self.write(name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+            self.place(name, methodcaller("write", content))
+        for folder in {(self.path / name).parent for name in outcome.files}:
+            sync_folder(folder)
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in outcome.files.items()}
         failed = {"failed": dict(outcome.failed)} if outcome.failed else {}
         self.journal.add(job.id, digests, failed | dict(outcome.about) | {"seconds": round(seconds, 3)})
