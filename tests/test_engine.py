@@ -109,18 +109,8 @@ def test_workers_without_a_parent_end(gated_folder, tmp_path):
 def test_what_no_worker_can_do_is_one_sentence_with_the_reason(gated_folder, tmp_path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no weights")
-    process = start(
-        generate(
-            gated_folder,
-            tmp_path / "out",
-            "--workers",
-            "2",
-            "--method",
-            "hcma",
-            "--hcma.weights",
-            str(broken),
-        )
-    )
+    method = ("--method", "hcma", "--hcma.weights", str(broken))
+    process = start(generate(gated_folder, tmp_path / "out", "--workers", "2", *method))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and "Traceback" not in errors
     last = errors.splitlines()[-1]

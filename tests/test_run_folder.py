@@ -43,6 +43,7 @@ def test_settings_that_are_secret_are_not_written(tmp_path):
         ({"settings": {**SETTINGS, "seed": 2}}, r"a run with another seed \(1, now 2\)"),
         ({"settings": {**SETTINGS, "new": True}}, r"a run with another new \(None, now True\)"),
         ({"settings": {"seed": 1}}, r"a run with another size \(\[64, 64\], now None\)"),
+        ({"settings": {**SETTINGS, "layouts": "a digest"}}, "a run of other prompts or boxes"),
         ({"ids": ["a"]}, "a run of other units"),
     ],
 )
@@ -199,6 +200,10 @@ def test_only_one_is_alone(tmp_path):
 def test_a_mistake_in_the_first_unit_leaves_nothing(tmp_path):
     run = begun(tmp_path)
     assert run.forget() and list(tmp_path.iterdir()) == []
+    run = begun(tmp_path)
+    log = tmp_path / "progress/worker-1.log"
+    log.write_text("what a worker said")
+    assert run.forget() and log.exists(), "the sentence on the worker names it"
     run = begun(tmp_path)
     do(run, JOBS[0])
     assert not run.forget() and (tmp_path / "run.json").exists()

@@ -146,7 +146,10 @@ class RunFolder(Folder):
             if empty := self._empty():
                 (self.path / MANIFEST).unlink(missing_ok=True)
         if empty:
-            shutil.rmtree(self.path / PROGRESS, ignore_errors=True)
+            for name in ("done", "claims"):
+                shutil.rmtree(self.path / PROGRESS / name, ignore_errors=True)
+            with suppress(OSError):  # workers have left their logs
+                (self.path / PROGRESS).rmdir()
         return empty
 
     # Units
@@ -239,6 +242,8 @@ def _difference(path: Path, asked: Mapping[str, Any]) -> str:
             return f"holds a run of trueline {old['command']}, not of {asked['command']}"
         before, now = old["settings"], asked["settings"]
         names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+        if names == ["layouts"]:  # a digest tells nobody anything
+            return "holds a run of other prompts or boxes"
         if names:
             was, want = short(before.get(names[0])), short(now.get(names[0]))
             return f"holds a run with another {names[0]} ({was}, now {want})"
