@@ -81,28 +81,15 @@ class Endpoint:
                 "a language model needs an address or a key; give base_url (or OPENAI_BASE_URL) of your own server, "
                 "such as http://localhost:11434/v1, or set OPENAI_API_KEY"
             )
-        import openai
-
-        parts = urlsplit(address)
-        place = f"{self.host}{parts.path.rstrip('/')}"
+        place = f"{self.host}{urlsplit(address).path.rstrip('/')}"
         self.name, self._asked = redacted(model), model
         self.max_tokens, self._manner = settings.max_tokens, _Manner()
         self.identity = f"{place} {model} {self.max_tokens}"
         self._mask = Mask(secrets_of(address, key))
         for name in LOGGERS:
             logging.getLogger(name).addFilter(_without_secrets)
-        self._client = openai.OpenAI(
-            base_url=place,
-            api_key=key or "none",
-            max_retries=0,  # ``Chat`` counts and waits
-            default_query=dict(parse_qsl(parts.query, keep_blank_values=True)),
-            http_client=openai.DefaultHttpxClient(
-                auth=_user_info(address),
-                follow_redirects=False,  # the prompts go where the user says, and nowhere else
-                verify=address.lower().startswith("https"),  # a store of certificates takes 0.3 s to load
-                event_hooks={"response": [_stop_at_faults]},
-            ),
-        )
+        self._connect = partial(_client, place, address, key)
+        self._client = self._connect()
 
     def complete(
         self,
@@ -119,7 +106,7 @@ class Endpoint:
             left = end - time.monotonic()
             body = self._body(messages, schema, seed, manner)
             try:
-                raw = _within(left, partial(self._post, body, left))
+                raw = _within(left, partial(self._post, body, left), self._hang_up)
             except _FaultyStatus as fault:
                 other = _learn(manner, fault, body)
                 if other is None or time.monotonic() >= end:
@@ -175,6 +162,11 @@ class Endpoint:
             reason = self._line(str(error.__cause__ or error) or type(error).__name__)
             raise ChatError(f"{self.host} cannot be reached, or broke off ({reason})", again=True) from None
 
+    def _hang_up(self) -> None:
+        """Close the connections, which ends what still reads from them."""
+        old, self._client = self._client, self._connect()
+        old.close()
+
     def _error(self, fault: _FaultyStatus) -> ChatError:
         reason = f"status {fault.status}: {self._line(fault.text)}"
         if fault.status in (401, 403):
@@ -196,6 +188,24 @@ class Endpoint:
         text = redacted(self._mask(text))
         text = "".join(letter if letter.isprintable() else " " for letter in text[:1000])
         return " ".join(text.split())[:200].rstrip(".") or "nothing"
+
+
+def _client(place: str, address: str, key: str) -> Any:
+    """The SDK's, for ``place``, which is ``address`` without its secrets."""
+    import openai
+
+    return openai.OpenAI(
+        base_url=place,
+        api_key=key or "none",
+        max_retries=0,  # ``Chat`` counts and waits
+        default_query=dict(parse_qsl(urlsplit(address).query, keep_blank_values=True)),
+        http_client=openai.DefaultHttpxClient(
+            auth=_user_info(address),
+            follow_redirects=False,  # the prompts go where the user says, and nowhere else
+            verify=address.lower().startswith("https"),  # a store of certificates takes 0.3 s to load
+            event_hooks={"response": [_stop_at_faults]},
+        ),
+    )
 
 
 def _host(address: str) -> str:
@@ -222,8 +232,9 @@ def _without_secrets(record: logging.LogRecord) -> bool:
     return True
 
 
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """``call()``, given up after ``seconds``. Timeouts of HTTP are per read, and a slow server has many."""
+def _within(seconds: float, call: Callable[[], T], stop: Callable[[], None]) -> T:
+    """``call()``, given up after ``seconds``, when ``stop()`` makes it end. Timeouts of HTTP are per read, and a slow
+    server has many; one that says "continue" for ever has none."""
     ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -236,6 +247,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     try:
         value, error = ended.get(timeout=max(seconds, 0) + 0.5)
     except queue.Empty:
+        stop()
         raise ChatError(f"no answer in {seconds:.0f} s", again=True) from None
     if error is not None:
         raise error
@@ -325,4 +337,6 @@ def _completion(raw: bytes, host: str) -> Completion:
     if isinstance(content, list):  # parts, as some servers write them
         texts = [part.get("text") for part in content if isinstance(part, dict)]
         content = "".join(text for text in texts if isinstance(text, str))
-    return Completion(content if isinstance(content, str) else "", cut)
+    text = content if isinstance(content, str) else ""
+    # Half a character, which JSON can hold and UTF-8 cannot: the answer may have to be shown to its model again.
+    return Completion(text.encode("utf-8", "replace").decode(), cut)

@@ -59,6 +59,7 @@ class Claims:
         self._held: dict[str, Claim] = {}
         self._observed: dict[tuple[Path, int], float] = {}
         self._guard = threading.Lock()
+        self._idle = threading.Event()  #: nothing is held, so that the thread may end
         self._thread: threading.Thread | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +95,8 @@ class Claims:
         """Let go of it, and of the generations before it; one that was taken over is its new holder's."""
         with self._guard:
             self._held.pop(claim.token, None)
+            if not self._held:
+                self._idle.set()
         if self.mine(claim):
             for generation in range(claim.generation, -1, -1):  # the newest first: the older ones are stale
                 claim.path.with_name(f"{_safe(claim.name)}.{generation}").unlink(missing_ok=True)
@@ -184,8 +187,9 @@ class Claims:
 
     def _beat(self) -> None:
         while True:
-            time.sleep(self.takeover / 6)
+            self._idle.wait(self.takeover / 6)
             with self._guard:
+                self._idle.clear()
                 if not self._held:
                     self._thread = None
                     return
