@@ -298,8 +298,9 @@ def _asked(
     """How it ended, and all that was said."""
     try:
         return QUESTIONS[question](model, settings, folder, by)
-    except (ChatError, ValueError) as error:
+    except ChatError as error:
         sentence = str(error)
+        assert question == "ask", f"{what}: nobody stands in: {sentence}"
         assert sentence and "\n" not in sentence and len(sentence) < 1500, f"{what}: {sentence!r}"
         return f"{question}: refused", [sentence]
     except AssertionError as error:
