@@ -21,6 +21,7 @@ from trueline.evaluation.elsewhere import Elsewhere
 from trueline.evaluation.judging import judging
 from trueline.evaluation.report import thumbnail
 from trueline.evaluation.run import REFERENCE, EvaluationRun, EvaluationSettings
+from trueline.files import Bundle
 from trueline.formats import read
 from trueline.sampling.options import Sampling
 from trueline.training.data.examples import open_examples
@@ -116,7 +117,7 @@ def a_mask_of_labelme(folder: Path, eps: Path) -> None:
 
 
 def building_a_data_set(folder: Path, eps: Path) -> None:
-    GivenPictures(folder).open(0, Wish("a", "natural", "a cat", ()))
+    GivenPictures(folder).open(0, Wish("a", "natural", "a cat", ()), Bundle())
 
 
 def finishing_a_data_set(folder: Path, eps: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from trueline.cli import main
 from trueline.dataset import Want, Wish
 from trueline.dataset.agreement import agree, apart, holds
-from trueline.dataset.build import digest_of
+from trueline.dataset.build import digest_of, read_manifest
 from trueline.dataset.captions import natural_wishes
 from trueline.dataset.card import line
 from trueline.dataset.review import FORMAT
@@ -238,7 +238,11 @@ def lines(path: Path) -> list[dict]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """All but what says when, and by whom."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    names = {str(path.relative_to(folder)): path for path in found}
+    own = ("run.json", "state.json", "progress/")
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(own)}
 
 
 def test_renders_agree_and_have_their_true_boxes(built):
@@ -261,13 +265,13 @@ def test_a_build_that_was_killed_ends_in_the_same_bytes(built, renders, tmp_path
     from trueline.dataset import build as module
 
     out, write = tmp_path / "out", module.DatasetBuild._look
-    settings = json.loads((built / "build.json").read_text())["settings"]
+    settings = json.loads((built / "run.json").read_text())["settings"]
     where = (renders[0], Path(settings["images"]))
 
-    def killed(self, turn, batch):
-        if (out / "seen" / "0" / "00000.json").exists():
+    def killed(self, turn, batch, files):
+        if list((out / "seen" / "0").glob("00000-*.json")):
             raise KeyboardInterrupt
-        return write(self, turn, batch)
+        return write(self, turn, batch, files)
 
     with monkeypatch.context() as patch:
         patch.setattr(module.DatasetBuild, "_look", killed)
@@ -283,18 +287,18 @@ def test_a_build_that_was_killed_ends_in_the_same_bytes(built, renders, tmp_path
 
 
 def test_other_settings_or_prompts_in_the_same_folder_are_an_error(built, renders, tmp_path, capsys):
-    settings = json.loads((built / "build.json").read_text())["settings"]
+    settings = json.loads((built / "run.json").read_text())["settings"]
     out, pictures = tmp_path / "out", Path(settings["images"])
     shutil.copytree(built, out)
     assert build(out, renders[0], pictures, "--min-clip", "0.9") == 2
-    assert "--min-clip: the run in" in capsys.readouterr().err
+    assert "holds a run with another min_clip (0.45, now 0.9)" in capsys.readouterr().err
     assert build(out, renders[0], pictures, "--detector", "owlv2=x") == 2
     changed = tmp_path / "captions.jsonl"
     changed.write_text(renders[0].read_text().replace("a ", "the ", 1))
     assert build(out, changed, pictures) == 2
     assert files(out) == files(built)
-    (out / "build.json").write_text("{}")
-    assert build(out, renders[0], pictures) == 2 and "no manifest of a build" in capsys.readouterr().err
+    (out / "run.json").write_text("{}")
+    assert build(out, renders[0], pictures) == 2 and "no manifest of a run" in capsys.readouterr().err
 
 
 def test_unreadable_pictures_are_counted_and_named_and_too_many_end_the_build(renders, tmp_path, capsys):
@@ -306,7 +310,7 @@ def test_unreadable_pictures_are_counted_and_named_and_too_many_end_the_build(re
     second.unlink()
     assert build(tmp_path / "few", captions, mixed) == 2
     said = capsys.readouterr().err
-    assert "--max-broken: 1 pictures of 8 cannot be used" in said and first.name in said
+    assert "--max-broken: 2 pictures of 8 cannot be used" in said and first.name in said
     assert build(tmp_path / "most", captions, mixed, "--max-broken", "0.3") == 0
     assert "rejected: 2 broken" in capsys.readouterr().out
     rejected = lines(tmp_path / "most" / "rejected.jsonl")
@@ -324,7 +328,7 @@ def test_a_model_draws_until_a_prompt_agrees(tmp_path, capsys):
     arguments = ["dataset", "build", "--out", str(tmp_path / "out"), *settings.split()]
     assert main(arguments) in (0, 1)  # two steps draw next to nothing
     said = capsys.readouterr().err
-    assert "try 1: looked at 2 of 3" in said and "try 2: looked at" in said
+    assert "try 1: looked at 3; " in said and "try 2: looked at" in said
     whole = files(tmp_path / "out")
     drawn = [name for name in whole if name.startswith("pictures/")]
     assert {name.rsplit("-", 1)[1] for name in drawn} == {"0.png", "1.png"}
@@ -338,13 +342,11 @@ def test_a_model_draws_until_a_prompt_agrees(tmp_path, capsys):
         for place, value in enumerate(arguments)
     ]
     made = (tmp_path / "out" / "pictures").stat().st_mtime_ns
-    digest = digest_of(json.loads(whole["build.json"]))
+    digest = digest_of(read_manifest(tmp_path / "out" / "run.json"))
     assert main(fewer) in (0, 1), "tries may become fewer,"
-    assert json.loads((tmp_path / "out" / "build.json").read_text())["settings"]["tries"] == 1
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["tries"] == 1
     assert all(each["tries"] == 1 for each in lines(tmp_path / "out" / "rejected.jsonl"))
-    assert digest_of(json.loads((tmp_path / "out" / "build.json").read_text())) == digest, (
-        "decisions stay good,"
-    )
+    assert digest_of(read_manifest(tmp_path / "out" / "run.json")) == digest, "decisions stay good,"
     main(arguments)
     assert files(tmp_path / "out") == whole, "and more again,"
     assert (tmp_path / "out" / "pictures").stat().st_mtime_ns == made, "without a new picture"
@@ -360,7 +362,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(built, tmp_path):
     items[0] |= {"prompt": EVIL}
     items[0]["regions"][0]["phrase"] = EVIL
     folder = Folder(tmp_path)
-    settings = json.loads((built / "build.json").read_text())["settings"]
+    settings = json.loads((built / "run.json").read_text())["settings"]
     assert all(Path(item["image"]).is_relative_to(settings["images"]) for item in items)
     (page,) = write_review(folder, "abc", items, EVIL)
     text = page.read_text()

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trueline.commands._engine import add_engine, read_engine, recorded_end
 from trueline.commands._parser import DTYPES, Parser, add_flags, flag_of
 
 if TYPE_CHECKING:
     from trueline.dataset import Wish
+    from trueline.dataset.build import DatasetBuild
     from trueline.dataset.settings import DatasetSettings
 
 WORLD = "world"
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _pictures(top.add_argument_group("pictures"))
     _who(top.add_argument_group("who looks"))
     top.add_argument("--quiet", action="store_true", help="say nothing on the way")
+    add_engine(top.add_argument_group("who works"))
     return top
 
 
@@ -134,6 +137,7 @@ def finish_parser() -> argparse.ArgumentParser:
 
 def _build(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
+    engine, _ = read_engine(options, "dataset", ["build", *arguments])
     _check(options)
     from trueline.dataset.captions import natural_wishes
     from trueline.dataset.templates import template_wishes
@@ -152,7 +156,6 @@ def _build(arguments: Sequence[str]) -> int:
     from trueline.commands._model import check_loading, find_device, load_pipeline, warnings_as_lines
     from trueline.dataset.build import Checker, DatasetBuild
     from trueline.dataset.pictures import DrawnPictures, GivenPictures
-    from trueline.dataset.review import write_review
     from trueline.perception import load as load_model
 
     looked = (("detector", settings.detector), ("clip", settings.clip))
@@ -173,19 +176,37 @@ def _build(arguments: Sequence[str]) -> int:
 
     out = Path(options.out)
     with warnings_as_lines():
-        pictures = (
-            GivenPictures(Path(options.images))
-            if options.images
-            else DrawnPictures(out, settings, wishes, pipe)
-        )
+        given = Path(options.images) if options.images else None
+        pictures = DrawnPictures(settings, wishes, pipe) if given is None else GivenPictures(given)
         build = DatasetBuild(out, settings, wishes, pictures, checker, passed, options.max_broken, say)
-        summary = build()
-        from trueline.dataset.finish import read_items
+        with recorded_end(lambda status: _stopped(build, status)):
+            if not build.draw_and_look(engine, options.quiet):
+                return 0
+            summary, pages = _end(build)
+    return _told(out, len(wishes), summary, pages)
 
-        pages = write_review(build.folder, build.digest, read_items(out), "Keep or drop")
+
+def _stopped(build: "DatasetBuild", status: str) -> None:
+    if not build.folder.forget():
+        build.folder.close(status, build.jobs)
+
+
+def _end(build: "DatasetBuild") -> tuple[dict[str, Any], list[Path]]:
+    """Write what comes out; the summary, and the pages of the review."""
+    from trueline.dataset.finish import read_items
+    from trueline.dataset.review import write_review
+
+    with build.folder.alone("end", wait=True):
+        summary = build.write()
+        pages = write_review(build.folder, build.digest, read_items(build.folder.path), "Keep or drop")
+        build.folder.close("complete", build.jobs)
+    return summary, pages
+
+
+def _told(out: Path, wishes: int, summary: dict[str, Any], pages: list[Path]) -> int:
     rejected = ", ".join(f"{count} {reason}" for reason, count in summary["rejected"].items()) or "none"
     agreed = sum(summary["agreed"].values())
-    print(f"{agreed} of {len(wishes)} prompts have a picture that agrees; rejected: {rejected}")
+    print(f"{agreed} of {wishes} prompts have a picture that agrees; rejected: {rejected}")
     if not pages:
         print(f"nothing agrees; {out / 'rejected.jsonl'} says why")
         return 1
@@ -197,9 +218,10 @@ def _build(arguments: Sequence[str]) -> int:
 
 def _finish(arguments: Sequence[str]) -> int:
     options = finish_parser().parse_args(arguments)
-    from trueline.dataset.build import MANIFEST, digest_of, read_manifest
+    from trueline.dataset.build import digest_of, read_manifest
     from trueline.dataset.finish import finish, read_items
     from trueline.dataset.review import read_decisions
+    from trueline.files import MANIFEST
 
     out = Path(options.out)
     items = read_items(out)

@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +20,27 @@ from trueline.dataset import Wish
 from trueline.dataset.agreement import PictureCheck, agree, queries
 from trueline.dataset.pictures import PictureSource
 from trueline.dataset.settings import DatasetSettings
+from trueline.engine import Engine, Phase, carry_out
 from trueline.evaluation.metrics.clip_score import clip_scores
-from trueline.files import Folder, json_digest, json_lines
+from trueline.files import (
+    MANIFEST,
+    Bundle,
+    Job,
+    Outcome,
+    RunFolder,
+    json_digest,
+    json_lines,
+    read_json_object,
+)
 from trueline.layout import MAX_REGIONS, Layout, Region
 from trueline.pictures import BrokenPicture
-from trueline.training.settings import check_same
 
 if TYPE_CHECKING:
     from trueline.perception import Detector, Embedder
 
 SCHEMA = 1
-MANIFEST, PROMPTS, ITEMS = "build.json", "prompts.jsonl", "items.jsonl"
+COMMAND = "dataset build"
+PROMPTS, ITEMS = "prompts.jsonl", "items.jsonl"
 REJECTED, SUMMARY = "rejected.jsonl", "summary.json"
 #: Of an item, in its meta: a hash of its picture and boxes, to which a person's decision belongs.
 SEEN = "seen"
@@ -66,7 +77,7 @@ class Checker:
 
 
 class DatasetBuild:
-    """``trueline dataset build`` in ``out``.
+    """``trueline dataset build`` in ``out``: a run whose phases are tries, and whose units are batches.
 
     Args:
         passed: captions that were passed over, by reason, for the summary.
@@ -88,72 +99,79 @@ class DatasetBuild:
         max_broken: float = 0.05,
         say: Callable[[str], None] = print,
     ):
-        self.folder, self.settings, self.wishes = Folder(out), settings, list(wishes)
+        self.settings, self.wishes = settings, list(wishes)
         self.pictures, self._make_checker = pictures, make_checker
         self._checker: Checker | None = None
         self.passed, self.max_broken, self.say = passed or Counter(), max_broken, say
         self._broken: dict[str, str] = {}
-        self._claim()
+        self.best: dict[str, dict[str, Any]] = {}  #: id -> what was seen in its last picture
+        self.jobs: list[Job] = []  #: of the tries begun
+        prompts = json_lines([wish.to_json() for wish in self.wishes])
+        asked = _lasting(settings.to_json()) | {"prompts": hashlib.sha256(prompts).hexdigest()[:16]}
+        self.folder = RunFolder(out, COMMAND, asked, [wish.id for wish in self.wishes])
+        self.folder.write(PROMPTS, methodcaller("write", prompts))
 
     @property
     def digest(self) -> str:
         """Of settings and prompts: which build a decision belongs to."""
-        return digest_of(self._manifest())
+        return digest_of(read_manifest(self.folder.path / MANIFEST))
 
-    def _manifest(self) -> dict[str, Any]:
-        prompts = hashlib.sha256(json_lines([wish.to_json() for wish in self.wishes])).hexdigest()[:16]
-        return {"schema": SCHEMA, "settings": self.settings.to_json(), "prompts": prompts}
+    # The tries
 
-    def _claim(self) -> None:
-        path, now = self.folder.path / MANIFEST, self._manifest()
-        if path.exists():
-            before = read_manifest(path)
-            check_same(_lasting(before)["settings"], _lasting(now)["settings"], self.folder.path)
-            check_same({"prompts": before["prompts"]}, {"prompts": now["prompts"]}, self.folder.path)
-        self.folder.write_json(MANIFEST, now)
-        self.folder.write(PROMPTS, lambda f: f.write(json_lines([wish.to_json() for wish in self.wishes])))
-
-    # The rounds
-
-    def __call__(self) -> dict[str, Any]:
-        """Draw and look until every prompt agrees or its tries are used up; returns the summary.
+    def draw_and_look(self, engine: Engine, silent: bool = False) -> bool:
+        """Draw and look until every prompt agrees or its tries are used up; whether the rest is for this process.
 
         Raises:
             ValueError: more than ``max_broken`` of the pictures cannot be used.
         """
-        best: dict[str, dict[str, Any]] = {}
+        return carry_out(self.folder, self._phases(), engine, silent)
+
+    def _phases(self) -> Iterator[Phase]:
         for turn in range(self.settings.tries):
-            pending = [wish for wish in self.wishes if best.get(wish.id, {"reasons": [""]})["reasons"]]
-            for number, batch in enumerate(chunks(pending, self.settings.batch_size)):
-                for row in self._batch(turn, number, batch):
-                    best[row["id"]] = row
-                done = sum(not row["reasons"] for row in best.values())
-                seen = min((number + 1) * self.settings.batch_size, len(pending))
-                self.say(
-                    f"try {turn + 1}: looked at {seen} of {len(pending)}; {done} of {len(self.wishes)} agree"
-                )
-        return self._write(best)
+            pending = [wish for wish in self.wishes if self.best.get(wish.id, {"reasons": [""]})["reasons"]]
+            jobs = [
+                self._job(turn, number, batch)
+                for number, batch in enumerate(chunks(pending, self.settings.batch_size))
+            ]
+            self.jobs += jobs
+            yield Phase(f"try {turn + 1}", jobs, lambda: self._do)
+            for job in jobs:
+                for row in self._seen(job):
+                    self.best[row["id"]] = row
+            done = sum(not row["reasons"] for row in self.best.values())
+            self.say(f"try {turn + 1}: looked at {len(pending)}; {done} of {len(self.wishes)} agree")
 
-    def _batch(self, turn: int, number: int, batch: Sequence[Wish]) -> list[dict[str, Any]]:
-        home = Folder(self.folder.path / "seen" / str(turn))
-        name = f"{number:05d}.json"
-        self.pictures.ready(turn, batch)
-        about = {"ids": [wish.id for wish in batch], "sha256": [self.pictures.digest(turn, w) for w in batch]}
-        rows = _stored(home.path / name, about)
-        if rows is None:
-            rows = self._look(turn, batch)
-            home.write_json(name, about | {"rows": rows})
-        for row in rows:
-            if BROKEN in row:
-                self._note_broken(row)
-        return [row | {"sha256": found} for row, found in zip(rows, about["sha256"], strict=True)]
+    def _job(self, turn: int, number: int, batch: Sequence[Wish]) -> Job:
+        """What was seen in given pictures is not taken for what is in others of their names."""
+        of = _digest({"ids": [wish.id for wish in batch], "sha256": [self.pictures.given(w) for w in batch]})
+        ids = tuple(wish.id for wish in batch)
+        return Job(f"seen/{turn}/{number:05d}-{of[:8]}", (turn, batch), ids)
 
-    def _look(self, turn: int, batch: Sequence[Wish]) -> list[dict[str, Any]]:
+    def _do(self, job: Job) -> Outcome:
+        turn, batch = job.spec
+        files = Bundle()
+        self.pictures.draw(turn, batch, files)
+        rows = self._look(turn, batch, files)
+        self._count_broken(rows)  # too many end the build at once
+        about = {
+            "ids": list(job.makes),
+            "sha256": [self.pictures.digest(turn, wish, files) for wish in batch],
+        }
+        files.write_json(_file_of(job), about | {"rows": rows})
+        return Outcome(files.files)
+
+    def _seen(self, job: Job) -> list[dict[str, Any]]:
+        content = read_json_object(self.folder.path / _file_of(job), "give the command again")
+        self._count_broken(content["rows"])
+        pairs = zip(content["rows"], content["sha256"], strict=True)
+        return [row | {"sha256": found} for row, found in pairs]
+
+    def _look(self, turn: int, batch: Sequence[Wish], files: Bundle) -> list[dict[str, Any]]:
         opened: dict[str, Any] = {}
         rows: dict[str, dict[str, Any]] = {}
         for wish in batch:
             try:
-                opened[wish.id] = self.pictures.open(turn, wish)
+                opened[wish.id] = self.pictures.open(turn, wish, files)
             except BrokenPicture as error:
                 why = str(error)
                 rows[wish.id] = {"id": wish.id, "try": turn, BROKEN: why, "reasons": [f"{BROKEN}: {why}"]}
@@ -181,8 +199,8 @@ class DatasetBuild:
             "reasons": reasons,
         }
 
-    def _note_broken(self, row: dict[str, Any]) -> None:
-        self._broken[row["id"]] = row[BROKEN]
+    def _count_broken(self, rows: Sequence[dict[str, Any]]) -> None:
+        self._broken |= {row["id"]: row[BROKEN] for row in rows if BROKEN in row}
         if len(self._broken) > self.max_broken * len(self.wishes):
             first = next(iter(self._broken.values()))
             raise ValueError(
@@ -192,10 +210,11 @@ class DatasetBuild:
 
     # What comes out
 
-    def _write(self, best: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def write(self) -> dict[str, Any]:
+        """What agrees, what does not, and the summary, which is returned."""
         items, rejected = [], []
         for wish in self.wishes:
-            row = best[wish.id]
+            row = self.best[wish.id]
             if row["reasons"]:
                 first = row["reasons"][0].partition(":")[0]
                 about = {"id": wish.id, "category": wish.category, "prompt": wish.prompt, "reason": first}
@@ -209,6 +228,7 @@ class DatasetBuild:
             "agreed": dict(Counter(item["meta"]["category"] for item in items)),
             "rejected": dict(Counter(each["reason"] for each in rejected)),
             "captions passed over": dict(self.passed),
+            "tries": self.settings.tries,
         }
         self.folder.write_json(SUMMARY, summary)
         return summary
@@ -225,12 +245,16 @@ def chunks(wishes: Sequence[Wish], size: int) -> Iterator[Sequence[Wish]]:
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
-    return _digest(_lasting(manifest))
+    return _digest({"schema": SCHEMA, **manifest})
 
 
-def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {name: value for name, value in manifest["settings"].items() if name != "tries"}
-    return {**manifest, "settings": settings}
+def _file_of(job: Job) -> str:
+    return f"{job.id}.json"
+
+
+def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Tries may become more or fewer."""
+    return {name: value for name, value in settings.items() if name != "tries"}
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -243,23 +267,16 @@ def seen_of(sha256: str, regions: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """
+    """``settings`` and the digest of the ``prompts`` of a build.
+
     Raises:
         ValueError: it is none.
     """
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["schema"] == SCHEMA and isinstance(manifest["settings"], dict) and manifest["prompts"]:
-            return manifest
+        settings = dict(manifest["settings"])
+        if manifest["command"] == COMMAND:
+            return {"prompts": settings.pop("prompts"), "settings": settings}
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise ValueError(f"out: {path} is no manifest of a build of this version; choose another folder")
-
-
-def _stored(path: Path, about: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """What was seen in just these pictures; None if there is nothing of the kind."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["rows"] if {key: content[key] for key in about} == about else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

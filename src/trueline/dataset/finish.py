@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from trueline import __version__
-from trueline.dataset.build import ITEMS, MANIFEST, SEEN, SUMMARY, read_manifest, seen_of
+from trueline.dataset.build import ITEMS, SEEN, SUMMARY, read_manifest, seen_of
 from trueline.dataset.card import card
-from trueline.files import Folder, json_lines
+from trueline.files import MANIFEST, Folder, json_lines
 from trueline.pictures import BrokenPicture, open_picture
 
 SET, DATA, IMAGES, CARD = "set.json", "data.jsonl", "images", "README.md"
@@ -133,6 +133,6 @@ def _about(
         "boxes": sum(len(item["regions"]) for item in kept),
         "review": {"decided": len(decided), "dropped": dropped, "undecided": rest},
         "summary": summary,
-        "settings": read_manifest(out / MANIFEST)["settings"],
+        "settings": read_manifest(out / MANIFEST)["settings"] | {"tries": summary.pop("tries")},
         "trueline": __version__,
     }

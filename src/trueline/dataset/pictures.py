@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,7 +11,7 @@ from PIL import Image
 
 from trueline.dataset import Wish
 from trueline.evaluation.elsewhere import pictures_in
-from trueline.files import Folder, file_digest
+from trueline.files import Bundle, file_digest
 from trueline.pictures import BrokenPicture, open_picture
 
 if TYPE_CHECKING:
@@ -19,18 +20,21 @@ if TYPE_CHECKING:
 
 
 class PictureSource(Protocol):
-    """The picture of each wish at each turn (from 0)."""
+    """The picture of each wish at each turn (from 0). ``files``: what was drawn in this unit of work."""
 
-    def ready(self, turn: int, batch: Sequence[Wish]) -> None:
-        """See to it that the batch's pictures are there, as far as they can be."""
+    def draw(self, turn: int, batch: Sequence[Wish], files: Bundle) -> None:
+        """Draw the batch's pictures, where they are not there from the beginning."""
 
     def name(self, turn: int, wish: Wish) -> str:
         """Path of the picture: relative to the build's folder, or absolute."""
 
-    def digest(self, turn: int, wish: Wish) -> str:
-        """Of the file, so that what was seen in another picture is not taken for this one's; "" without one."""
+    def given(self, wish: Wish) -> str:
+        """SHA-256 of a file that is there from the beginning; "" without one."""
 
-    def open(self, turn: int, wish: Wish) -> Image.Image:
+    def digest(self, turn: int, wish: Wish, files: Bundle) -> str:
+        """SHA-256 of the picture's file; "" without one."""
+
+    def open(self, turn: int, wish: Wish, files: Bundle) -> Image.Image:
         """
         Raises:
             BrokenPicture: it is missing, or cannot be read.
@@ -41,17 +45,14 @@ class DrawnPictures:
     """By a model, into ``pictures`` of the build's folder. Noise comes from (seed + turn, place among all prompts),
     so that a picture depends on nobody else's; the last bits do depend on the batch's size."""
 
-    def __init__(
-        self, out: Path, settings: DatasetSettings, wishes: Sequence[Wish], load: Callable[[], Pipeline]
-    ):
-        self.folder, self.settings = Folder(out / "pictures"), settings
+    def __init__(self, settings: DatasetSettings, wishes: Sequence[Wish], load: Callable[[], Pipeline]):
+        self.settings = settings
         self.places = {wish.id: place for place, wish in enumerate(wishes)}
         self._load = load
         self._pipe: Pipeline | None = None
+        self._failed: dict[str, str] = {}
 
-    def ready(self, turn: int, batch: Sequence[Wish]) -> None:
-        if all((self.folder.path / self._file(turn, wish)).exists() for wish in batch):
-            return
+    def draw(self, turn: int, batch: Sequence[Wish], files: Bundle) -> None:
         s = self.settings
         if self._pipe is None:
             self._pipe = self._load()
@@ -62,21 +63,28 @@ class DrawnPictures:
             batch_size=len(batch),
             progress=False,
         )
-        for picture in drawn:  # one that could not be made is not there, and counted by who opens it
-            if not picture.failed:
-                self.folder.write_png(self._file(turn, batch[picture.index]), picture.image, picture.record)
+        for picture in drawn:
+            name = self.name(turn, batch[picture.index])
+            if picture.failed:
+                self._failed[name] = picture.failed
+            else:
+                files.write_png(name, picture.image, picture.record)
 
     def name(self, turn: int, wish: Wish) -> str:
-        return f"pictures/{self._file(turn, wish)}"
+        return f"pictures/{wish.id}-{turn}.png"
 
-    def digest(self, turn: int, wish: Wish) -> str:
-        return _sha256(self.folder.path / self._file(turn, wish))
+    def given(self, wish: Wish) -> str:
+        return ""
 
-    def open(self, turn: int, wish: Wish) -> Image.Image:
-        return open_picture(self.folder.path / self._file(turn, wish))
+    def digest(self, turn: int, wish: Wish, files: Bundle) -> str:
+        content = files.files.get(self.name(turn, wish))
+        return "" if content is None else hashlib.sha256(content).hexdigest()
 
-    def _file(self, turn: int, wish: Wish) -> str:
-        return f"{wish.id}-{turn}.png"
+    def open(self, turn: int, wish: Wish, files: Bundle) -> Image.Image:
+        name = self.name(turn, wish)
+        if name in self._failed:
+            raise BrokenPicture(f"{name} could not be made: {self._failed[name]}")
+        return open_picture(files.files[name])
 
 
 class GivenPictures:
@@ -93,16 +101,19 @@ class GivenPictures:
             raise ValueError(f"images: {names} are both picture {twice[0].stem}; remove one")
         self.folder, self._files = folder, {name: paths[0] for name, paths in found.items()}
 
-    def ready(self, turn: int, batch: Sequence[Wish]) -> None:
+    def draw(self, turn: int, batch: Sequence[Wish], files: Bundle) -> None:
         """They are there, or not."""
 
     def name(self, turn: int, wish: Wish) -> str:
         return str(self._files[wish.id].resolve())
 
-    def digest(self, turn: int, wish: Wish) -> str:
+    def given(self, wish: Wish) -> str:
         return _sha256(self._files[wish.id]) if wish.id in self._files else ""
 
-    def open(self, turn: int, wish: Wish) -> Image.Image:
+    def digest(self, turn: int, wish: Wish, files: Bundle) -> str:
+        return self.given(wish)
+
+    def open(self, turn: int, wish: Wish, files: Bundle) -> Image.Image:
         if wish.id not in self._files:
             raise BrokenPicture(f"{self.folder} has no picture {wish.id}.png, .jpg or .webp")
         return open_picture(self._files[wish.id])

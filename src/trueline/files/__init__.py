@@ -27,10 +27,11 @@ from trueline.files.readers import (
     read_table,
     read_text,
 )
-from trueline.files.run_folder import Job, OtherRun, Outcome, RunFolder
+from trueline.files.run_folder import MANIFEST, Job, OtherRun, Outcome, RunFolder
 
 __all__ = [
     "KEY",
+    "MANIFEST",
     "Bundle",
     "Busy",
     "Claim",
