@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trueline.errors import redacted_arguments
+from trueline.files import Claims
 
 HOME = Path(__file__).parents[1]  #: of the repository
 LORA_FILE = (
@@ -407,18 +408,20 @@ def run(options: argparse.Namespace, steps: Steps) -> int:
     chosen = _chosen(options, steps)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))  # of the commands
     total = 0.0
+    if not options.dry_run:
+        claims = Claims(Path(options.out) / "claims")
+        with claims.held(f"shard {options.shard}", what=f"--out: {options.out}"):
+            for name in chosen:
+                for job in steps[name]():
+                    job()
+        return 0
     for name in chosen:
         jobs = steps[name]()
-        if not options.dry_run:
-            for job in jobs:
-                job()
-            continue
         minutes = sum(job.minutes for job in jobs)
         total += minutes
         print(f"# {name}: {len(jobs)} jobs, about {minutes:.0f} CPU minutes")
         print("".join(f"{job.line}  # {job.minutes:.0f} min\n" for job in jobs))
-    if options.dry_run:
-        print(f"# about {total:.0f} CPU minutes ({total / 60:.1f} hours) in all, of one slow core")
+    print(f"# about {total:.0f} CPU minutes ({total / 60:.1f} hours) in all, of one slow core")
     return 0
 
 

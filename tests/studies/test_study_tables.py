@@ -13,6 +13,7 @@ from trueline.evaluation.benchmarks import load
 from trueline.evaluation.drawing_list import choose, wanted
 from trueline.evaluation.metrics.statistics import Terms, paired_difference, ratio
 from trueline.evaluation.tables import check_rows
+from trueline.files import Busy, Claims
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -116,6 +117,14 @@ def test_dry_run_says_every_command_and_touches_nothing(study, name, tmp_path, c
     assert not out.exists()
     assert "trueline train" in said and "trueline evaluate world" in said and "CPU minutes" in said
     assert "--n 8" in said and "seed=1" in said
+
+
+def test_a_second_one_in_the_folder_says_who_works_there(study, tmp_path):
+    with (
+        Claims(tmp_path / "claims").held("shard 1/1"),
+        pytest.raises(Busy, match=r"^--out: .* is in use by process"),
+    ):
+        study["goal_tables"].main(["--out", str(tmp_path), "--only", "tables"])
 
 
 def test_every_command_is_one_that_the_command_line_takes(study, tmp_path):

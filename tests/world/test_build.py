@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from trueline.commands.world import main
+from trueline.files import Busy, Claims
 from trueline.layout import Layout, Region
 from trueline.models import devices
 from trueline.sampling.pipeline import Pipeline
@@ -26,6 +27,14 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     assert main(["build", "--smoke", "--folder", str(folder), "--device", "cpu"]) == 0
     return folder
+
+
+def test_a_second_build_in_the_folder_says_who_builds(built, capsys):
+    with (
+        Claims(built / "claims").held("build"),
+        pytest.raises(Busy, match=r"^folder: .* is in use by process \d+ on "),
+    ):
+        main(["build", "--smoke", "--folder", str(built), "--device", "cpu"])
 
 
 def test_every_stage_is_done_and_says_how_it_went(built):

@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, CLIPModel
 
-from trueline.files import disk_full_said, write_text
+from trueline.files import Claims, disk_full_said, write_text
 from trueline.world import captioner, clip, denoiser, language, matcher, seer, vae
 from trueline.world.fitting import Fitting, finished
 from trueline.world.pack import pack_world
@@ -231,9 +231,13 @@ def build_world(
     Args:
         again: run a stage although it is done, from its checkpoint.
         from_shipped: begin with the nets that ship; stages that have not begun then count as done.
+
+    Raises:
+        Busy: another build works in the folder.
     """
-    if from_shipped:
-        restored = ", ".join(restore(work, WEIGHTS))
-        log.info("restored: %s", restored or "nothing, every stage has begun")
-    for name in stages or STAGES:
-        run_stage(work, name, again)
+    with Claims(work.folder / "claims").held("build", what=f"folder: {work.folder}"):
+        if from_shipped:
+            restored = ", ".join(restore(work, WEIGHTS))
+            log.info("restored: %s", restored or "nothing, every stage has begun")
+        for name in stages or STAGES:
+            run_stage(work, name, again)
