@@ -202,16 +202,16 @@ def test_the_row_that_others_are_compared_with(done, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "name"),
     [
-        (["--steps", "4"], "steps (3, now 4);"),
-        (["--seeds", "4"], "seeds ([0], now [4]);"),
-        (["--n", "7"], "n (6, now 7);"),
-        (["--option", "split=tune"], "layouts ("),
+        (["--steps", "4"], "with another steps (3, now 4);"),
+        (["--seeds", "4"], "with another seeds ([0], now [4]);"),
+        (["--n", "7"], "with another n (6, now 7);"),
+        (["--option", "split=tune"], "of other prompts or boxes;"),
     ],
 )
 def test_another_configuration_is_refused(done, capsys, more, name):
     before = files(done)
     assert evaluate(done, *more) == 2
-    assert f"a run with another {name}" in capsys.readouterr().err
+    assert f"holds a run {name}" in capsys.readouterr().err
     assert files(done) == before
 
 
