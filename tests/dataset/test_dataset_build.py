@@ -26,6 +26,7 @@ from trueline.english.plurals import article, plural
 from trueline.evaluation.benchmarks.worded import meaning
 from trueline.evaluation.benchmarks.world import WORDS
 from trueline.files import Folder
+from trueline.models.backbone import Backbone
 from trueline.perception import Detection
 from trueline.training.data.examples import Rules
 from trueline.training.data.records import open_examples
@@ -321,6 +322,23 @@ def test_unreadable_pictures_are_counted_and_named_and_too_many_end_the_build(re
     shutil.copy(pictures / second.name, mixed)  # mended: looked at again, with its batch
     assert build(tmp_path / "most", captions, mixed, "--max-broken", "0.3") == 0
     assert len(lines(tmp_path / "most" / "rejected.jsonl")) == 1
+
+
+def test_what_spares_memory_is_a_flag(gated_folder, tmp_path, monkeypatch, capsys):
+    """The CPU stands for the GPU here. Moving nets changes no picture; tiles do, so another folder is needed."""
+    real, offloaded = Backbone.enable_model_cpu_offload, []
+    monkeypatch.setattr(
+        Backbone,
+        "enable_model_cpu_offload",
+        lambda self, device: (offloaded.append(device), real(self, device)),
+    )
+    asked = f"dataset build --model {gated_folder} --templates 1 --captions 0 --steps 2 --max-broken 1 --device cpu"
+    asked = [*asked.split(), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main([*asked, "--vae-tiling", "--offload"]) in (0, 1) and len(offloaded) == 1
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+    assert settings["vae_tiling"] is True and "offload" not in settings
+    assert main(asked) == 2
+    assert "holds a run with another vae_tiling (True, now None)" in capsys.readouterr().err
 
 
 def test_a_model_draws_until_a_prompt_agrees(tmp_path, capsys):

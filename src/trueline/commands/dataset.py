@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._engine import add_engine, read_engine, recorded_end
-from trueline.commands._parser import DTYPES, Parser, add_flags, flag_of
+from trueline.commands._parser import DTYPES, SPARING, Parser, add_flags, flag_of
 
 if TYPE_CHECKING:
     from trueline.dataset import Wish
@@ -101,6 +101,7 @@ def _pictures(group: argparse._ArgumentGroup) -> None:
     )
     add_flags(group, {"--scheduler NAME": "default ddim"}, default="ddim")
     group.add_argument("--dtype", choices=DTYPES, help="default: bf16 where it is fast")
+    add_flags(group, SPARING)
 
 
 def _who(group: argparse._ArgumentGroup) -> None:
@@ -163,7 +164,8 @@ def _build(arguments: Sequence[str]) -> int:
 
     def pipe() -> Any:
         given = {"model": options.model or WORLD, "revision": None, "lora": None, "dtype": settings.dtype}
-        return load_pipeline(given | {"device": options.device})
+        spared = {"offload": options.offload, "vae_tiling": settings.vae_tiling}
+        return load_pipeline(given | {"device": options.device} | spared)
 
     def checker() -> Checker:
         device = str(find_device(options.device))
@@ -329,6 +331,7 @@ def _settings(options: argparse.Namespace) -> "DatasetSettings":
         images=None if drawn else str(Path(options.images).resolve()),
         sampling=Sampling(**options_of_drawing) if drawn else None,
         dtype=(options.dtype or fast_dtype(options.device)) if drawn else None,
+        vae_tiling=options.vae_tiling if drawn else None,
         batch_size=options.batch_size,
         tries=options.tries,
         detector=detector,

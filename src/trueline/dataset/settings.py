@@ -16,7 +16,7 @@ class DatasetSettings(Frozen):
 
     ``sampling``: of the model; None where pictures are given. ``ask``: what a detector is asked for, "phrases" ("red
     car") or "nouns"; ``min_score``, ``min_clip``: below it a box (an item) does not count. ``images``: the folder of
-    pictures that are there, instead of a model's.
+    pictures that are there, instead of a model's. ``vae_tiling``: pictures are decoded in tiles.
     """
 
     words: str
@@ -35,6 +35,7 @@ class DatasetSettings(Frozen):
     ask: Literal["phrases", "nouns"]
     min_score: Annotated[float, Within(0, 1)] | None
     min_clip: Annotated[float, Within(-1, 1)] | None
+    vae_tiling: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a manifest holds them: the options of ``sampling`` besides the others, and no secrets."""
