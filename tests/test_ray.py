@@ -46,7 +46,10 @@ def workers() -> list[int]:
 def test_two_actors_make_what_one_process_makes(gated_folder, alone, tmp_path):
     process = start(generate(gated_folder, tmp_path / "out", *TWO, n=60))
     said, errors = process.communicate(timeout=MINUTES)
-    assert (process.returncode, errors) == (0, "") and said.startswith("60 pictures in ")
+    assert process.returncode == 0 and said.startswith("60 pictures in "), errors
+    assert all(line.startswith("trueline: drawing: ") for line in errors.splitlines()), (
+        "where Ray starts slowly"
+    )
     assert contents(tmp_path / "out") == alone
     assert len(units_of_each(tmp_path / "out")) == 2, "both had a share"
 
