@@ -15,6 +15,7 @@ from trueline.engine import ray as engine
 pytest.importorskip("ray", reason="the extra trueline[ray] is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 TWO = ("--engine", "ray", "--workers", "2")
+LONG = ("--steps", "50")  # the run goes on for longer than Ray needs to see that its driver is dead
 MINUTES = 300
 
 
@@ -22,7 +23,7 @@ MINUTES = 300
 def alone(gated_folder, tmp_path_factory) -> dict[str, bytes]:
     """What one process makes."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    assert start(generate(gated_folder, out, n=60)).wait(MINUTES) == 0
+    assert start(generate(gated_folder, out, *LONG, n=60)).wait(MINUTES) == 0
     return contents(out)
 
 
@@ -44,7 +45,7 @@ def workers() -> list[int]:
 
 
 def test_two_actors_make_what_one_process_makes(gated_folder, alone, tmp_path):
-    process = start(generate(gated_folder, tmp_path / "out", *TWO, n=60))
+    process = start(generate(gated_folder, tmp_path / "out", *TWO, *LONG, n=60))
     said, errors = process.communicate(timeout=MINUTES)
     assert process.returncode == 0 and said.startswith("60 pictures in "), errors
     assert all(line.startswith("trueline: drawing: ") for line in errors.splitlines()), (
@@ -56,7 +57,7 @@ def test_two_actors_make_what_one_process_makes(gated_folder, alone, tmp_path):
 
 def test_a_driver_that_is_killed_loses_nothing(gated_folder, alone, tmp_path):
     out = tmp_path / "out"
-    process = start(generate(gated_folder, out, *TWO, n=60))
+    process = start(generate(gated_folder, out, *TWO, *LONG, n=60))
     wait_for(lambda: list(out.glob("0*.json")), process, MINUTES)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -65,7 +66,7 @@ def test_a_driver_that_is_killed_loses_nothing(gated_folder, alone, tmp_path):
         time.sleep(0.2)
     assert not workers(), "actors end with their driver, and workers with their actors"
     done = len(list(out.glob("0*.json")))
-    again = start(generate(gated_folder, out, *TWO, n=60))
+    again = start(generate(gated_folder, out, *TWO, *LONG, n=60))
     _, errors = again.communicate(timeout=MINUTES)
     assert again.returncode == 0, errors
     assert contents(out) == alone and 0 < done < 60
