@@ -237,7 +237,7 @@ def test_what_is_not_measured_is_said():
 
 
 def test_every_kind_of_model_has_a_role():
-    makers = {"detector", "embedder", "answerer", "features", "matcher"}
+    makers = {"detector", "embedder", "answerer", "features", "matcher", "segmenter"}
     assert {role(kind) for kind in KINDS} == makers
     assert role("mine=package.module:function") == "matcher"
 

@@ -37,6 +37,25 @@ def test_yes_against_no_at_the_first_step(vqa, vqa_folder, pictures):
         assert 0.001 < float(got) < 0.999
 
 
+def test_an_answer_is_as_sure_as_its_first_tokens_together(vqa, pictures):
+    """Of the whole vocabulary; a token that several spellings begin with counts once."""
+    answers = [["Yes", "yes", " yes"], ["red", "cat"], ["no"]]
+    asked = ["a cat?", "what is it?", "the red apple and the blue car?"]
+    found = vqa.says(pictures, asked, answers)
+    for picture, question, words, got in zip(pictures, asked, answers, found, strict=True):
+        logits = vqa.first_step([picture], vqa.tokens([question]))[0].detach()
+        ids = {vqa.tokenizer.vocab[word.strip().lower()] for word in words}
+        assert float(got) == pytest.approx(sum(float(logits.softmax(0)[i]) for i in ids), abs=1e-6)
+    assert len({vqa.tokenizer.vocab[word] for word in ("red", "cat")}) == 2
+    both = vqa.says(pictures[:1] * 2, ["a cat?"] * 2, [["yes"], ["no"]])
+    torch.testing.assert_close(both[0] / both.sum(), vqa.yes(pictures[:1], ["a cat?"])[0])
+    assert vqa.says([], [], []).shape == (0,)
+    with pytest.raises(ValueError, match="answers: BLIP's vocabulary has none of 'zyx'"):
+        vqa.says(pictures[:1], ["a cat?"], [["zyx"]])
+    with pytest.raises(ValueError):
+        vqa.says(pictures[:1], ["a cat?"], [])
+
+
 def test_the_answer_agrees_with_transformers_generate(vqa, pictures):
     """The first word that ``generate`` would say is the greatest of our first step, given the same question."""
     ids = torch.tensor(vqa.tokens(["a red apple?"]))

@@ -50,9 +50,11 @@ methods:
            gligen+lora:goal, lora:realign, gligen+lora:goal@weight=.5+boxdiff; several add up
 
 judges, as kind=checkpoint (a folder, a Hub id, or a file of weights); what they are for:
-  owlv2, owlv2-per-label, grounding-dino, oracle   boxes: spatial, numeracy, counting, GenEval, HRS, 7Bench, AP
-  clip, negclip, world-clip                        CLIP score of pictures and regions, CMMD
-  blip-vqa                                         B-VQA
+  owlv2, owlv2-per-label, grounding-dino, oracle   boxes: spatial, numeracy, counting, GenEval, HRS, 7Bench,
+                                                   OverLayBench, AP; with a segmenter also COCO-MIG
+  sam, sam2, world-seer                            masks in which colours are read: COCO-MIG
+  clip, negclip, world-clip                        CLIP score of pictures and regions, CMMD, OverLayScore
+  blip-vqa                                         B-VQA, GenEval 2's Soft-TIFA
   inception-tf, clean                              FID, KID, region FID, where there are real pictures
   pickscore, blip-itm, blip-itc, blip2-itm, blip2-itc, world-itm, world-itc, NAME=package.module:function
 With --model world the judges are oracle and world-clip. "none" draws only.

@@ -13,6 +13,7 @@ from PIL.Image import Image
 
 from trueline.english.noun_chunks import b_vqa, best_parser, questions, without_adjectives
 from trueline.evaluation.benchmarks.benchmark import Benchmark, Example, Size
+from trueline.evaluation.benchmarks.overlaybench import overlay_score
 from trueline.evaluation.drawing_list import Wanted
 from trueline.evaluation.judgements import (
     FEATURES,
@@ -29,7 +30,16 @@ from trueline.evaluation.metrics.detection import Truth, layout_score, score_box
 from trueline.evaluation.metrics.observations import Mode, Observations
 from trueline.evaluation.metrics.regions import Rule, crop
 from trueline.evaluation.run import Judge
-from trueline.perception import Answerer, Detection, Detector, Embedder, FeatureExtractor, Matcher, load
+from trueline.perception import (
+    Answerer,
+    Detection,
+    Detector,
+    Embedder,
+    FeatureExtractor,
+    Matcher,
+    Segmenter,
+    load,
+)
 from trueline.perception.colours import clip_colours, hue_colours
 
 #: Kind of a model (``perception.KINDS``) -> what it does here; a plug-in is a matcher.
@@ -42,6 +52,9 @@ ROLES = {
     "negclip": "embedder",
     "world-clip": "embedder",
     "blip-vqa": "answerer",
+    "sam": "segmenter",
+    "sam2": "segmenter",
+    "world-seer": "segmenter",
     "inception-tf": "features",
     "clean": "features",
 }
@@ -51,11 +64,12 @@ EXAMPLES_OF = {
     "embedder": "clip=openai/clip-vit-base-patch32",
     "answerer": "blip-vqa=Salesforce/blip-vqa-base",
     "features": "inception-tf=FILE",
+    "segmenter": "sam=facebook/sam-vit-huge",
 }
 
 
 def role(name: str) -> str:
-    """What ``kind=checkpoint`` does: "detector", "embedder", "answerer", "features" or "matcher"."""
+    """What ``kind=checkpoint`` does: "detector", "embedder", "answerer", "features", "segmenter" or "matcher"."""
     return ROLES.get(name.partition("=")[0].strip(), "matcher")
 
 
@@ -69,6 +83,7 @@ def unmeasured(
         for category, why in benchmark.unmeasured.items()
         if category in categories
     ]
+    notes += [f"not measured: {metric} ({why})" for metric, why in benchmark.beyond.items()]
     for metric, needed in benchmark.needs.items():
         if missing := [kind for kind in needed if kind not in roles]:
             cure = " and ".join(f"judges {EXAMPLES_OF[kind]}" for kind in missing)
@@ -87,21 +102,26 @@ def make_judges(
     models = [(role(name), load(name, device, dtype)) for name in names]
     if twice := [name for name, times in Counter(model.name for _, model in models).items() if times > 1]:
         raise ValueError(f"judges: there are two of {twice[0]}; results are named after them, give one")
-    embedder = next((model for kind, model in models if kind == "embedder"), None)
+    embedder, segmenter = (
+        next((model for kind, model in models if kind == helper), None)
+        for helper in ("embedder", "segmenter")
+    )
     makers: dict[str, Any] = {
-        "detector": lambda model: Boxes(model, benchmark, mode, embedder),
+        "detector": lambda model: Boxes(model, benchmark, mode, embedder, segmenter),
         "embedder": lambda model: TextMatch(model, benchmark, real),
-        "answerer": lambda model: Questions(model),
+        "answerer": lambda model: OwnQuestions(model, benchmark) if benchmark.asks else Questions(model),
         "features": lambda model: Sets(model),
         "matcher": lambda model: PairScore(model),
     }
-    return [makers[kind](model) for kind, model in models if kind != "features" or real]
+    left_out = {"segmenter"} if real else {"segmenter", "features"}  # a segmenter judges nothing by itself
+    return [makers[kind](model) for kind, model in models if kind not in left_out]
 
 
 class TextMatch:
     """``clip_score``: cosine of picture and prompt; ``region_clip_score``: of each region's crop and its phrase. With
     real pictures also ``cmmd``, and features of regions. ``clip_score_nouns``: of prompts read without their
-    adjectives, where the benchmark asks for it (T2I-CompBench's 3-in-1)."""
+    adjectives, where the benchmark asks for it (T2I-CompBench's 3-in-1); ``overlay_score`` of the layout likewise
+    (OverLayBench)."""
 
     precision = ""
 
@@ -128,6 +148,10 @@ class TextMatch:
                 cosines = clip_scores(self.model.images([c for c in crops if c is not None]), phrases)
                 summed = float(cosines.sum()), float(len(cosines))
                 found[f"region_clip_score[{self.model.name},{CROP}]"] = summed
+                if self.benchmark.overlaps:
+                    boxes = [region.box.xyxy for region in example.layout.regions]
+                    hard = overlay_score(boxes, (phrases @ phrases.T).tolist())
+                    found[f"overlay_score[{self.model.name}]"] = (hard, 1.0)
             features = {f"{FEATURES}{self.model.name}": whole[row : row + 1].numpy()} if self.real else {}
             seen.append(ratios(found) | features)
         return seen
@@ -164,6 +188,27 @@ class Questions:
         return [ratios({metric: (b_vqa([next(answers) for _ in some]), 1.0)}) for some in asked]
 
 
+class OwnQuestions:
+    """What the benchmark's rule makes of the answers to its own questions (GenEval 2's Soft-TIFA)."""
+
+    precision, distances = "", ()
+
+    def __init__(self, model: Answerer, benchmark: type[Benchmark]):
+        self.model, self.benchmark, self.name = model, benchmark, _safe(model.name)
+        self.protocol = f"{_protocol(model)}, questions of {benchmark.name}"
+
+    def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Judgement]:
+        asked = [self.benchmark.questions(example) for example in examples]
+        pairs = [(image, *each) for image, some in zip(images, asked, strict=True) for each in some]
+        pictures, questions, right = zip(*pairs, strict=True) if pairs else ((), (), ())
+        answers = iter(self.model.says(pictures, questions, right).tolist())
+        seen = []
+        for example, some in zip(examples, asked, strict=True):
+            scores = self.benchmark.score_answers(example, [next(answers) for _ in some])
+            seen.append(ratios({f"{metric}[{self.model.name}]": pair for metric, pair in scores.items()}))
+        return seen
+
+
 class Sets:
     """Features of pictures for ``fid`` and ``kid``, and of the regions' crops for ``region_fid``."""
 
@@ -194,13 +239,22 @@ class Boxes:
 
     distances = ()
 
-    def __init__(self, model: Detector, benchmark: type[Benchmark], mode: Mode, embedder: Embedder | None):
-        self.model, self.benchmark, self.mode, self.embedder = model, benchmark, mode, embedder
+    def __init__(
+        self,
+        model: Detector,
+        benchmark: type[Benchmark],
+        mode: Mode,
+        embedder: Embedder | None,
+        segmenter: Segmenter | None = None,
+    ):
+        self.model, self.benchmark, self.mode = model, benchmark, mode
+        self.embedder, self.segmenter = embedder, segmenter
         self.name = f"{_safe(model.name)}-{mode}"
         self.precision = f"ap[{model.name}]"
         least = f", rule's threshold {benchmark.threshold:g}" if benchmark.threshold else ""
         colours = f", colours by {embedder.name}" if embedder and benchmark.colours == "clip" else ""
-        self.protocol = f"{_protocol(model)}, {benchmark.name} rules, {mode}{least}{colours}"
+        masks = f", masks by {_protocol(segmenter)}" if segmenter else ""
+        self.protocol = f"{_protocol(model)}, {benchmark.name} rules, {mode}{least}{colours}{masks}"
 
     def look(self, examples: Sequence[Example], images: Sequence[Image]) -> list[Judgement]:
         asked = [self.benchmark.labels(example) for example in examples]
@@ -220,7 +274,10 @@ class Boxes:
         if asked:
             if self.benchmark.asks_colours(example):
                 found = self._coloured(image, found)
-            observed |= self.benchmark.score(example, found, image.size, self.mode, self.benchmark.threshold)
+            threshold = self.benchmark.threshold
+            observed |= self.benchmark.score_picture(
+                example, found, image, self.segmenter, self.mode, threshold
+            )
         named = {f"{metric}[{self.model.name},{self.mode}]": pair for metric, pair in observed.items()}
         return (
             ratios(named)

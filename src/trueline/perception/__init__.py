@@ -86,11 +86,20 @@ class Matcher(Protocol):
 
 @runtime_checkable
 class Answerer(Protocol):
-    """Visual question answering: probability of "yes" against "no", (n,) float32 in 0..1."""
+    """Visual question answering."""
 
     name: str
 
-    def yes(self, images: Sequence[Image], questions: Sequence[str]) -> Tensor: ...
+    def yes(self, images: Sequence[Image], questions: Sequence[str]) -> Tensor:
+        """Probability of "yes" against "no", (n,) float32 in 0..1."""
+        ...
+
+    def says(
+        self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[Sequence[str]]
+    ) -> Tensor:
+        """Probability that the answer to question i begins as one of ``answers[i]`` does, against all else that the
+        model could say, (n,) float32 in 0..1."""
+        ...
 
 
 @runtime_checkable

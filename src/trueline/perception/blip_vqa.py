@@ -6,7 +6,7 @@ to four digits, and the net is transformers' (Salesforce/blip-vqa-base), whose t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ _MARKS = re.compile(r'[.!"()*#:;~]')
 
 
 class BlipVqa:
-    """P(yes) / (P(yes) + P(no)) at the decoder's first step, in 0..1."""
+    """P(yes) / (P(yes) + P(no)) at the decoder's first step, in 0..1; or P of any answer's first token."""
 
     def __init__(
         self,
@@ -56,18 +56,53 @@ class BlipVqa:
         return ids[0]
 
     def yes(self, images: Sequence[Image], questions: Sequence[str]) -> Tensor:
+        return self._read(images, questions, lambda logits, _: logits[:, self.answers].softmax(1)[:, 0])
+
+    def says(
+        self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[Sequence[str]]
+    ) -> Tensor:
+        """Over the whole vocabulary, at the decoder's first step. BLIP knows no capitals, and no space before a word.
+
+        Raises:
+            ValueError: none of the answers to a question begins with a token of the vocabulary.
+        """
+        same_length(questions, answers)
+        begins = [self._begins(words) for words in answers]
+
+        def sure(logits: Tensor, rows: Sequence[int]) -> Tensor:
+            found = logits.softmax(1)
+            return torch.stack([found[k, begins[row]].sum() for k, row in enumerate(rows)])
+
+        return self._read(images, questions, sure)
+
+    def _begins(self, words: Sequence[str]) -> list[int]:
+        """The first tokens of these answers, each once."""
+        ids = [self.tokenizer(word, add_special_tokens=False).input_ids[:1] for word in words]
+        known = {id for first in ids for id in first if id != self.tokenizer.unk_token_id}
+        if not known:
+            raise ValueError(f"answers: BLIP's vocabulary has none of {', '.join(map(repr, words))}")
+        return sorted(known)
+
+    def _read(
+        self,
+        images: Sequence[Image],
+        questions: Sequence[str],
+        read: Callable[[Tensor, Sequence[int]], Tensor],
+    ) -> Tensor:
+        """``read`` of the first step's logits (n, vocabulary) to the questions of these rows, (n,) float32."""
         same_length(images, questions)
         ids, answers = self.tokens(questions), torch.zeros(len(questions))
+
+        def some(pictures: list[Image], asked: list[list[int]], rows: list[int]) -> Tensor:
+            with torch.inference_mode():
+                return read(self.first_step(pictures, asked).float(), rows)
+
         # Questions of one length together, without padding: transformers 5.23 drops the mask of the decoder's
         # cross-attention (BlipTextAttention never hands it on), so that padding would be read.
         for length in sorted({len(row) for row in ids}):
             rows = [i for i, row in enumerate(ids) if len(row) == length]
-            answers[rows] = batched(self._yes, [images[i] for i in rows], [ids[i] for i in rows])
+            answers[rows] = batched(some, [images[i] for i in rows], [ids[i] for i in rows], rows)
         return answers
-
-    @torch.inference_mode()
-    def _yes(self, images: Sequence[Image], ids: Sequence[list[int]]) -> Tensor:
-        return self.first_step(images, ids)[:, self.answers].float().softmax(1)[:, 0]
 
     def first_step(self, images: Sequence[Image], ids: Sequence[list[int]]) -> Tensor:
         """Logits of the answer's first word, (n, vocabulary), to questions of one length in tokens."""

@@ -4,79 +4,10 @@ import hashlib
 import json
 
 import pytest
+from benchmark_forms import FORMS, examples, write
 
 from trueline.evaluation import benchmarks
 from trueline.evaluation.benchmarks import abc6k_cc500
-
-FORMS = {
-    "7bench": {
-        "7bench/7bench.csv": "id,category,prompt,obj1,bbox1,obj2,bbox2,obj3,bbox3,obj4,bbox4\n"
-        '000,object_binding,A rose,rose,"128,0,256,512",,,,,,\n'
-        '033,object_relationship,A cat and a dog,cat,"0,0,256,256",dog,"400,400,600,500",,,,\n'
-    },
-    "abc-6k": {"abc6k_cc500/ABC-6K.txt": "A red cat on a blue mat.\nA blue cat on a red mat .\n"},
-    "cc-500": {
-        "abc6k_cc500/CC-500.txt": "a red book and a yellow vase\t\nAn orange cat and a black cell phone\n"
-    },
-    "drawbench": {
-        "drawbench/drawbench.csv": "Prompts,Category\nTwo dogs on the street.,Counting\n"
-        '"A cat, red.","Gary Marcus et al. "\nA train on top of a surfboard.,Positional\n',
-        "drawbench/counting_labels.json": '{"Two dogs on the street.": ["dog", "dog"]}',
-        "drawbench/positional_labels.json": '{"A train on top of a surfboard.": ["Train", "Surfboard"]}',
-    },
-    "geneval": {
-        "geneval/evaluation_metadata.jsonl": '{"tag": "counting", "include": [{"class": "clock", "count": 2}],'
-        ' "exclude": [{"class": "clock", "count": 3}], "prompt": "a photo of two clocks"}\n'
-    },
-    "hrs": {
-        "hrs_bench/counting_prompts.csv": "synthetic_prompt,n1,obj1,n2,obj2\n"
-        "two cups,2,cup,0,\ntwo cups,2,cup,0,\nthree cats and a dog,3,cat,1,dog\n",
-        "hrs_bench/spatial_compositions_prompts.csv": "meta_prompt,obj1,obj2,obj3,obj4,rel1,rel2\n"
-        "a dog on a cat.,dog,cat,,,on,\n",
-        "hrs_bench/size_compositions_prompts.csv": "meta_prompt,obj1,obj2,obj3,obj4,rel1,rel2\n"
-        '"a dog and a cat, the dog is larger.",dog,cat,,,larger,\n',
-        "hrs_bench/colors_composition_prompts.csv": "meta_prompt,obj1,obj2,obj3,obj4,color1,color2,color3,color4\n"
-        "a red dog and a blue cat.,dog,cat,,,red,blue,,\n",
-    },
-    "imagereward": {"imagereward/benchmark-prompts.json": '[{"id": "005695-0057", "prompt": "a vehicle"}]'},
-    "multigen": {
-        f"multigen/{name}_obj_comp_5_1k.json": json.dumps(
-            [
-                {
-                    "unique_id": 7,
-                    "num_objects": 2,
-                    "obj_1_attributes": ["wine glass"],
-                    "obj_2_attributes": ["cup"],
-                    "text": "a photo of a wine glass and a cup.",
-                }
-            ]
-        )
-        for name in ("coco", "ade20k")
-    },
-    "partiprompts": {
-        "partiprompts/PartiPrompts.tsv": "Prompt\tCategory\tChallenge\tNote\n"
-        'a sign that says "Hello\tArtifacts\tBasic\t\n'
-    },
-    "t2i-compbench": {
-        f"t2i_compbench/{name}.txt": text
-        for name, text in {
-            "color_val": "a red cat and a blue dog\n",
-            "shape_val": "a round cat\n",
-            "texture_val": "a fluffy cat\n",
-            "spatial_val": "a cat on the left of a dog\n",
-            "non_spatial_val": "A cat eats.\n",
-            "complex_val": "The red hat was on top of the rack.\nThe cat eats.\nThe cat sat near the dog.\n",
-            "complex_val_spatial": "The red hat was on top of the rack.\n",
-            "complex_val_action": "The cat eats.\n",
-        }.items()
-    },
-}
-
-
-def write(folder, files):
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 @pytest.fixture(autouse=True)
@@ -87,10 +18,6 @@ def hashes_of_the_fixtures(monkeypatch):
         for path, text in FORMS[name].items():
             sha256 = hashlib.sha256(text.encode()).hexdigest()
             monkeypatch.setitem(abc6k_cc500.SHA256, path.rpartition("/")[2], sha256)
-
-
-def examples(folder, name, **options):
-    return list(benchmarks.load(name, folder, **options).examples)
 
 
 def test_7bench_reads_pixels_and_clips_regions_but_not_the_truth(tmp_path):
@@ -248,7 +175,8 @@ def test_a_missing_file_is_named_with_its_source_licence_and_option(tmp_path, na
         "No such file",
     ):
         assert part in message
-    assert "MIT" in message or "Apache-2.0" in message
+    licences = "MIT", "Apache-2.0", "non-commercial research only", "CC BY-NC 4.0"
+    assert any(licence in message for licence in licences)
     assert "\n" not in message
 
 

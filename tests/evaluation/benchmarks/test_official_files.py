@@ -69,7 +69,8 @@ def test_number_of_prompts_ids_and_time(name):
 
 
 def test_every_benchmark_of_the_table_with_files_is_counted_here_or_has_a_test_of_its_own():
-    assert set(benchmarks.BENCHMARKS) == {*COUNTS, "coco", "nsr-1k", "world"}
+    own = {"coco", "coco-mig", "geneval-2", "nsr-1k", "overlaybench", "world"}
+    assert set(benchmarks.BENCHMARKS) == {*COUNTS, *own}
 
 
 def test_t2i_compbench():

@@ -132,8 +132,9 @@ def test_coco_mig_moves_with_its_layout(data):
     shuffled = data.draw(st.permutations(moved(found, dx, dy)))
     for mode in MODES:
         assert coco_mig.score(shuffled, there, mode) == coco_mig.score(found, wanted, mode)
-    isr, miou = coco_mig.score(found, wanted, "official").values()
-    assert isr[0] == len(found) and miou[0] == len(found), "a detection at each box, in its colour"
+    isr, whole, miou = coco_mig.score(found, wanted, "official").values()
+    assert isr[0] == len(found) and whole == (1, 1), "a detection at each box, in its colour"
+    assert coco_mig.SAME_THING * len(found) <= miou[0] <= len(found), "NMS leaves one that is nearly there"
 
 
 @settings(max_examples=30, deadline=None)

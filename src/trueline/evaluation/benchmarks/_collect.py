@@ -1,15 +1,18 @@
 """Examples in the making: whatever a layout cannot hold is counted here by its reason, and said once."""
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trueline.boxes import MIN_AREA
 from trueline.evaluation.benchmarks.benchmark import Example
 from trueline.layout import MAX_PROMPT, MAX_REGIONS, Layout, Region
+
+Rows = TypeVar("Rows", list[Any], dict[str, Any])
 
 
 class Collector:
@@ -46,14 +49,15 @@ class Collector:
         else:
             self._examples[id] = Example(id, Layout(prompt, regions=regions, id=id), category, truth or {})
 
-    def regions(self, things: Iterable[tuple[Any, Any]], side: float = 1.0) -> list[Region]:
-        """Regions of (phrase, xyxy box) pairs, the boxes on a canvas of ``side`` x ``side`` pixels.
+    def regions(self, things: Iterable[tuple[Any, ...]], side: float = 1.0) -> list[Region]:
+        """Regions of (phrase, xyxy box) or (phrase, xyxy box, label), the boxes on a canvas of ``side`` x ``side``
+        pixels.
 
         Boxes are clipped to the canvas; those without four numbers or (clipped) without area, and those after
         the thirtieth, are dropped.
         """
         found = []
-        for phrase, corners in things:
+        for phrase, corners, *label in things:
             four = isinstance(corners, list | tuple) and len(corners) == 4
             if not four or not all(type(v) in (int, float) and abs(v) < 1e9 for v in corners):
                 self.left_out["boxes without four numbers dropped"] += 1
@@ -64,7 +68,7 @@ class Collector:
                 self.left_out["boxes without area dropped"] += 1
                 continue
             self.left_out["boxes clipped to the picture"] += box != given
-            found.append(Region(phrase, box))
+            found.append(Region(phrase, box, label=label[0] if label else None))
         self.left_out[f"boxes after the {MAX_REGIONS}th dropped"] += max(len(found) - MAX_REGIONS, 0)
         return found[:MAX_REGIONS]
 
@@ -75,6 +79,32 @@ class Collector:
             said = ", ".join(f"{number} {reason}" for reason, number in self.left_out.items())
             warnings.warn(f"{self.name}: {said}", stacklevel=3)
         return tuple(self._examples.values()), dict(self.left_out)
+
+
+def some(rows: Rows, path: Path, cure: str) -> Rows:
+    """The rows of a file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not rows:
+        raise ValueError(f"{path}: is empty; {cure}")
+    return rows
+
+
+def corners_of(given: Any, side: float = 1.0) -> list[float]:
+    """An xyxy box on a canvas of ``side`` x ``side``, as given.
+
+    Raises:
+        ValueError: not four finite numbers, no area, or outside the canvas.
+    """
+    four = isinstance(given, list | tuple) and len(given) == 4
+    if not four or not all(type(value) in (int, float) and math.isfinite(value) for value in given):
+        raise ValueError(f"a box has four numbers (got {given!r:.60})")
+    x0, y0, x1, y1 = given
+    if x0 >= x1 or y0 >= y1 or x1 <= 0 or y1 <= 0 or x0 >= side or y0 >= side:
+        raise ValueError(f"a box is x0, y0, x1, y1 in 0..{side:g}, with an area (got {given!r:.60})")
+    return list(given)
 
 
 @contextmanager

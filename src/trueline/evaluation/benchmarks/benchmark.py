@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from trueline.boxes import Corners
 from trueline.evaluation.metrics.observations import Mode, Observations
 from trueline.layout import Layout
-from trueline.perception import Detection
+from trueline.perception import Detection, Segmenter
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,6 +20,7 @@ VARIABLE = "TRUELINE_DATA"
 Needs = Mapping[str, tuple[str, ...]]
 Size = tuple[int, int]  #: width and height in pixels
 Placed = tuple[str | None, Corners]  #: name (None: unreadable) and xyxy box in 0..1 of a planned thing
+Asked = tuple[str, tuple[str, ...]]  #: a question about a picture, and how a right answer may begin
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,21 @@ class Benchmark:
     and ``left_out``; it overrides the static methods that its published rule is about.
 
     ``name``: as in the table. ``needs``: metric that its papers report -> the kinds of models that it takes, one of
-    each. ``unmeasured``: category that no judge here can score -> why. ``colours``: how the colour of a detected
-    thing is read where the detector does not say it. ``threshold``: the rule's own confidence, 0 where it takes the
-    detector's. ``layout_categories``: those of which ``score_layout`` can judge boxes without a picture (() for all).
+    each. ``unmeasured``: category that no judge here can score -> why; ``beyond``: the same of metrics. ``colours``:
+    how the colour of a detected thing is read where the detector does not say it. ``threshold``: the rule's own
+    confidence, 0 where it takes the detector's. ``asks``: answerers get ``questions`` in place of B-VQA's.
+    ``overlaps``: embedders measure how hard the layouts are (``overlaybench.overlay_score``). ``layout_categories``:
+    those of which ``score_layout`` can judge boxes without a picture (() for all).
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs] = {"clip_score": ("embedder",)}
     unmeasured: ClassVar[Mapping[str, str]] = {}
+    beyond: ClassVar[Mapping[str, str]] = {}
     colours: ClassVar[Literal["", "clip", "hue"]] = ""
     threshold: ClassVar[float] = 0.0
+    asks: ClassVar[bool] = False
+    overlaps: ClassVar[bool] = False
     layout_categories: ClassVar[tuple[str, ...]] = ()
 
     source: str  #: where the files come from, their version and licence, one line
@@ -84,6 +90,29 @@ class Benchmark:
         example: Example, detections: Sequence[Detection], size: Size, mode: Mode, threshold: float
     ) -> Observations:
         """What the rule says of the detections in a picture of ``size``. ``threshold``: detections count above it."""
+        return {}
+
+    @classmethod
+    def score_picture(
+        cls,
+        example: Example,
+        detections: Sequence[Detection],
+        image: Image,
+        segmenter: Segmenter | None,
+        mode: Mode,
+        threshold: float,
+    ) -> Observations:
+        """``score``, for a rule that looks at pixels too; nothing where it needs masks and has no ``segmenter``."""
+        return cls.score(example, detections, image.size, mode, threshold)
+
+    @staticmethod
+    def questions(example: Example) -> Sequence[Asked]:
+        """What an answerer is asked of a picture, where the benchmark ``asks``."""
+        return ()
+
+    @staticmethod
+    def score_answers(example: Example, answers: Sequence[float]) -> Observations:
+        """What the rule makes of the probabilities, 0..1, of a right answer to each of the ``questions``."""
         return {}
 
     @staticmethod
