@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from chat_server import ChatServer, by, isolate, say
 from faults import FULL, often
-from faults.evaluate import command, kill_evaluating, made, started, table, units, write_prompts
+from faults.evaluate import (
+    command,
+    kill_evaluating,
+    made,
+    share_evaluating,
+    started,
+    table,
+    units,
+    write_prompts,
+)
 
 from trueline.cli import main
 
@@ -43,6 +52,14 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(gated_folder, t
     print(places)
     struck = [places.get(phase, 0) for phase in ("drawing", "judging")]
     assert min(struck) >= often(0, 8) and sum(struck) >= often(2, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_four_processes_of_which_two_die_and_one_freezes(gated_folder, tmp_path):
+    shares = share_evaluating(gated_folder, tmp_path, prompts=often(24, 96))
+    print(shares)
+    assert shares["exit codes"] == [-9, -9, 0, 0]
 
 
 @pytest.mark.slow

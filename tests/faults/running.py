@@ -116,9 +116,11 @@ def share(model: Path, folder: Path, pictures: int = 60) -> dict[str, Any]:
     os.kill(frozen.pid, signal.SIGCONT)
     frozen.join(SECONDS)
     assert frozen.exitcode == 0, "it sees that all is done"
-    assert_equal(whole, shared, pictures)
     for process in four:
         process.join(SECONDS)
+    twice = json.loads((shared / "state.json").read_text())["done_twice"]
+    assert_equal(whole, shared, pictures, twice)
+    assert twice <= 1, "the frozen one had one unit in hand"
     return {
         "exit codes": [process.exitcode for process in four],
         "units of each process": list(units_of_each(shared)),
@@ -134,8 +136,10 @@ def units_of_each(out: Path) -> list[int]:
     return [path.read_text().count('"seconds"') for path in sorted((out / "progress/done").glob("*.jsonl"))]
 
 
-def assert_equal(whole: Path, other: Path, pictures: int) -> None:
-    """Pictures, records and the sheet have the same bytes; each unit is in the journal once."""
+def assert_equal(whole: Path, other: Path, pictures: int, twice: int = 0) -> None:
+    """Pictures, records and the sheet have the same bytes; each unit is in the journal once.
+
+    ``twice``: so many may be there again, where a process was frozen while it wrote."""
     hashes = [
         {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -149,7 +153,7 @@ def assert_equal(whole: Path, other: Path, pictures: int) -> None:
         line for path in (other / "progress/done").glob("*.jsonl") for line in path.read_text().splitlines()
     ]
     units = Counter(unit["unit"] for line in lines if "files" in (unit := json.loads(line)))
-    assert set(units.values()) == {1} and len(units) == pictures // BATCH
+    assert len(units) == pictures // BATCH and units.total() - len(units) <= twice, units
 
 
 def _compared(path: Path) -> bool:
