@@ -10,6 +10,7 @@ import pytest
 from chat_server import ChatServer, by, isolate, say
 from faults import FULL, often
 from faults.evaluate import (
+    SECONDS,
     command,
     kill_evaluating,
     made,
@@ -19,6 +20,7 @@ from faults.evaluate import (
     units,
     write_prompts,
 )
+from test_engine import start, wait_for
 
 from trueline.cli import main
 
@@ -89,6 +91,29 @@ def test_two_workers_make_what_one_process_makes(engine, gated_folder, data, who
     assert (out / "report.html").exists(), "who started the workers writes the table"
     logs = [(out / f"progress/worker-{number}.log").read_text() for number in (1, 2)]
     assert not any("|" in log for log in logs), "no table by a worker"
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_driver_of_ray_that_is_killed_loses_nothing(gated_folder, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the extra trueline[ray] is not installed")
+    paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    data, slowly = (
+        write_prompts(tmp_path / "data", often(12, 24)),
+        ("--steps", "60"),
+    )  # longer than Ray needs to see it
+    one, out = tmp_path / "one", tmp_path / "out"
+    assert start(command(gated_folder, data, one, *slowly)).wait(SECONDS) == 0
+    asked = command(gated_folder, data, out, *slowly, "--engine", "ray", "--workers", "2")
+    process = start(asked)
+    wait_for(lambda: units(out)["draw"], process, SECONDS)
+    process.kill()
+    process.wait()
+    assert units(out)["look"] == 0, "killed while it drew"
+    _, errors = (again := start(asked)).communicate(timeout=SECONDS)
+    assert again.returncode == 0, errors
+    assert made(out) == made(one) and table(out) == table(one) and units(out) == units(one)
 
 
 def test_the_same_command_on_a_folder_that_is_done(gated_folder, data, whole):
