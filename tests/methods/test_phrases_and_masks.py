@@ -121,16 +121,42 @@ def test_a_box_covers_the_cells_that_are_at_least_half_in_it():
     assert mask.tolist() == expected.tolist()
 
 
-def test_a_box_below_one_cell_has_the_cell_it_covers_most_of():
-    mask = region_mask(Region("a", (0.30, 0.55, 0.36, 0.6)), 4, 4)
+@pytest.mark.parametrize(
+    ("cut", "rows", "columns"),
+    [("half", (2, 3), (0, 2)), ("round", (1, 3), (0, 2)), ("floor", (1, 3), (0, 1))],
+)
+def test_a_box_is_cut_by_a_named_rule(cut, rows, columns):
+    """On a grid of 4: x from .3 to 1.6, y from 1.3 to 3.2. Of the cells in row 1 less than half is covered."""
+    box = (0.075, 0.325, 0.4, 0.8)
+    expected = torch.zeros(4, 4)
+    expected[slice(*rows), slice(*columns)] = 1
+    assert torch.equal(region_mask(Region("a", box), 4, 4, cut), expected)
+    wide = region_masks([Region("a", (0, 0, 1, 1)), Region("a", box)], 4, 4, cut)
+    assert torch.equal(wide, torch.stack([torch.ones(4, 4), expected]))
+
+
+def test_half_a_cell_is_rounded_to_the_even_line():
+    mask = region_mask(Region("a", (0.0, 0.125, 1.0, 0.625)), 4, 4, "round")
+    assert mask.any(1).tolist() == [True, True, False, False]
+
+
+def test_rows_and_columns_are_cut_on_their_own_grids():
+    mask = region_mask(Region("a", (0.3, 0.3, 0.9, 0.9)), 2, 10, "floor")
+    assert torch.equal(mask, torch.tensor([[0.0] * 3 + [1.0] * 6 + [0.0], [0.0] * 10]))
+
+
+@pytest.mark.parametrize("cut", ["half", "round", "floor"])
+def test_a_box_below_one_cell_has_the_cell_it_covers_most_of(cut):
+    mask = region_mask(Region("a", (0.30, 0.55, 0.36, 0.6)), 4, 4, cut)
     assert mask.sum() == 1 and mask[2, 1] == 1
 
 
 def test_a_mask_counts_instead_of_the_box():
     drawn = np.zeros((8, 8), bool)
     drawn[0:4, 4:8] = True
-    mask = region_mask(Region("a", (0, 0, 1, 1), mask=drawn), 2, 2)
-    assert mask.tolist() == [[0, 1], [0, 0]]
+    for cut in ("half", "round", "floor"):
+        mask = region_mask(Region("a", (0, 0, 1, 1), mask=drawn), 2, 2, cut)
+        assert mask.tolist() == [[0, 1], [0, 0]]
 
 
 def test_no_regions():

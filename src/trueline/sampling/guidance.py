@@ -20,7 +20,7 @@ from trueline.layout import Layout, Region
 from trueline.models.attention import Kind, Maps, Site
 from trueline.models.encoded import content
 from trueline.models.text import Located, locate
-from trueline.sampling.masks import region_masks
+from trueline.sampling.masks import Cut, region_masks
 from trueline.sampling.method import Context
 
 Losses = Float[Tensor, " batch"]
@@ -108,15 +108,23 @@ def descend(
     target_loss: float = 0.0,
     max_steps: int = 1,
     name: str = "guidance",
+    active: Bool[Tensor, " batch"] | None = None,
+    move_first: bool = False,
 ) -> Float[Tensor, "batch c h w"]:
-    """At most ``max_steps`` steps for each picture, until its loss is at or below ``target_loss``."""
-    active = torch.ones(len(z), dtype=torch.bool, device=z.device)
+    """At most ``max_steps`` steps for each picture, until its loss is at or below ``target_loss``.
+
+    ``active``: the rows to move, by default all. It is changed: False where the loss was reached, so that who keeps
+    it ends those pictures' guidance for the run. ``move_first``: a picture is moved by the gradient that was taken
+    with its loss, and only then is that loss tested, as in released code; it is one step more.
+    """
+    active = torch.ones(len(z), dtype=torch.bool, device=z.device) if active is None else active
     for _ in range(max_steps):
-        result = evaluate(z, ctx, where, loss)
-        active = active & ~(result.loss <= target_loss)  # one that is not finite stays active, and is counted
         if not active.any():
             break
-        z = move(z, result, strength, rule, ctx, active, name)
+        result = evaluate(z, ctx, where, loss)
+        moved = active.clone()
+        active &= ~(result.loss <= target_loss)  # one that is not finite stays active, and is counted
+        z = move(z, result, strength, rule, ctx, moved if move_first else active, name)
     return z
 
 
@@ -235,6 +243,6 @@ def prompt_tokens(ctx: Context, row: int) -> range:
     return content(ctx.text.spans[row][0])
 
 
-def union_mask(subject: Subject, grid: tuple[int, int]) -> Float[Tensor, "height width"]:
-    """1 where any of the subject's regions is."""
-    return region_masks(subject.regions, *grid).amax(0)
+def union_mask(subject: Subject, grid: tuple[int, int], cut: Cut = "half") -> Float[Tensor, "height width"]:
+    """1 where any of the subject's regions is; ``cut`` makes cells of their boxes."""
+    return region_masks(subject.regions, *grid, cut).amax(0)
