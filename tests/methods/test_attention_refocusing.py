@@ -190,6 +190,9 @@ def test_gated_is_the_greatest_of_the_other_tokens():
     assert got == pytest.approx(numpy_gated(attention, BOXES, [(0, 1), (2,), (2,)], GRID), abs=1e-12)
     alone = torch.from_numpy(attention[..., :1])
     assert float(gated_loss(alone, MASKS[:1].flatten(1), OWNS[:1, :1], SLOTS[:1, :1])) == 0
+    words = torch.eye(6, dtype=torch.float64)[3:, None]  # the token of each word, whatever its box
+    got = float(gated_loss(torch.from_numpy(attention), MASKS.flatten(1), OWNS, words))
+    assert got == pytest.approx(numpy_gated(attention, BOXES, [(3, 3), (4,), (5,)], GRID), abs=1e-12)
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -281,11 +284,13 @@ def watch(monkeypatch):
     return looks
 
 
+@pytest.mark.parametrize("official", [True, False])
 @pytest.mark.parametrize("early", [0.0, 0.3])
-def test_the_loss_of_a_net_is_that_of_its_maps(gated, monkeypatch, early):
-    """From the recorded maps, in numpy: layers, heads, words, boxes on the 8 x 8 map, grounding tokens."""
+def test_the_loss_of_a_net_is_that_of_its_maps(gated, monkeypatch, early, official):
+    """From the recorded maps, in numpy: layers, heads, words, boxes on the 8 x 8 map, grounding tokens. Officially
+    ``int()`` cuts a box, each word has the token of its number, and up layers count twice."""
     looks = watch(monkeypatch)
-    run(gated, [TWO, CATS], change(ONCE, early=early, car=1.5, sar=2.0, gated=5.0))
+    run(gated, [TWO, CATS], change(ONCE, early=early, car=1.5, sar=2.0, gated=5.0, official=official))
     _, maps, losses = looks[0]
     assert {site.scale for site in maps} == {1}
     by_kind = {
@@ -293,11 +298,17 @@ def test_the_loss_of_a_net_is_that_of_its_maps(gated, monkeypatch, early):
         for kind in sorted({site.kind for site in maps})
     }
     assert set(by_kind) == ({"cross", "gated", "self"} if early else {"cross", "self"})
-    clock, left, right = (0, 3, 0, 8), (4, 8, 0, 3), (4, 7, 5, 7)
+    clock, left, right = (0, 3, 0, 8), (4, 8, 0, 3), (4, 7, 4 if official else 5, 7)
     expected = {
         0: ([2, 3, 6, 7], [[(0, 4, 0, 4)]] * 2 + [[(4, 8, 4, 8)]] * 2, [(0,), (0,), (1,), (1,)]),
         1: ([5, 2], [[clock], [left, right]], [(0,), (1, 2)]),
     }
+    if official:
+        expected[0] = (*expected[0][:2], [(0,), (1,), (2,), (3,)])
+        expected[1] = (*expected[1][:2], [(0,), (1, 1)])
+    places = [site.place for site in maps if site.kind == "gated"]
+    assert not early or set(places) == {"down", "up"}
+    weights = [1 + (official and place == "up") for place in places]
     for row, (tokens, boxes, slots) in expected.items():
         cross = by_kind["cross"][:, row].mean((0, 1)).reshape(8, 8, -1)
         sharp = numpy_softmax(100 * cross[..., 1:-1])
@@ -305,7 +316,7 @@ def test_the_loss_of_a_net_is_that_of_its_maps(gated, monkeypatch, early):
         total = 1.5 * numpy_car(words, boxes, early=bool(early))
         total += 2.0 * numpy_sar(by_kind["self"][:, row].mean((0, 1)), boxes, (8, 8))
         if early:
-            joint = by_kind["gated"][:, row].mean(0)[:, :64, 64:]
+            joint = np.average(by_kind["gated"][:, row], 0, weights)[:, :64, 64:]
             total += 5.0 * numpy_gated(joint, boxes, slots, (8, 8))
         assert float(losses[row]) == pytest.approx(4 * total, rel=1e-5)
 

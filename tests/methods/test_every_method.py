@@ -71,7 +71,7 @@ def filled(cells):
     return mask
 
 
-MASKED, AS_BOX, NEGATED = apple_with(mask=filled(4)), apple_with(mask=filled(8)), apple_with(negative="a cat")
+MASKED, AS_BOX, NEGATED = apple_with(mask=filled(6)), apple_with(mask=filled(8)), apple_with(negative="a cat")
 LACKING = Layout("a cat and a car", [Region("cat", (0, 0, 0.5, 1)), Region("chair", (0.5, 0, 1, 1))], seed=6)
 SPECK = Layout("a cat and a car", [Region("cat", (0.49, 0.52, 0.52, 0.55))], seed=6)  # a twentieth of a cell
 ODD = (TWO, MASKED, AS_BOX, NEGATED, LACKING, SPECK, BARE)

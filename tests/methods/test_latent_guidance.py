@@ -1,6 +1,8 @@
 """Attend-and-Excite, BoxDiff, Layout-Guidance: golden numbers, parity, and the claims that all of them make."""
 
+import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ from numpy_maps import numpy_smooth, numpy_softmax
 from tiny import sampled
 
 from trueline.layout import Layout, Region
-from trueline.methods import make
+from trueline.methods import make, of_record
 from trueline.methods.attend_and_excite import AttendAndExcite, excite_loss, subject_maps
 from trueline.methods.boxdiff import BoxDiff, corner_loss, inner_loss, outer_loss
 from trueline.methods.layout_guidance import LayoutGuidance, inside_loss
 from trueline.models.attention import Site
+from trueline.sampling import guidance
 from trueline.sampling.guidance import (
     Subject,
     cross_sites,
@@ -30,6 +33,7 @@ from trueline.sampling.guidance import (
     smoothed,
 )
 from trueline.sampling.method import Method
+from trueline.sampling.pipeline import Pipeline
 
 CAR = Layout("a red apple and a blue car", regions=[Region("a blue car", (0.5, 0.2, 1.0, 0.8))], seed=1)
 TWO = Layout(
@@ -42,9 +46,11 @@ CATS = Layout(
 )
 PLAIN = Layout("a green chair", seed=4)
 GUIDED = [
-    AttendAndExcite(cells=8, scale=4.0, refinements=2),
-    BoxDiff(cells=8, scale=4.0, refinements=2),
-    LayoutGuidance(scale=4.0, until=0.5),
+    AttendAndExcite(cells=8),
+    BoxDiff(cells=8),
+    BoxDiff(cells=8, official=False),
+    LayoutGuidance(),
+    LayoutGuidance(official=False),
 ]
 
 
@@ -91,19 +97,48 @@ def test_smoothing_is_the_released_kernel():
 
 def test_boxdiff_losses_by_hand():
     mask = np.zeros((4, 5))
-    mask[1:3, 1:4] = 1  # six cells; the greatest 50% are three
+    mask[1:3, 1:4] = 1  # six cells; the greatest 50% are three, of the fourteen outside seven
     a = np.random.default_rng(1).random((4, 5))
     inside, outside = np.sort((a * mask).ravel())[::-1], np.sort((a * (1 - mask)).ravel())[::-1]
     maps, masks = torch.from_numpy(a)[None], torch.from_numpy(mask)[None]
-    assert float(inner_loss(maps, masks, 0.5)) == pytest.approx(1 - inside[:3].mean())
-    assert float(outer_loss(maps, masks, 0.5)) == pytest.approx(outside[:3].mean())
+    rows, columns = np.abs(a.max(1) - mask.max(1)), np.abs(a.max(0) - mask.max(0))
     # rows: box 1..2, so all four rows are within one cell of an edge; columns: box 1..3, edges at 1 and 4
-    rows = np.abs(a.max(1) - mask.max(1)).mean()
-    columns = np.abs(a.max(0) - mask.max(0))[[0, 1, 3, 4]].mean()
-    assert float(corner_loss(maps, masks, 1)) == pytest.approx(rows + columns)
-    perfect = torch.from_numpy(mask)[None]
-    assert float(corner_loss(perfect, masks)) == float(outer_loss(perfect, masks)) == 0
-    assert float(inner_loss(perfect, masks)) == 0
+    for official, count, corner in (
+        (False, 3, rows.mean() + columns[[0, 1, 3, 4]].mean()),
+        (True, 7, rows.sum() / 4 + columns.sum() / 5),
+    ):
+        assert float(inner_loss(maps, masks, 0.5, official)) == pytest.approx(1 - inside[:3].mean())
+        assert float(outer_loss(maps, masks, 0.5, official)) == pytest.approx(outside[:count].mean())
+        assert float(corner_loss(maps, masks, 1, official)) == pytest.approx(corner)
+        perfect = torch.from_numpy(mask)[None]
+        assert float(corner_loss(perfect, masks, 1, official)) == 0
+        assert (
+            float(outer_loss(perfect, masks, 0.2, official))
+            == float(inner_loss(perfect, masks, 0.2, official))
+            == 0
+        )
+
+
+def test_a_box_of_few_cells_has_no_inner_term_officially():
+    maps = torch.rand(1, 4, 5, dtype=torch.float64).requires_grad_(True)
+    masks = torch.zeros(1, 4, 5, dtype=torch.float64)
+    masks[0, :2, :2] = 1  # 20% of four cells are none
+    assert float(inner_loss(maps, masks)) == 0 and not inner_loss(maps, masks).requires_grad
+    assert float(inner_loss(maps, masks, official=False)) == pytest.approx(1 - float(maps[0, :2, :2].max()))
+    everywhere = torch.ones_like(masks)
+    assert float(outer_loss(maps, everywhere)) == float(outer_loss(maps, everywhere, official=False)) == 0
+
+
+def test_corners_at_the_edge_of_the_picture_have_no_cells_beyond_it():
+    """A box from the first row to the last: the rows 0, 1 and the last, officially; without the second in ours."""
+    a, mask = np.random.default_rng(4).random((6, 6)), np.zeros((6, 6))
+    mask[:, 2:4] = 1
+    maps, masks = torch.from_numpy(a)[None], torch.from_numpy(mask)[None]
+    rows, columns = np.abs(a.max(1) - 1), np.abs(a.max(0) - mask.max(0))
+    official = rows[[0, 1, 5]].sum() / 6 + columns[[1, 2, 3, 4, 5]].sum() / 6
+    assert float(corner_loss(maps, masks)) == pytest.approx(official)
+    ours = rows[[0, 5]].mean() + columns[[1, 2, 3, 4]].mean()
+    assert float(corner_loss(maps, masks, official=False)) == pytest.approx(ours)
 
 
 def test_layout_guidance_loss_by_hand():
@@ -193,32 +228,24 @@ def test_attend_and_excite_equals_diffusers(plain):
 # What every method of this family claims
 
 
-@pytest.mark.parametrize("method", GUIDED, ids=lambda m: type(m).__name__)
-class TestClaims:
-    def test_its_loss_falls(self, gated, method, monkeypatch):
-        losses = []
-        module = __import__(type(method).__module__, fromlist=["evaluate"])
-        home = (
-            module
-            if hasattr(module, "evaluate")
-            else __import__("trueline.sampling.guidance", fromlist=["evaluate"])
-        )
-        evaluate = home.evaluate
+@pytest.mark.parametrize("method", GUIDED, ids=lambda m: f"{type(m).__name__}-{getattr(m, 'official', True)}")
+def test_its_loss_falls(gated, method, monkeypatch):
+    losses, look = [], guidance.evaluate
 
-        def watched(*arguments):
-            seen = evaluate(*arguments)
-            losses.append(float(seen.loss[0]))
-            return seen
+    def watched(*arguments):
+        seen = look(*arguments)
+        losses.append(float(seen.loss[0]))
+        return seen
 
-        monkeypatch.setattr(home, "evaluate", watched)
-        gentle = method.model_copy(update={"until": 0.01, "scale": 2.0, "strength": 1.0})
-        many = (
-            {"iterations": 8, "enough": 0.0}
-            if "iterations" in type(method).model_fields
-            else {"refinements": 8, "thresholds": ((0.0, 0.999),)}
-        )
-        last(gated, [TWO], gentle.model_copy(update=many), steps=2)
-        assert losses[min(7, len(losses) - 1)] < losses[0]
+    for home in (guidance, sys.modules[type(method).__module__]):
+        monkeypatch.setattr(home, "evaluate", watched, raising=False)
+    changed = {"until": 0.01, "scale": 2.0}
+    if "iterations" in type(method).model_fields:
+        changed |= {"iterations": 8, "enough": 0.0}
+    else:
+        changed |= {"refinements": 8, "thresholds": ((0.0, 0.999),)}
+    last(gated, [TWO], method.model_copy(update=changed), steps=2)
+    assert len(losses) >= 8 and losses[7] < losses[0]
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "lms", "dpmsolver++"])
@@ -283,6 +310,57 @@ def test_mean_of_layers_and_heads(gated):
     seen = run(gated, [CAR], steps=1, record=lambda s: s.kind == "cross" and s.scale == 1)[0].maps
     expected = np.mean([probs[0].mean(0).numpy() for probs in seen.values()], axis=0).reshape(8, 8, -1)
     assert mean_map(seen, (8, 8))[0].numpy() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("move_first", [False, True])
+def test_a_descent_ends_for_each_picture_by_itself(gated, monkeypatch, move_first):
+    """The losses of three pictures are made up: below the target at once, at the second look, and never."""
+    looks, moves, kept = [], [], []
+    losses = torch.tensor([[1.0, 9.0, 9.0], [9.0, 1.0, 9.0], [9.0, 9.0, 9.0]])
+
+    class Descend(Method):
+        def guide(self, z, ctx):
+            active = torch.tensor([True, True, True])
+            kept.append(active)
+            return guidance.descend(
+                z, ctx, lambda site: site.kind == "cross", None, 1.0,
+                target_loss=1.0, max_steps=3, active=active, move_first=move_first,
+            )  # fmt: skip
+
+    def look(z, *_):
+        looks.append(z)
+        return guidance.LossAndGradient(losses[len(looks) - 1], torch.ones_like(z))
+
+    def counted(z, result, strength, rule, ctx, active, name):
+        moves.append(active.tolist())
+        return z
+
+    monkeypatch.setattr(guidance, "evaluate", look)
+    monkeypatch.setattr(guidance, "move", counted)
+    run(gated, [TWO, CAR, CATS], Descend(), steps=1)
+    first = [True, True, True] if move_first else [False, True, True]
+    second = [False, move_first, True]
+    assert moves == [first, second, [False, False, True]] and kept[0].tolist() == [False, False, True]
+
+
+# Records
+
+
+@pytest.mark.parametrize("name", ["attention-refocusing", "boxdiff", "layout-guidance"])
+def test_a_record_of_before_official_is_drawn_by_our_rule(gated, name):
+    settings = {"cells": 8, "scale": 4.0} if name != "attention-refocusing" else {"cells": 8, "until": 0.3}
+    pipe, layout = (
+        Pipeline(gated),
+        TWO.model_copy(update={"regions": (Region("a red apple", (0.1, 0.2, 0.45, 0.6)),)}),
+    )
+    ours, released = (make(name, settings | {"official": official}) for official in (False, True))
+    then, now = (pipe(layout, methods=[method], steps=2, progress=False) for method in (ours, released))
+    old = json.loads(json.dumps(then.records[0]))
+    del old["methods"][0]["settings"]["official"]
+    again = pipe.remake(old, of_record(old["methods"]))
+    assert np.array_equal(again.image, then.images[0]) and not np.array_equal(again.image, now.images[0])
+    assert again.record["methods"][0]["settings"]["official"] is False
+    assert of_record(now.records[0]["methods"]) == [released]
 
 
 # The table

@@ -75,13 +75,20 @@ def method_class(name: str) -> Any:
 def of_record(recorded: list[dict[str, Any]]) -> list[Any]:
     """The methods that a picture's record names.
 
+    Records of before a method had the setting ``official`` do not name it; they were drawn by our own rule.
+
     Raises:
         ValueError: one of them is not in the table.
     """
     names = {entry.home.partition(":")[2]: name for name, entry in METHODS.items()}
     if unknown := [one["name"] for one in recorded if one["name"] not in names]:
         raise ValueError(f"record: its method {unknown[0]} is none of {', '.join(names)}")
-    return [make(names[one["name"]], one["settings"]) for one in recorded]
+    return [_remade(names[one["name"]], one["settings"]) for one in recorded]
+
+
+def _remade(name: str, settings: dict[str, Any]) -> Any:
+    ours = {"official": False} if "official" in method_class(name).model_fields else {}
+    return make(name, ours | settings)
 
 
 def make(name: str, settings: dict[str, Any]) -> Any:

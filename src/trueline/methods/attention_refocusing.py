@@ -39,7 +39,7 @@ from trueline.sampling.guidance import (  # fmt: skip
     sharpened,
     smoothed,
 )
-from trueline.sampling.masks import region_masks
+from trueline.sampling.masks import Cut, region_masks
 from trueline.sampling.method import Context, Method, Part
 
 __all__ = ["AttentionRefocusing", "Stage", "car_loss", "gated_loss", "least_inside", "sar_loss", "words_of"]
@@ -109,17 +109,18 @@ def gated_loss(
     attention: Float[Tensor, "heads queries slots"],
     masks: Float[Tensor, "regions places"],
     owns: Bool[Tensor, "words regions"],
-    slots: Float[Tensor, "regions slots"],
+    slots: Float[Tensor, "*words regions slots"],
 ) -> Float[Tensor, ""]:
     """Refocusing of the gated layers: the attention from a region's places to the grounding token, other than its
     own, that they attend to most.
 
     Mean over the region's places, greatest over the tokens (null tokens are among them), mean over heads, sum over
-    each word's regions, mean over the words. ``slots`` is 1 where a region's own token is.
+    each word's regions, mean over the words. ``slots`` is 1 where a region's own token is; of shape (words, 1, slots)
+    where that of a word is, whatever its region.
     """
     attended = torch.stack([_from_inside(head, masks) for head in attention])
-    wrong = (attended * (1 - slots)).amax(-1).mean(0)
-    return (owns.to(wrong) @ wrong).mean()
+    wrong = (attended[:, None] * (1 - slots)).amax(-1).mean(0)
+    return (owns.to(wrong) * wrong).sum(1).mean()
 
 
 def _from_inside(
@@ -206,13 +207,22 @@ class AttentionRefocusing(Method):
     layers, or while the grounding is off, there are CAR and SAR. A region's mask is used where it has one, a negative
     phrase is not. A picture without regions is plain.
 
-    What differs from the release: a box below one cell counts as one cell (there CAR takes it for attended, and SAR
-    divides by 0). The token that a box's places may look at is the box's own (there the one with the word's number,
-    which is another as soon as a phrase has two words or a word two boxes). Each gated layer counts once (there those
-    of the up blocks twice). CAR or SAR alone are weights of 0, with the one schedule; without CAR the loss alone ends
-    the inner loop (there the options do not run). Words are found by the tokenizer's offsets, each phrase at its own
-    place and without its article (there the first place of each word between spaces); a word of several tokens is
-    their mean. PNDM, which the release uses, is refused: moved latents would be lost in its history.
+    ``official``, the released code: boxes become cells by cutting off both edges, ``int()``; the grounding token that
+    a box's places may look at is the one with the word's number, which is not the box's own as soon as a phrase has
+    two words or a word two boxes; the gated layers of the up blocks count twice. Losses and gradients are the
+    release's to 1e-7 (``tests/golden``).
+
+    ``official=False``, ours: half-covered cells belong to a box, for ``int()`` moves boxes up and left by half a cell
+    (masks of random boxes differ in 96%, CAR by up to 4.8); a box's own token is the one its places may look at; each
+    gated layer counts once.
+
+    What differs from the release in both: a box of no cell counts as the one that it covers most of (there CAR takes
+    it for attended, and SAR divides by 0, so that the picture is lost). CAR or SAR alone are weights of 0, with the
+    one schedule; without CAR the loss alone ends the inner loop (there the options do not run). Words are found by
+    the tokenizer's offsets, each phrase at its own place and without its article (there the first place of each word
+    between spaces, or of its plural; a word that several phrases have is one word with all their boxes); a word of
+    several tokens is their mean. The release adds "a" to each grounding phrase, and a negative prompt of its own.
+    PNDM, which it uses, is refused: moved latents would be lost in its history.
 
     Raises, when sampling begins:
         ValueError: no layout has regions; or the gated term is the only one, and the backbone is not grounded.
@@ -222,6 +232,9 @@ class AttentionRefocusing(Method):
     reads: ClassVar[frozenset[Part]] = frozenset({"mask"})
 
     strength: float = Field(1.0, ge=0, description="times the released step size of 1; 0 is plain sampling")
+    official: bool = Field(
+        True, description="as the released code; false: half-covered cells, each box's own grounding token"
+    )
     car: float = Field(1.0, ge=0, description="weight of the cross-attention term; 0 leaves it out")
     sar: float = Field(1.0, ge=0, description="weight of the self-attention term; 0 leaves it out")
     gated: float = Field(
@@ -332,7 +345,8 @@ class AttentionRefocusing(Method):
         if gated:
             height, width = map_grid(next(iter(gated)), latent)
             # Layers first, heads later: the greatest is each head's own. Queries and keys: places, then tokens.
-            tokens = torch.stack([probs.float() for probs in gated.values()]).mean(0)
+            twice = [site for site in gated if self.official and site.place == "up"]
+            tokens = torch.stack([gated[site].float() for site in (*gated, *twice)]).mean(0)
             tokens = tokens[:, :, : height * width, height * width :]
         for row, picture in enumerate(found):
             if not picture.words:
@@ -341,20 +355,28 @@ class AttentionRefocusing(Method):
             if cross:
                 sharp = sharpened(words[row], picture.own)
                 each = [sharp[..., list(word)].mean(-1) for word in picture.words]
-                attention, masks = smoothed(torch.stack(each)), _masks(picture, cross, latent)
+                attention, masks = smoothed(torch.stack(each)), self._masks(picture, cross, latent)
                 term = car_loss(attention, masks, owns, early, self.inside, self.elsewhere)
                 losses[row] = losses[row] + self.car * term
                 least[row] = least_inside(attention.detach(), masks, owns)
             if own:
-                term = sar_loss(places[row], _masks(picture, own, latent).flatten(1), owns)
+                term = sar_loss(places[row], self._masks(picture, own, latent).flatten(1), owns)
                 losses[row] = losses[row] + self.sar * term
             if gated and ctx.grounding_scale[row]:
-                slots = torch.eye(tokens.shape[-1], device=zero.device)[list(picture.slots)]
-                term = gated_loss(tokens[row], _masks(picture, gated, latent).flatten(1), owns, slots)
+                slots = self._slots(picture, tokens.shape[-1]).to(zero.device)
+                term = gated_loss(tokens[row], self._masks(picture, gated, latent).flatten(1), owns, slots)
                 losses[row] = losses[row] + self.gated * term
         return torch.stack(losses), least
 
+    def _slots(self, picture: _Picture, count: int) -> Float[Tensor, "*words regions slots"]:
+        """The token that the places of each region may look at, as ``gated_loss`` takes it."""
+        if self.official:
+            return torch.eye(len(picture.words), count)[:, None]
+        return torch.eye(count)[list(picture.slots)]
 
-def _masks(picture: _Picture, maps: Maps, latent: tuple[int, int]) -> Float[Tensor, "regions height width"]:
-    site, probs = next(iter(maps.items()))
-    return region_masks(picture.regions, *map_grid(site, latent)).to(probs.device)
+    def _masks(
+        self, picture: _Picture, maps: Maps, latent: tuple[int, int]
+    ) -> Float[Tensor, "regions height width"]:
+        site, probs = next(iter(maps.items()))
+        cut: Cut = "floor" if self.official else "half"
+        return region_masks(picture.regions, *map_grid(site, latent), cut).to(probs.device)
