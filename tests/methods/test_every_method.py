@@ -480,3 +480,10 @@ def test_labels_are_for_grounding_layers(draw):
     assert any(note.startswith(said) for note in notes_of(draw("plain", (named,), boxdiff)))
     told, plain = draw("gated", (named,), boxdiff), draw("gated", (TWO,), boxdiff)
     assert not notes_of(told) and (told.z - plain.z).abs().max() > 1e-4
+
+
+def test_its_maps_can_be_looked_at_without_a_trace(method, nets):
+    options = {"methods": [method], "steps": 2, "progress": False}
+    seen, usual = (Pipeline(nets["gated"])(TWO, maps=maps, **options) for maps in (True, False))
+    assert seen.images[0].tobytes() == usual.images[0].tobytes() and seen.records == usual.records
+    assert seen.maps[0].phrases == (APPLE.phrase, CAR.phrase) and seen.maps[0].shares.min() > 0

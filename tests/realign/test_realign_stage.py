@@ -31,9 +31,9 @@ from trueline.perception.reason import LLMReasoner, Reasoned, RulesReasoner
 from trueline.realign import GroundedObject, Observation, Realign, VisionModels, check_picture, observe
 from trueline.realign.assign import assign_phrases, without_duplicates
 from trueline.realign.attributes import attribute_score, colour_of, count_in, count_of
-from trueline.realign.maps import AttentionRecorder
 from trueline.realign.panel import panel
 from trueline.realign.stage import OTHER_NOISE, UNGROUNDED, layout_of
+from trueline.sampling.heat_maps import AttentionRecorder
 from trueline.sampling.method import Method
 from trueline.sampling.pipeline import PictureError, Pipeline
 
@@ -490,10 +490,13 @@ def test_attention_moves_into_the_masks(gated):
 
 
 def test_the_steps_that_are_watched():
-    assert AttentionRecorder().recorded_steps(50) == {0, 3, 6, 9, 12}
-    assert AttentionRecorder().recorded_steps(1) == {0} and AttentionRecorder(
-        until=1, times=100
-    ).recorded_steps(3) == {0, 1, 2}
+    first = AttentionRecorder(until=0.3, times=5)
+    assert first.recorded_steps(50) == {0, 3, 6, 9, 12}
+    assert first.recorded_steps(1) == {0} and AttentionRecorder(until=1, times=100).recorded_steps(3) == {
+        0,
+        1,
+        2,
+    }
 
 
 def test_several_pictures_in_batches_keep_their_order_and_their_noise(gated):

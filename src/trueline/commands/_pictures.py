@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -34,6 +35,7 @@ from trueline.files import (
 from trueline.layout import Layout, read_layouts
 from trueline.models.lora import shipped
 from trueline.pictures import contact_sheet, open_picture, overlay
+from trueline.sampling.heat_maps import HeatMaps
 from trueline.sampling.loop import check_layouts
 from trueline.sampling.options import Sampling
 from trueline.sampling.pipeline import Pipeline
@@ -61,7 +63,13 @@ class BatchFiles(Bundle):
         self.failed: dict[str, str] = {}  #: pictures that could not be made, and why
         self.made_with, self._overlay = made_with, with_overlay
 
-    def keep(self, picture: NamedLayout, image: Image.Image, record: Mapping[str, Any]) -> None:
+    def keep(
+        self,
+        picture: NamedLayout,
+        image: Image.Image,
+        record: Mapping[str, Any],
+        maps: HeatMaps | None = None,
+    ) -> None:
         file = f"{picture.name}.png"
         about = {
             **record,
@@ -73,6 +81,13 @@ class BatchFiles(Bundle):
         self.write_png(file, image, about)
         if self._overlay:
             self.write_png(f"{picture.name}-overlay.png", overlay(image, picture.layout))
+        if maps is not None:
+            phrases = np.array(maps.phrases, dtype=np.str_)
+            self.write(
+                f"{picture.name}-maps.npz",
+                lambda file: np.savez_compressed(file, phrases=phrases, shares=maps.shares),
+            )
+            self.write_png(f"{picture.name}-maps.png", maps.sheet(image, picture.layout))
         self.write_json(f"{picture.name}.json", about)
 
     def lose(self, picture: NamedLayout, why: str, record: Mapping[str, Any] | None = None) -> None:
@@ -188,6 +203,8 @@ class PictureRun:
         )
         bar = None if len(self.jobs) == 1 and self.engine.local and not self.quiet else False
         how = {"sampling": self.sampling, "methods": self.methods, "checked": True, "progress": bar}
+        if self.settings.get("maps"):
+            how["maps"] = True
 
         def do(job: Job) -> Outcome:
             files = BatchFiles(made_with, self.overlay)
@@ -255,7 +272,7 @@ def drawn_once(
         if picture.failed:
             files.lose(batch[picture.index], picture.failed, picture.record)
         else:
-            files.keep(batch[picture.index], picture.image, picture.record)
+            files.keep(batch[picture.index], picture.image, picture.record, picture.maps)
     return {}
 
 

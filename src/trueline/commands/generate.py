@@ -55,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     group = top.add_argument_group("what to write")
     group.add_argument("--out", default="out", metavar="FOLDER", help="default: out")
     group.add_argument("--overlay", action="store_true", help="also NAME-overlay.png with boxes and phrases")
+    shown = "also where each phrase looked: NAME-maps.png and NAME-maps.npz; one more pass in each step"
+    group.add_argument("--maps", action="store_true", default=None, help=shown)
     group.add_argument("--quiet", action="store_true", help="no progress")
     add_flags(
         group, {"--overwrite": "remove the pictures of another run that FOLDER holds, which is refused else"}
@@ -158,6 +160,8 @@ def main(arguments: Sequence[str]) -> int:
         idle := [name for name in REALIGNING if getattr(options, name) is not None]
     ):
         raise ValueError(f"{flag_of(idle[0])}: belongs to --realign, which is not given")
+    if options.realign and options.maps:
+        raise ValueError("--maps: is of pictures that are drawn once; leave out --maps, or --realign")
     redrawing = None
     if options.realign:
         from trueline.commands._realign import read_realign
@@ -203,7 +207,7 @@ def _refuse_beside_record(options: argparse.Namespace) -> None:
 
 def read_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings of the run: what was given, checked as far as that needs no model, and the defaults."""
-    names = ("revision", "lora", "device", "offload", "vae_tiling", *DEFAULTS)
+    names = ("revision", "lora", "device", "offload", "vae_tiling", "maps", *DEFAULTS)
     settings = {name: getattr(options, name) for name in names}
     settings |= {name: value for name, value in DEFAULTS.items() if settings[name] is None}
     _check_range("--n", settings["n"], 1, MAX_PICTURES_EACH)

@@ -15,12 +15,12 @@ from trueline.perception import Detection
 from trueline.perception.reason import Reasoner, RulesReasoner
 from trueline.realign.check import check_picture
 from trueline.realign.detect_and_segment import VisionModels, observe
-from trueline.realign.maps import AttentionRecorder, phrase_maps
 from trueline.realign.observation import Observation
 from trueline.realign.rounds import Realignment, Round
-from trueline.sampling.loop import BOXES_IGNORED, check_layouts
+from trueline.sampling.heat_maps import AttentionRecorder, phrase_maps
+from trueline.sampling.loop import check_layouts
 from trueline.sampling.method import Method
-from trueline.sampling.pipeline import DEFAULT_BATCH, Picture, PictureError, Pipeline
+from trueline.sampling.pipeline import DEFAULT_BATCH, PictureError, Pipeline
 from trueline.sampling.request import Request
 
 MAX_ROUNDS = 10
@@ -32,6 +32,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "generator": ((None,), "the second picture needs the same noise; give seeds"),
     "latents": ((None,), "the second picture needs the same noise; give seeds"),
     "num_images_per_prompt": ((None, 1), "give the layout once for each picture"),
+    "maps": ((None, False), "the rounds keep their own; see the argument maps of Realign"),
     "output_type": ((None, "pil"), "the models see PIL's pictures; leave it out"),
 }
 
@@ -279,7 +280,11 @@ class Realign:
         if not states:
             return
         methods = (*options.get("methods", ()), *more)
-        recorder = (AttentionRecorder(until=max(self.method.duration, 1e-6)),) if self.maps else ()
+        recorder = (
+            (AttentionRecorder(until=max(self.method.duration, 1e-6), times=5, cells=16),)
+            if self.maps
+            else ()
+        )
         seeds = [state.seed for state in states]
         settings = options | {"methods": [*methods, *recorder]}
         for picture in self.pipe.stream(list(layouts), seeds=seeds, **settings):
@@ -288,7 +293,7 @@ class Realign:
                 round_ = f"round {len(state.rounds)} could not be drawn: " if state.rounds else ""
                 state.fail(f"{round_}{picture.failed}")
                 continue
-            record = self._record(state, picture, methods, layout)
+            record = picture.record | {"index": state.index}
             drawn = Round(picture.image, record, layout, restart=bool(state.rounds) and not more)
             if recorder and not more:
                 state.maps.clear()
@@ -301,18 +306,6 @@ class Realign:
                     )
                     drawn = replace(drawn, before=before, after=after)
             yield state, drawn
-
-    def _record(
-        self, state: _PictureState, picture: Picture, methods: Sequence[Method], layout: Layout
-    ) -> dict[str, Any]:
-        """The picture's record without the recording of attention, which left no trace in it."""
-        record = dict(picture.record)
-        record["methods"] = record["methods"][: len(methods)]
-        record["index"] = state.index
-        backbone = self.pipe.backbone
-        if self.maps and not methods and layout.regions and not backbone.grounded:
-            record["notes"] = [BOXES_IGNORED, *record["notes"]]  # the recorder kept this note away
-        return record
 
 
 def layout_of(

@@ -20,6 +20,7 @@ from trueline.layout import Layout
 from trueline.models.backbone import Backbone
 from trueline.models.devices import out_of_memory, widened
 from trueline.models.vae import Report, tile_of, tiled
+from trueline.sampling.heat_maps import AttentionRecorder, HeatMaps
 from trueline.sampling.loop import sample
 from trueline.sampling.method import Step
 from trueline.sampling.records import make_record
@@ -52,11 +53,13 @@ class Picture:
         index: its place in the call's order.
         image: as ``output_type`` says; None where it could not be made.
         record: how it was made; "failed" says why it could not be made.
+        maps: where its phrases looked, if that was asked for and there is an image.
     """
 
     index: int
     image: Any
     record: dict[str, Any]
+    maps: HeatMaps | None = None
 
     @property
     def failed(self) -> str:
@@ -75,6 +78,7 @@ class Order:
     generator: torch.Generator | None = None
     noise: Float[Tensor, "c h w"] | None = None
     notes: list[str] = field(default_factory=list)
+    maps: HeatMaps | None = None  # of the last time it was drawn
 
 
 class Drawing:
@@ -129,7 +133,8 @@ class Drawing:
                     continue
                 for row, (order, image) in enumerate(zip(batch, images, strict=True)):
                     if image is not None:
-                        yield Picture(order.index, image, self._record(order, len(batch), row))
+                        record = self._record(order, len(batch), row)
+                        yield Picture(order.index, image, record, order.maps)
                 for order, image, own in zip(batch, images, notes, strict=True):
                     if image is None:
                         order.notes = own
@@ -160,7 +165,8 @@ class Drawing:
         if image is None:
             record["failed"] = why
             warnings.warn(f"picture {order.index}: {why}", stacklevel=2)
-        return Picture(order.index, image, record)
+            return Picture(order.index, None, record)
+        return Picture(order.index, image, record, order.maps)
 
     def _batches(self, size: int) -> list[list[Order]]:
         """Pictures of one size together, at most ``size`` of them."""
@@ -215,10 +221,11 @@ class Drawing:
         ]
         given = [order.noise for order in batch if order.noise is not None]
         request = self.request
+        recorders = [AttentionRecorder()] if request.maps else []
         steps = sample(
             self.backbone,
             [order.layout for order in batch],
-            request.methods,
+            [*request.methods, *recorders],
             request.sampling,
             latents=torch.stack(given) if given else None,
             generators=generators,
@@ -232,6 +239,9 @@ class Drawing:
                     bar.update(len(batch))
                 latents = self.callback(step)
         except StopIteration:
+            for recorder in recorders:
+                for row, order in enumerate(batch):
+                    order.maps = HeatMaps.of(recorder.of(row), order.layout, self.backbone)
             return step
 
     def _record(self, order: Order, size: int, row: int) -> dict[str, Any]:

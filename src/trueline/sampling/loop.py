@@ -169,6 +169,7 @@ def _remarks(
     backbone: Backbone, layouts: Sequence[Layout], methods: Sequence[Method]
 ) -> Iterator[tuple[int, str]]:
     """(row, what its record says before the first step): methods that do not act, and parts of regions not used."""
+    methods = [method for method in methods if not method.watches]
     for row, layout in enumerate(layouts):
         given = [part for part in _PARTS if any(getattr(region, part) for region in layout.regions)]
         if not methods:

@@ -35,6 +35,8 @@ class Method(Frozen):
     needs_regions: ClassVar[bool] = False
     #: What it reads of a region besides phrase and box; of other parts the record says that they are not used.
     reads: ClassVar[frozenset[Part]] = frozenset()
+    #: It only looks: the picture, its notes and its record are as if it were not there.
+    watches: ClassVar[bool] = False
 
     def idle(self, layout: Layout, backbone: Backbone) -> str | None:
         """Why the method would leave the layout's picture plain, for its record; None: it acts.

@@ -19,6 +19,7 @@ from trueline.layout import Layout
 from trueline.models.backbone import Backbone, DecodeError
 from trueline.sampling.diffusers_names import OF_LOADING, refuse_unknown
 from trueline.sampling.drawing import DEFAULT_BATCH, Drawing, Order, Picture
+from trueline.sampling.heat_maps import HeatMaps
 from trueline.sampling.loop import check_layouts, draw
 from trueline.sampling.method import Method, Step
 from trueline.sampling.options import Sampling
@@ -44,11 +45,13 @@ class Result:
     """``images``: a list of PIL pictures, or one array or tensor (a list of them when sizes differ).
 
     ``records``: one dictionary per picture, JSON-ready, with everything needed to make it again. A picture that could
-    not be made has None among the images, which are a list then, and in its record "failed", a sentence.
+    not be made has None among the images, which are a list then, and in its record "failed", a sentence. ``maps``:
+    where the phrases of each picture looked, None for one that could not be made; None without ``maps=True``.
     """
 
     images: Any
     records: list[dict[str, Any]]
+    maps: list[HeatMaps | None] | None = None
 
     @property
     def failed(self) -> dict[int, str]:
@@ -114,7 +117,8 @@ class Pipeline:
         if len(failed) == len(pictures):
             raise PictureError(failed)
         images = _gathered([picture.image for picture in pictures], request.output_type)
-        result = Result(images, [picture.record for picture in pictures])
+        maps = [picture.maps for picture in pictures] if request.maps else None
+        result = Result(images, [picture.record for picture in pictures], maps)
         return result if return_dict else (result.images, result.records)
 
     def stream(self, prompt: str | Layout | Sequence[str | Layout], **options: Any) -> Iterator[Picture]:

@@ -59,8 +59,9 @@ def make_record(
 
 
 def recorded_methods(methods: Sequence[Any]) -> list[dict[str, Any]]:
-    """Names and settings, as ``methods.of_record`` reads them."""
-    return [{"name": type(method).__name__, "settings": method.model_dump(mode="json")} for method in methods]
+    """Names and settings of those that do something, as ``methods.of_record`` reads them."""
+    acting = [method for method in methods if not method.watches]
+    return [{"name": type(method).__name__, "settings": method.model_dump(mode="json")} for method in acting]
 
 
 def versions() -> dict[str, str]:

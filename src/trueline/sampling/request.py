@@ -44,6 +44,7 @@ class Request(Frozen):
             them.
         callback_on_step_end_tensor_inputs: which of "latents" and "x0" it is given.
         batch_size: pictures at once at most; they do not depend on it.
+        maps: also give each picture's ``HeatMaps``; one more pass of the net in each step, the same pictures.
         checked: as in ``sample``.
         progress: show a bar; None is only on a terminal.
     """
@@ -61,6 +62,7 @@ class Request(Frozen):
     callback_on_step_end: Any = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
     batch_size: Annotated[int, Within(1, MAX_SEED, whole=True)] | None = None
+    maps: Annotated[bool, one_of(True, False)] = False
     checked: Annotated[bool, one_of(True, False)] = False
     progress: bool | None = None
 
