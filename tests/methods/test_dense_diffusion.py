@@ -146,7 +146,7 @@ def masks_by_hand(layout, side):
     return [((columns > x0) & (columns < x1) & (rows > y0) & (rows < y1)).ravel() for x0, y0, x1, y1 in boxes]
 
 
-def expected_logits(kind, logits, layout, strength):
+def expected_logits(kind, logits, layout, strength, official):
     """Straight from masks, words and the equations."""
     side = int(logits.shape[-2] ** 0.5)
     masks = masks_by_hand(layout, side)
@@ -155,7 +155,7 @@ def expected_logits(kind, logits, layout, strength):
         match = np.where(together, 1.0, -1.0)
     else:
         match = np.zeros((side * side, logits.shape[-1]))
-        match[:, 1 : 1 + WORDS_OF[layout]] = -1
+        match[:, slice(None) if official else slice(1, 1 + WORDS_OF[layout])] = -1
         for region, mask in zip(layout.regions, masks, strict=True):
             match[np.ix_(mask, TOKENS_OF[layout][region.phrase])] = 1
     match[~np.any(masks, axis=0)] = 0
@@ -165,11 +165,12 @@ def expected_logits(kind, logits, layout, strength):
     )[0]
 
 
+@pytest.mark.parametrize("official", [True, False])
 @pytest.mark.parametrize("kind", ["plain", "gated"])
-def test_every_layer_is_pulled_as_the_equations_say(kind, request):
+def test_every_layer_is_pulled_as_the_equations_say(kind, official, request):
     backbone = request.getfixturevalue(kind)
     layouts = [BOTH, NONE, THREE]
-    calls = logits_of(backbone, layouts, DenseDiffusion(), steps=10)
+    calls = logits_of(backbone, layouts, DenseDiffusion(official=official), steps=10)
     early = [call for call in calls if call[1].index < 3]
     assert {site for site, *_ in early} == {site for site in sites(backbone.unet) if opened(site)}
     assert {ctx.index for _, ctx, *_ in calls} == set(range(10))
@@ -178,14 +179,42 @@ def test_every_layer_is_pulled_as_the_equations_say(kind, request):
         assert ctx.t == [901, 801, 701][ctx.index]
         assert torch.equal(after[1], before[1]), "no regions, no pull"
         for row, layout in ((0, BOTH), (2, THREE)):
-            expected = expected_logits(site.kind, before[row], layout, strength)
+            expected = expected_logits(site.kind, before[row], layout, strength, official)
             np.testing.assert_allclose(after[row].numpy(), expected, rtol=0, atol=1e-5)
             assert (after[row] - before[row]).abs().max() > 1e-3
     assert all(torch.equal(before, after) for _, ctx, before, after in calls if ctx.index >= 3)
 
 
+def released(logits, mask, size_weight, creg, t):
+    """The two lines of the released code (naver-ai/DenseDiffusion@54a2ea6, ``mod_forward``), in our words."""
+    low, high = logits.min(-1, keepdims=True), logits.max(-1, keepdims=True)
+    gain = size_weight[:, None] * creg * (t / 1000) ** 5
+    raised = logits + (mask > 0) * gain * (high - logits)
+    return raised - (mask <= 0) * gain * (raised - low)
+
+
+def test_masks_that_tile_give_the_released_logits(plain):
+    """Which is what it is made for: all places and all tokens, those of start, end and padding among them."""
+    left, right = Region("a red apple", (0, 0, 0.5, 1)), Region("a blue car", (0.5, 0, 1, 1))
+    tiling = Layout("a red apple and a blue car", [left, right], seed=4)
+    tokens = {0: [1, 2, 3], 1: [5, 6, 7]}
+    for site, ctx, before, after in logits_of(plain, [tiling], DenseDiffusion(), steps=10):
+        if site.kind != "cross" or ctx.index >= 3:
+            continue
+        side = int(before.shape[-2] ** 0.5)
+        masks = masks_by_hand(tiling, side)
+        mask = np.zeros((side * side, before.shape[-1]))
+        for place, own in tokens.items():
+            mask[np.ix_(masks[place], own)] = 1
+        size_weight = np.full(side * side, 0.5)
+        expected = released(before[0].double().numpy(), mask, size_weight, 1.0, float(ctx.t))
+        np.testing.assert_allclose(after[0].numpy(), expected, rtol=0, atol=1e-5)
+
+
 def test_size_and_power_weigh_the_pull(plain):
-    settings = DenseDiffusion(size=0, power=1, creg=0.5, sreg=0, duration=1, phrases_alone=False)
+    settings = DenseDiffusion(
+        size=0, power=1, creg=0.5, sreg=0, duration=1, phrases_alone=False, official=False
+    )
     whole = Layout("a red apple", [Region("a red apple", (0, 0, 1, 1))], seed=0)
     for site, ctx, before, after in logits_of(plain, [whole], settings, steps=2):
         match = torch.zeros(1, *before.shape[2:])
@@ -193,7 +222,7 @@ def test_size_and_power_weigh_the_pull(plain):
         gain = 0.5 * ctx.t.float() / 1000 if site.kind == "cross" else 0 * ctx.t.float()
         expected = before + gain * match[:, None] * (before.amax(-1, keepdim=True) - before)
         torch.testing.assert_close(after, expected, rtol=0, atol=1e-5)
-    for *_, before, after in logits_of(plain, [whole], DenseDiffusion(), steps=2):
+    for *_, before, after in logits_of(plain, [whole], DenseDiffusion(official=False), steps=2):
         assert torch.equal(before, after), "with size 1 a region that fills the picture has nothing to pull"
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import reading
+from torch.nn.functional import interpolate
 
 from trueline.layout import Layout, Region
 from trueline.models.text import locate, locate_phrase, own_tokens
@@ -123,7 +124,12 @@ def test_a_box_covers_the_cells_that_are_at_least_half_in_it():
 
 @pytest.mark.parametrize(
     ("cut", "rows", "columns"),
-    [("half", (2, 3), (0, 2)), ("round", (1, 3), (0, 2)), ("floor", (1, 3), (0, 1))],
+    [
+        ("half", (2, 3), (0, 2)),
+        ("round", (1, 3), (0, 2)),
+        ("floor", (1, 3), (0, 1)),
+        ("corner", (2, 4), (1, 2)),
+    ],
 )
 def test_a_box_is_cut_by_a_named_rule(cut, rows, columns):
     """On a grid of 4: x from .3 to 1.6, y from 1.3 to 3.2. Of the cells in row 1 less than half is covered."""
@@ -145,7 +151,22 @@ def test_rows_and_columns_are_cut_on_their_own_grids():
     assert torch.equal(mask, torch.tensor([[0.0] * 3 + [1.0] * 6 + [0.0], [0.0] * 10]))
 
 
-@pytest.mark.parametrize("cut", ["half", "round", "floor"])
+def test_corners_are_what_nearest_sampling_of_a_fine_mask_keeps():
+    """As DenseDiffusion's released code makes its masks, from pictures of 512 pixels."""
+    lines = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        x0, y0, x1, y1 = torch.randint(0, 449, (4,), generator=lines).tolist()
+        pixels = (x0, y0, x0 + 64 + x1 % (449 - x0), y0 + 64 + y1 % (449 - y0))
+        fine = torch.zeros(1, 1, 512, 512)
+        fine[..., pixels[1] : pixels[3], pixels[0] : pixels[2]] = 1
+        region = Region("a", tuple(value / 512 for value in pixels))
+        latent = interpolate(fine, (64, 64), mode="nearest")
+        for side in (64, 32, 16, 8):
+            expected = interpolate(latent, (side, side), mode="nearest")[0, 0]
+            assert torch.equal(region_mask(region, side, side, "corner"), expected), pixels
+
+
+@pytest.mark.parametrize("cut", ["half", "round", "floor", "corner"])
 def test_a_box_below_one_cell_has_the_cell_it_covers_most_of(cut):
     mask = region_mask(Region("a", (0.30, 0.55, 0.36, 0.6)), 4, 4, cut)
     assert mask.sum() == 1 and mask[2, 1] == 1
@@ -154,7 +175,7 @@ def test_a_box_below_one_cell_has_the_cell_it_covers_most_of(cut):
 def test_a_mask_counts_instead_of_the_box():
     drawn = np.zeros((8, 8), bool)
     drawn[0:4, 4:8] = True
-    for cut in ("half", "round", "floor"):
+    for cut in ("half", "round", "floor", "corner"):
         mask = region_mask(Region("a", (0, 0, 1, 1), mask=drawn), 2, 2, cut)
         assert mask.tolist() == [[0, 1], [0, 0]]
 

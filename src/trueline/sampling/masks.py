@@ -1,6 +1,7 @@
 """Regions on the grid of an attention map or a latent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Literal
 
 import torch
@@ -13,8 +14,9 @@ from trueline.layout import Region
 #: How a box becomes cells of a grid. "half": those of which it covers at least half. "round": between its edges, each
 #: at the nearest line of the grid (the even one of two), as in BoxDiff's released code. "floor": between its edges,
 #: both cut off by ``int()``, as in those of Layout-Guidance and Attention-Refocusing; it moves boxes up and left by
-#: half a cell on average.
-Cut = Literal["half", "round", "floor"]
+#: half a cell on average. "corner": those whose upper left corner lies in the box, which nearest sampling of a fine
+#: mask keeps, as in DenseDiffusion's.
+Cut = Literal["half", "round", "floor", "corner"]
 
 
 def region_mask(region: Region, height: int, width: int, cut: Cut = "half") -> Float[Tensor, "height width"]:
@@ -72,5 +74,9 @@ def _overlap(low: float, high: float, cells: int) -> Float[Tensor, " cells"]:
 
 
 def _cells(low: float, high: float, cells: int, cut: Cut) -> slice:
-    rule = round if cut == "round" else int
-    return slice(rule(low * cells), rule(high * cells))
+    rules: dict[str, Callable[[float], int]] = {"round": round, "floor": int, "corner": _first_at_least}
+    return slice(rules[cut](low * cells), rules[cut](high * cells))
+
+
+def _first_at_least(line: float) -> int:
+    return ceil(line - 1e-9)  # .55 of 20 cells is line 11, not a little more
