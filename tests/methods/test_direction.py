@@ -131,10 +131,10 @@ class Direction(NamedTuple):
 
 #: A method that guides or edits and is not here is measured by its attention mass, with its own settings.
 DIRECTIONS = {
-    # Released code cuts boxes by ``int()``, half a cell up and left; on maps of 16 that is more than it leads to.
+    # Released code cuts boxes by ``int()``: it leads half a cell up and left of where is measured.
     "attention-refocusing": Direction(settings={"official": False}),
     "attend-and-excite": Direction(greatest_share, {"cells": 8, "refinements": 0}, nets="tiny", boxes=False),
-    "boxdiff": Direction(settings={"strength": 0.3}),  # the released step is too long for the world's nets
+    "boxdiff": Direction(settings={"strength": 0.3}),  # at full length the first step alone overshoots
     "hcma": Direction(alignment),
     "multidiffusion": Direction(nearness, {"bootstrap": 0}),
 }

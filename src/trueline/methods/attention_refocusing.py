@@ -210,7 +210,7 @@ class AttentionRefocusing(Method):
     ``official``, the released code: boxes become cells by cutting off both edges, ``int()``; the grounding token that
     a box's places may look at is the one with the word's number, which is not the box's own as soon as a phrase has
     two words or a word two boxes; the gated layers of the up blocks count twice. Losses and gradients are the
-    release's to 1e-7 (``tests/golden``).
+    release's to 1e-6 (``tests/golden``).
 
     ``official=False``, ours: half-covered cells belong to a box, for ``int()`` moves boxes up and left by half a cell
     (masks of random boxes differ in 96%, CAR by up to 4.8); a box's own token is the one its places may look at; each
