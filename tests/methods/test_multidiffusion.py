@@ -144,7 +144,7 @@ def test_the_net_sees_a_colour_at_the_right_noise_level(plain, scheduler, monkey
     """What goes into the U-Net for a region, against noising by DDIM's own rule at the same time."""
     seen, predict = [], plain.predict
     monkeypatch.setattr(plain, "predict", lambda z, t, *more: seen.append((z, t)) or predict(z, t, *more))
-    run(plain, [ONE], MultiDiffusion(bootstrap=1), scheduler=scheduler, steps=4)
+    run(plain, [ONE], MultiDiffusion(bootstrap=1, official=False), scheduler=scheduler, steps=4)
     assert len(seen) == 8
     with torch.no_grad():
         colour = torch.rand(3, generator=noise_generators([background_seed(ONE, CAT) % WIDE])[0]) * 2 - 1
@@ -164,11 +164,11 @@ def test_the_net_sees_a_colour_at_the_right_noise_level(plain, scheduler, monkey
 # The loop
 
 
-def by_hand(backbone, layout, bootstrap, scale, steps=5, stop=None):
+def by_hand(backbone, layout, bootstrap, scale, steps=5, stop=None, official=True):
     """The paper's form: each prompt steps its own latent (replaced outside its mask at first), then the mean."""
     scheduler = DDIMScheduler.from_config(backbone.scheduler.config)
     scheduler.set_timesteps(steps)
-    z = torch.randn(1, 4, 8, 8, generator=noise_generators([layout.seed])[0])
+    first = z = torch.randn(1, 4, 8, 8, generator=noise_generators([layout.seed])[0])
     masks = region_masks(layout.regions, 8, 8)
     masks = torch.cat([(1 - masks.sum(dim=0, keepdim=True)).clamp(min=0), masks])
     texts = [layout.prompt, *(region.phrase for region in layout.regions)]
@@ -182,9 +182,14 @@ def by_hand(backbone, layout, bootstrap, scale, steps=5, stop=None):
             own = z
             if i and index < bootstrap * steps:
                 seed = background_seed(layout, layout.regions[i - 1])
+                fresh = noise_generators([(seed, index + 1)])[0]
+                if official:
+                    noise, words = first, hashlib.sha256(layout.prompt.encode()).hexdigest()
+                    seed = int(words[:16], 16) % 2**63 + int(torch.randint(20, (), generator=fresh))
+                else:
+                    noise = torch.randn(1, 4, 8, 8, generator=fresh)
                 colour = torch.rand(3, generator=noise_generators([seed % WIDE])[0]) * 2 - 1
                 flat = colour_latents(backbone, colour[None])[:, :, None, None].expand_as(z)
-                noise = torch.randn(1, 4, 8, 8, generator=noise_generators([(seed, index + 1)])[0])
                 own = torch.where(masks[i] == 1, z, scheduler.add_noise(flat, noise, t[None]))
             eps = backbone.predict(own, t, backbone.encode([text]))
             if scale > 1:
@@ -198,10 +203,11 @@ def by_hand(backbone, layout, bootstrap, scale, steps=5, stop=None):
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:this backbone has no grounding layers")
 @pytest.mark.parametrize("scale", [4.0, 1.0])
-@pytest.mark.parametrize("bootstrap", [0.0, 0.4])
-def test_a_run_equals_fusing_latents(plain, bootstrap, scale):
-    found = run(plain, [TWO], MultiDiffusion(bootstrap=bootstrap), guidance_scale=scale)
-    expected = by_hand(plain, TWO, bootstrap, scale)
+@pytest.mark.parametrize(("bootstrap", "official"), [(0.0, True), (0.4, True), (0.4, False)])
+def test_a_run_equals_fusing_latents(plain, bootstrap, official, scale):
+    method = MultiDiffusion(bootstrap=bootstrap, official=official)
+    found = run(plain, [TWO], method, guidance_scale=scale)
+    expected = by_hand(plain, TWO, bootstrap, scale, official=official)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert (found - run(plain, [TWO], guidance_scale=scale)).abs().max() > 1e-2
 

@@ -30,6 +30,7 @@ from trueline.sampling.masks import region_masks
 from trueline.sampling.method import Context, Method, Part
 from trueline.seeds import WIDE, hashed, noise_generators
 
+COLOURS = 20  #: that a run's bootstrapping chooses from, as released
 PATCH = 8
 """Side, in latents, of the picture that a colour is encoded in: enough that its centre does not see the edge."""
 
@@ -87,8 +88,15 @@ class MultiDiffusion(Method):
     In the first steps (officially 20 of 50), a region's prediction does not see the picture outside its mask, but a
     noised plain colour instead, so that its object lies inside: the bootstrapping.
 
-    Colour and noise of the bootstrapping depend on prompt, phrase, box and step only: not on the batch, nor on the
-    seed, which a hook does not see.
+    ``official``, the released code: in each step another one of 20 colours, always with the picture's first noise.
+    ``official=False``, ours: one colour for a region and new noise in each step, so that what is around the object
+    does not change its colour under it, and the noise is that of the step.
+
+    What differs from the release in both: predictions are fused (above); a colour's latent is the mean of the VAE's
+    distribution, there a sample of it; colours, and the noise of ``official=False``, depend on prompt, phrase, box
+    and step only, so that a picture depends neither on its batch nor on what was drawn before; overlapping regions
+    have equal shares; a region's negative; grounding of the background; half-covered cells belong to a box. The
+    release has no licence and was not read: what it does is known from a comparison of numbers.
 
     Raises, when the run begins:
         ValueError: no layout has regions.
@@ -98,6 +106,11 @@ class MultiDiffusion(Method):
         0.4, ge=0, le=1, description="fraction of the steps, the first ones, bootstrapped"
     )
     strength: float = Field(1.0, ge=0, le=1, description="from the plain prediction to the fused one")
+    official: bool = Field(
+        True,
+        description="bootstrap as the released code: another colour in each step, with the first noise; false: one "
+        "colour for a region, with new noise in each step",
+    )
 
     needs_regions: ClassVar[bool] = True
     reads: ClassVar[frozenset[Part]] = frozenset({"mask", "negative"})
@@ -112,6 +125,7 @@ class MultiDiffusion(Method):
     ) -> Float[Tensor, "batch c h w"]:
         if ctx.index == 0 and ctx.guidance_scale <= 1:
             self._say_unguided(ctx)
+        ctx.once("first noise", lambda: ctx.stepper.net_input(z).clone())
         most = max(len(layout.regions) for layout in ctx.layouts)
         masks = ctx.once(("region masks", z.shape[-2:]), lambda: _masks(ctx, most, z))
         regions = torch.zeros(len(z), most, *z.shape[1:], device=z.device)
@@ -143,7 +157,7 @@ class MultiDiffusion(Method):
         latents = ctx.stepper.net_input(z)[rows]
         bootstrap = ctx.progress < self.bootstrap
         if bootstrap:
-            latents = self._bootstrapped(latents, [ctx.layouts[row] for row in rows], regions, masks, ctx)
+            latents = self._bootstrapped(latents, rows, regions, masks, ctx)
         phrases = [region.phrase for region in regions]
         text = ctx.once(("encoded", *phrases), lambda: ctx.backbone.encode(phrases))
         if uncond is None or ctx.negative is None:
@@ -166,17 +180,33 @@ class MultiDiffusion(Method):
     def _bootstrapped(
         self,
         latents: Float[Tensor, "rows c h w"],
-        layouts: Sequence[Layout],
+        rows: Sequence[int],
         regions: Sequence[Region],
         masks: Float[Tensor, "rows h w"],
         ctx: Context,
     ) -> Float[Tensor, "rows c h w"]:
+        layouts = [ctx.layouts[row] for row in rows]
         keys = [background_seed(layout, region) for layout, region in zip(layouts, regions, strict=True)]
-        noise = torch.stack(
-            [draw(own, latents.shape[1:]) for own in noise_generators([(key, ctx.index + 1) for key in keys])]
-        ).to(latents)
-        colours = ctx.once(("colours", *keys), lambda: _colours(ctx.backbone, keys))
+        of_this_step = noise_generators([(key, ctx.index + 1) for key in keys])
+        if self.official:
+            noise = ctx.made["first noise"][rows]
+            palettes = torch.stack([self._palette(ctx, layout) for layout in layouts])
+            chosen = [int(torch.randint(COLOURS, (), generator=own)) for own in of_this_step]
+            colours = palettes[range(len(rows)), chosen]
+        else:
+            noise = torch.stack([draw(own, latents.shape[1:]) for own in of_this_step]).to(latents)
+            colours = ctx.once(("colours", *keys), lambda: _colours(ctx.backbone, keys))
         return bootstrapped(latents, masks, colours, noise, *ctx.stepper.alpha_sigma())
+
+    @staticmethod
+    def _palette(ctx: Context, layout: Layout) -> Float[Tensor, "colours c"]:
+        """The colours of one picture's bootstrapping, as latents."""
+        first = hashed(layout.prompt) & MAX_SEED
+
+        def made() -> Float[Tensor, "colours c"]:
+            return _colours(ctx.backbone, [(first + number) & MAX_SEED for number in range(COLOURS)])
+
+        return ctx.once(("palette", layout.prompt), made)
 
 
 def _masks(ctx: Context, most: int, z: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch regions h w"]:
