@@ -114,7 +114,16 @@ def test_the_surest_of_a_label_counts_and_people_are_persons():
     boxes = [Detection("person", RIGHT, 0.6), Detection("person", LEFT, 0.9), Detection("pig", RIGHT, 1.0)]
     assert spatial_score(boxes, "girl", "pig", "on the left of", SIZE) == pytest.approx(0.225 + 0.25 + 0.5)
     asked_as_written = [Detection("girl", LEFT), Detection("pig", RIGHT)]
-    assert spatial_score(asked_as_written, "girl", "pig", "on the left of", SIZE) == 1
+    assert spatial_score(asked_as_written, "girl", "pig", "on the left of", SIZE, "fixed") == 1
+    assert spatial_raw(asked_as_written, "girl", "pig", "on the left of", SIZE) == 0.25, (
+        "officially no person"
+    )
+
+
+def test_a_thing_stands_in_no_direction_of_itself():
+    box = (0.11506428541024612, 0.6022678617710301, 0.9486943475686217, 0.7265788989794165)
+    for relation in ("on the left of", "on the right of", "on the top of", "on the bottom of"):
+        assert spatial_raw([Detection("girl", box)], "girl", "girl", relation, SIZE, "fixed") == 0.5
 
 
 def test_unknown_mode():
@@ -286,6 +295,18 @@ def test_3d_score_and_its_boxes():
         0.2 + 0.1 + 0.5
     )
     assert spatial_3d_score(cats, "cat", "dog", "behind", (0, 1)) == pytest.approx(0.2), "no cut at .5"
+
+
+def test_3d_labels_that_contain_a_name():
+    """As ``obj1 in obj[i]`` of the script; a girl that is called so is no person there."""
+    carrot, car = Detection("carrot", (0, 0, 1, 1), 0.9), Detection("car", (0, 0, 0.5, 1), 0.8)
+    hot_dog = Detection("hot dog", (0, 0, 0.8, 1), 0.4)
+    assert pair_3d([car, carrot, hot_dog], "car", "dog") == (car, hot_dog), "the last car before the dog"
+    assert pair_3d([car, carrot, hot_dog], "car", "dog", "fixed") == (car, None)
+    assert pair_3d([carrot], "car", "dog") == (carrot, None)
+    girl, person = Detection("girl", (0, 0, 1, 1), 0.9), Detection("person", (0, 0, 0.5, 1), 0.5)
+    assert pair_3d([girl, person, hot_dog], "girl", "dog") == (person, hot_dog)
+    assert pair_3d([girl, hot_dog], "girl", "dog", "fixed") == (girl, None)
 
 
 def test_nearness_and_its_exchanged_axes():

@@ -1,19 +1,23 @@
 """T2I-CompBench and T2I-CompBench++: 2D-spatial, numeracy, 3D-spatial and the 3-in-1 of complex prompts.
 
 Source: Karine-Huang/T2I-CompBench@1b7094991a57, ``UniDet_eval/{2D_spatial,numeracy,3D_spatial}_eval.py`` and
-``3_in_1_eval/3_in_1.py``. What differs for every mode: the official scripts take the nouns of a prompt from spaCy
-(first and last NOUN); ``prompts`` has rules of its own. The official
-detector is UniDet at a confidence of 0.5; thresholds are the detector's here.
+``3_in_1_eval/3_in_1.py``. The rules of 2D and 3D were run beside those functions on 1,000 random cases each: no
+difference above 1e-12. What differs for every mode: the official scripts take the nouns of a prompt from spaCy
+(first and last NOUN); ``prompts`` has rules of its own. The official detector is UniDet at a confidence of 0.5;
+thresholds are the detector's here.
 
 Quirks kept by ``official``:
 
 - 2D: "on top of" is looked for in the prompt but never scored (rule 0; 33 of the 88 complex prompts that name a
   relation); ``fixed`` reads it as "on the top of".
+- 2D and 3D: girl, boy, man and woman in the prompt are looked for as "person"; a detection that is called by one of
+  them is not. ``fixed`` takes both for a person.
 - 2D, both modes: a score below 0.5 becomes 0, so that one object alone never counts. ``spatial_raw`` is the value
   before that.
 - Numeracy: an object without a detection of its own takes over every label that contains its name ("car" takes
   "carrot"); several words are renamed to UniDet's; pixels are counted inclusively (x1 - x0 + 1).
-- 3D: the object's boxes are the last first-object and the last second-object seen until both are there, not the
+- 3D: a label is an object's if it contains the object's name ("car" takes "carrot", "person" none of the four);
+  the objects' boxes are the last first-object and the last second-object seen until both are there, not the
   surest; an IoU of exactly 0.5 scores 0; the depth map is indexed with x and y exchanged (``nearness``).
 """
 
@@ -64,8 +68,8 @@ def position_2d(first: Corners, second: Corners, relation: str, mode: Mode) -> f
     """
     if relation == "on top of" and not is_official(mode):
         relation = "on the top of"
-    dx = (second[0] + second[2] - first[0] - first[2]) / 2
-    dy = (second[1] + second[3] - first[1] - first[3]) / 2
+    dx = (second[0] + second[2]) / 2 - (first[0] + first[2]) / 2  # exactly 0 for one box, and so no relation
+    dy = (second[1] + second[3]) / 2 - (first[1] + first[3]) / 2
     if relation in BESIDE:
         near = min(abs(dx), abs(dy)) < MAX_DISTANCE
         return 1.0 if near else MAX_DISTANCE / max(abs(dx), abs(dy))
@@ -94,8 +98,9 @@ def spatial_raw(
 
     ``image_size`` is (width, height) of the picture in pixels.
     """
-    is_official(mode)
-    named = [Detection(detector_label(d.label), d.box, d.score) for d in detections]
+    named = list(detections)
+    if not is_official(mode):
+        named = [Detection(detector_label(d.label), d.box, d.score) for d in detections]
     one, two = surest(named, detector_label(first)), surest(named, detector_label(second))
     score = sum(0.25 * found.score for found in (one, two) if found)
     if one and two:
@@ -203,16 +208,20 @@ def pair_3d(
     detections: Sequence[Detection], first: str, second: str, mode: Mode = "official"
 ) -> tuple[Detection | None, Detection | None]:
     """The detections of both objects that the 3D rule compares; read their ``nearness`` for ``spatial_3d_score``."""
-    first, second = detector_label(first), detector_label(second)
-    named = [(detector_label(d.label), d) for d in surest_first(detections)]
-    one = next((d for label, d in named if label == first), None)
-    two = next((d for label, d in named if label == second), None)
-    if not (is_official(mode) and one and two):
+    first, second, official = detector_label(first), detector_label(second), is_official(mode)
+
+    def is_one(detection: Detection, name: str) -> bool:
+        return name in detection.label if official else name == detector_label(detection.label)
+
+    by_score = surest_first(detections)
+    one = next((detection for detection in by_score if is_one(detection, first)), None)
+    two = next((detection for detection in by_score if is_one(detection, second)), None)
+    if not (official and one and two):
         return one, two
     one = two = None
-    for label, detection in named:
-        one = detection if label == first else one
-        two = detection if label == second else two
+    for detection in by_score:
+        one = detection if is_one(detection, first) else one
+        two = detection if is_one(detection, second) else two
         if one and two:
             break
     return one, two
