@@ -127,7 +127,7 @@ def test_exporting_once_more_leaves_the_pictures(gated_folder, data, whole, tmp_
     for _ in range(2):
         assert main(command(gated_folder, data, whole, "--export", str(tmp_path))) == 0
     assert "exported to" in capsys.readouterr().out
-    next((tmp_path / "plain/samples").glob("*.png")).unlink()
+    next((tmp_path / "plain").rglob("*.png")).unlink()
     assert main(command(gated_folder, data, whole, "--export", str(tmp_path))) == 2
     assert "has pictures already" in capsys.readouterr().err
 

@@ -10,14 +10,17 @@ from trueline.commands._engine import recorded_end
 from trueline.commands._model import find_device, load_pipeline, silence_libraries, warnings_as_lines
 from trueline.commands._planners import PLANS, not_as_asked
 from trueline.commands._report import report
+from trueline.commands.evaluate import read_pattern
 from trueline.engine import Engine, Phase, carry_out, in_worker
 from trueline.evaluation.benchmarks import benchmark_class
 from trueline.evaluation.benchmarks.benchmark import Example
+from trueline.evaluation.benchmarks.t2i_compbench import T2ICompBench
 from trueline.evaluation.benchmarks.t2i_compbench.folder import SAMPLES, export_compbench, read_compbench
 from trueline.evaluation.drawing import drawing
 from trueline.evaluation.drawing_list import Wanted
 from trueline.evaluation.judges import make_judges, unmeasured
 from trueline.evaluation.judging import judging, seen
+from trueline.evaluation.picture_folders import export_pictures, pattern_of
 from trueline.evaluation.planned_benchmark import PlannedBenchmark
 from trueline.evaluation.planning import Asking, with_plans
 from trueline.evaluation.run import REFERENCE, ROUND_TRIP, EvaluationRun, Judge, Row
@@ -156,18 +159,25 @@ class Evaluation:
         if self.names:
             categories = {picture.example.category for picture in self.run.pictures}
             notes += unmeasured(benchmark_class(self.options.benchmark), self.names, categories)
+        notes += [note for each in self.run.elsewhere.values() for note in each.notes]
         return notes + [
             f"the picture {name} could not be made: {why}" for name, why in self.run.failed.items()
         ]
 
     def _export(self, folder: Path) -> None:
         run = self.run
+        pattern = read_pattern(self.options, "export") or pattern_of(benchmark_class(self.options.benchmark))
+        mine = [picture for number in run.mine for picture in run.batches[number]]
         for method in self._drawn():
-            mine = [picture for number in run.mine for picture in run.batches[number]]
-            pairs = [(each.example, run.path(method, each)) for each in mine if run.exists_for(method, each)]
-            if not _holds(folder / method, pairs):
-                export_compbench(folder / method, pairs)
-            print(f"{len(pairs)} pictures exported to {folder / method}")
+            there = [each for each in mine if run.exists_for(method, each)]
+            if pattern is None or pattern.text == T2ICompBench.pictures:
+                pairs = [(each.example, run.path(method, each)) for each in there]
+                if not _holds(folder / method, pairs):
+                    export_compbench(folder / method, pairs)
+            else:
+                pictures = [(each.example, each.place, each.copy, run.path(method, each)) for each in there]
+                export_pictures(folder / method, pattern, pictures, len(run.settings.seeds))
+            print(f"{len(there)} pictures exported to {folder / method}")
 
     def _answered(self) -> dict:
         planned = self.run.benchmark

@@ -88,8 +88,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--export",
         metavar="FOLDER",
-        help="copy each method's pictures to FOLDER/METHOD in T2I-CompBench's convention",
+        help="copy each method's pictures to FOLDER/METHOD as the benchmark's own scorer takes them (of one that has "
+        "none: as T2I-CompBench's)",
     )
+    add_flags(top, {"--export-pattern PATTERN": "instead; as --images-pattern"})
     top.add_argument("--quiet", action="store_true", help="no progress")
     add_engine(top.add_argument_group("who works"), "draw and look at this part only")
     return top
@@ -98,7 +100,8 @@ def parser() -> argparse.ArgumentParser:
 def _what(group: argparse._ArgumentGroup) -> None:
     several = {
         "--loras NAME=FILE": "LoRAs by the names that rows call them by, as lora:NAME",
-        "--images [NAME=]DIR": "pictures made elsewhere, ID.png or ID-COPY.png, as methods of those names",
+        "--images [NAME=]DIR": "pictures made elsewhere, as methods of those names: ID.png or ID-COPY.png, or as the "
+        "benchmark's own scorer has them (T2I-CompBench, GenEval, HRS, ImageReward)",
         "--option NAME=VALUE": "of the benchmark: split=train, categories=...",
     }
     names = {
@@ -110,6 +113,8 @@ def _what(group: argparse._ArgumentGroup) -> None:
         "--images-per-prompt COUNT": "default: as many as seeds, or 1",
     }
     others = {
+        "--images-pattern PATTERN": "where each picture lies, such as {index:05d}/samples/{k:04d}.png; with index, "
+        "k, number, prompt, id",
         "--data DIR": "the benchmarks' files (or TRUELINE_DATA)",
         "--against NAME": "the row, or planner, that the others are compared with (default: the first)",
     }
@@ -209,7 +214,8 @@ def _pictures(
         if asking is not None:
             settings = settings.model_copy(update={"planner": asking.to_json()})
         pictures = wanted(benchmark.examples, choose(benchmark.examples, options.n), seeds)
-        elsewhere = read_images(options, pictures)
+        elsewhere = read_images(options, pictures, benchmark)
+        read_pattern(options, "export")
         asked = None
         if options.methods is not None or loras:
             asked = read_rows(options.methods or [], given, loras, options.model)
@@ -287,11 +293,29 @@ def read_options(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def read_images(options: argparse.Namespace, pictures: "Sequence[Wanted]") -> list[Any]:
+def read_pattern(options: argparse.Namespace, what: str) -> Any:
+    """Of "images" or "export", if it is given."""
+    from trueline.evaluation.picture_folders import PicturePattern
+
+    text = getattr(options, f"{what}_pattern")
+    if text is None:
+        return None
+    if not getattr(options, what):
+        raise ValueError(f"--{what}-pattern: belongs to --{what}, which is not given")
+    try:
+        return PicturePattern(text)
+    except ValueError as error:
+        raise ValueError(f"--{what}-{error}") from None
+
+
+def read_images(
+    options: argparse.Namespace, pictures: "Sequence[Wanted]", benchmark: "Benchmark"
+) -> list[Any]:
     from trueline.evaluation.elsewhere import Elsewhere
     from trueline.evaluation.run import REFERENCE, ROUND_TRIP
 
-    found = [Elsewhere.parse(text, pictures) for text in options.images]
+    pattern = read_pattern(options, "images")
+    found = [Elsewhere.parse(text, pictures, benchmark, pattern) for text in options.images]
     taken = [*BASIC, *METHODS, REFERENCE, ROUND_TRIP]
     for each in found:
         if each.method in taken:

@@ -1,7 +1,9 @@
 """Pictures made elsewhere, to be judged besides our own.
 
-A picture is found by the example's id: ``ID-COPY.png`` as a run of ours names them (COPY from 0), ``ID.png`` for a
-first picture; or by the manifest of a folder that ``export_compbench`` wrote. PNG, JPEG and WebP.
+A picture is found by a pattern, if one is given; else by the manifest of a folder that ``export_compbench`` wrote; by
+the example's id, ``ID-COPY.png`` as a run of ours names them (COPY from 0), ``ID.png`` for a first picture; or as the
+benchmark's own scorer has them (``picture_folders``). PNG, JPEG and WebP. What is missing is said, and the row is of
+the others.
 """
 
 from __future__ import annotations
@@ -10,38 +12,79 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from trueline.evaluation.benchmarks.benchmark import Benchmark
 from trueline.evaluation.benchmarks.t2i_compbench.folder import MANIFEST, SAMPLES, read_compbench
 from trueline.evaluation.drawing_list import Wanted
+from trueline.evaluation.picture_folders import (
+    SUFFIXES,
+    PicturePattern,
+    missing_said,
+    pattern_of,
+    pictures_by_example,
+)
 from trueline.files import file_digest
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Elsewhere:
-    """The pictures of one method in a folder, every one that is wanted.
+    """The pictures of one method in a folder. ``notes``: what of it is missing, and what is of other prompts.
 
     Raises:
-        ValueError: the folder or a picture is missing, or one picture is there twice.
+        ValueError: there is no such folder, none of the pictures is in it, one is there twice, or the folder says
+            that it is of other prompts.
     """
 
-    def __init__(self, method: str, folder: Path, wanted: Sequence[Wanted]):
+    def __init__(
+        self,
+        method: str,
+        folder: Path,
+        wanted: Sequence[Wanted],
+        benchmark: Benchmark,
+        pattern: PicturePattern | None = None,
+    ):
         self.method, self.folder = method, folder
-        self._paths = _exported(folder) if (folder / MANIFEST).exists() else pictures_in(folder)
-        missing = [picture for picture in wanted if not self._candidates(picture)]
-        if missing:
+        if not folder.is_dir():
+            raise ValueError(f"images: {folder} is no folder; give the folder that holds the pictures")
+        self._paths, strays = self._find(benchmark, pattern, wanted)
+        missing = [picture.name for picture in wanted if not self.has(picture)]
+        if len(missing) == len(wanted):
+            own = pattern or pattern_of(benchmark)
+            forms = ", ".join([*([] if pattern else ["ID.png", "ID-COPY.png"]), *([own.text] if own else [])])
+            other = f"; {strays[0].name} is of a prompt that the benchmark does not have" if strays else ""
             raise ValueError(
-                f"images: {folder} lacks {len(missing)} of {len(wanted)} pictures, first {missing[0].name}.png; "
-                "make them, or give n and seeds as they were made"
+                f"images: {folder} lacks all {len(wanted)} pictures, first {missing[0]}, under the names {forms}"
+                f"{other}; give a folder of this benchmark, or images_pattern"
             )
         for picture in wanted:
             if len(found := self._candidates(picture)) > 1:
                 raise ValueError(
                     f"images: {found[0]} and {found[1].name} are both picture {picture.name}; remove one"
                 )
+        self.notes = missing_said(method, folder, missing, len(wanted), strays)
         self._digests: dict[Path, str] = {}
 
+    def _find(
+        self, benchmark: Benchmark, pattern: PicturePattern | None, wanted: Sequence[Wanted]
+    ) -> tuple[dict[str, list[Path]], list[Path]]:
+        if pattern is None:
+            if (self.folder / MANIFEST).exists():
+                return _exported(self.folder), []
+            found = pictures_in(self.folder)
+            if any(name in found for picture in wanted for name in _names(picture)):
+                return found, []
+            pattern = pattern_of(benchmark)
+        return pictures_by_example(self.folder, pattern, benchmark.examples) if pattern else ({}, [])
+
+    def has(self, picture: Wanted) -> bool:
+        return bool(self._candidates(picture))
+
     @classmethod
-    def parse(cls, text: str, wanted: Sequence[Wanted]) -> Elsewhere:
+    def parse(
+        cls,
+        text: str,
+        wanted: Sequence[Wanted],
+        benchmark: Benchmark,
+        pattern: PicturePattern | None = None,
+    ) -> Elsewhere:
         """``DIR``, whose name is the method's, or ``NAME=DIR``."""
         name, equals, folder = text.partition("=")
         path = Path(folder if equals else text)
@@ -50,14 +93,14 @@ class Elsewhere:
             raise ValueError(
                 f"images: {method!r} cannot name a method; give NAME=DIR with letters and digits"
             )
-        return cls(method, path, wanted)
+        return cls(method, path, wanted, benchmark, pattern)
 
     def _candidates(self, picture: Wanted) -> list[Path]:
-        names = [picture.name] + ([picture.example.id] if picture.copy == 0 else [])
-        return [path for name in names for path in self._paths.get(name, ())]
+        return [path for name in _names(picture) for path in self._paths.get(name, ())]
 
     def path(self, picture: Wanted) -> Path:
-        return self._candidates(picture)[0]
+        """Where it is, or would be."""
+        return next(iter(self._candidates(picture)), self.folder / f"{picture.name}.png")
 
     def digest(self, picture: Wanted) -> str:
         """SHA-256 of the file, so that what was seen in another picture is not taken for this one's."""
@@ -65,6 +108,10 @@ class Elsewhere:
         if path not in self._digests:
             self._digests[path] = file_digest(path)
         return self._digests[path]
+
+
+def _names(picture: Wanted) -> list[str]:
+    return [picture.name] + ([picture.example.id] if picture.copy == 0 else [])
 
 
 def pictures_in(folder: Path) -> dict[str, list[Path]]:

@@ -153,10 +153,12 @@ class EvaluationRun:
         return self.out / file_of(method, picture)
 
     def exists_for(self, method: str, picture: Wanted) -> bool:
-        """Whether the method has such a picture: of the benchmark's own, not every prompt has one, and some could not
-        be made."""
+        """Whether the method has such a picture: of the benchmark's own, not every prompt has one, some could not be
+        made, and folders of others may lack some."""
         if f"{method}/{picture.name}" in self.failed:
             return False
+        if method in self.elsewhere:
+            return self.elsewhere[method].has(picture)
         return method not in (REFERENCE, ROUND_TRIP) or self.benchmark.has_reference(picture.example)
 
     def check(self, row: Row) -> None:

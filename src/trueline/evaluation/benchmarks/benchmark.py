@@ -51,7 +51,8 @@ class Benchmark:
     how the colour of a detected thing is read where the detector does not say it. ``threshold``: the rule's own
     confidence, 0 where it takes the detector's. ``asks``: answerers get ``questions`` in place of B-VQA's.
     ``overlaps``: embedders measure how hard the layouts are (``overlaybench.overlay_score``). ``layout_categories``:
-    those of which ``score_layout`` can judge boxes without a picture (() for all).
+    those of which ``score_layout`` can judge boxes without a picture (() for all). ``pictures``: how its own scorer's
+    folders name pictures (``picture_folders``); "" for no scorer of its own.
     """
 
     name: ClassVar[str]
@@ -63,6 +64,7 @@ class Benchmark:
     asks: ClassVar[bool] = False
     overlaps: ClassVar[bool] = False
     layout_categories: ClassVar[tuple[str, ...]] = ()
+    pictures: ClassVar[str] = ""
 
     source: str  #: where the files come from, their version and licence, one line
     examples: Sequence[Example] = ()  #: in the official order

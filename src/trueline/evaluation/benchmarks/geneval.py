@@ -34,6 +34,7 @@ class GenEval(Benchmark):
     """
 
     name = "geneval"
+    pictures = "{index:05d}/samples/{k:05d}.png"
     needs: ClassVar[Needs] = {"accuracy": ("detector", "embedder")}
     colours = "clip"
 

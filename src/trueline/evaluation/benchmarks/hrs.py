@@ -96,6 +96,7 @@ class HRS(Benchmark):
     """
 
     name = "hrs"
+    pictures = "{index:05d}_{k:02d}.png"
     needs: ClassVar[Needs] = {"counting, spatial, size and color accuracy": ("detector",)}
     colours = "hue"
 

@@ -13,6 +13,7 @@ class ImageRewardPrompts(Benchmark):
     """``truth``: ``prompt_id``, the file's own. Ids: ``imagereward-000012``, by row from 0."""
 
     name = "imagereward"
+    pictures = "{prompt_id}_{k}.png"
 
     def __init__(self, data: str | Path | None = None):
         self.source = str(SOURCE)

@@ -51,6 +51,7 @@ class T2ICompBench(Benchmark):
     """
 
     name = "t2i-compbench"
+    pictures = "samples/{prompt}_{number:06d}.png"
     needs: ClassVar[Needs] = {
         "b_vqa": ("answerer",),
         "spatial, numeracy": ("detector",),

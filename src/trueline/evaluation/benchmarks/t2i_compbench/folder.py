@@ -34,12 +34,15 @@ class Exported:
     file: str
 
 
-def file_name(prompt: str, number: int) -> str:
-    """The name of picture ``number``: the prompt without ``_``, ``/`` and what else file systems refuse, cut to 200
-    bytes. Prompts that become equal thereby still differ in their number."""
+def plain_words(prompt: str) -> str:
+    """The prompt without ``_``, ``/`` and what else file systems refuse, cut to 200 bytes; "prompt" for nothing."""
     words = _UNSAFE.sub(" ", prompt).strip(" .")
-    cut = words.encode("utf-8")[:MAX_BYTES].decode("utf-8", errors="ignore").rstrip(" .")
-    return f"{cut or 'prompt'}_{number:06d}.png"
+    return words.encode("utf-8")[:MAX_BYTES].decode("utf-8", errors="ignore").rstrip(" .") or "prompt"
+
+
+def file_name(prompt: str, number: int) -> str:
+    """The name of picture ``number``. Prompts whose plain words are equal still differ in their number."""
+    return f"{plain_words(prompt)}_{number:06d}.png"
 
 
 def export_compbench(
