@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trueline.commands._engine import recorded_end
+from trueline.commands._images import read_pattern
 from trueline.commands._model import find_device, load_pipeline, silence_libraries, warnings_as_lines
 from trueline.commands._planners import PLANS, not_as_asked
 from trueline.commands._report import report
-from trueline.commands.evaluate import read_pattern
 from trueline.engine import Engine, Phase, carry_out, in_worker
 from trueline.evaluation.benchmarks import benchmark_class
 from trueline.evaluation.benchmarks.benchmark import Example

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.commands._engine import add_engine, read_engine
+from trueline.commands._images import read_images, read_pattern
 from trueline.commands._methods import Given, read_value
 from trueline.commands._parser import DTYPES, SPARING, Parser, add_flags, add_settings, settings_of
 from trueline.commands._planners import (
@@ -15,7 +16,7 @@ from trueline.commands._planners import (
     make_chosen,
     split_all,
 )
-from trueline.commands._rows import BASIC, check_boxes, compared_with, default_rows, read_loras, read_rows
+from trueline.commands._rows import check_boxes, compared_with, default_rows, read_loras, read_rows
 from trueline.errors import redacted_arguments
 from trueline.evaluation.benchmarks import BENCHMARKS, LAYOUT_BENCHMARKS, load
 from trueline.methods import METHODS
@@ -291,36 +292,3 @@ def read_options(options: argparse.Namespace) -> dict[str, Any]:
         else:
             given[name] = read_value(value)
     return given
-
-
-def read_pattern(options: argparse.Namespace, what: str) -> Any:
-    """Of "images" or "export", if it is given."""
-    from trueline.evaluation.picture_folders import PicturePattern
-
-    text = getattr(options, f"{what}_pattern")
-    if text is None:
-        return None
-    if not getattr(options, what):
-        raise ValueError(f"--{what}-pattern: belongs to --{what}, which is not given")
-    try:
-        return PicturePattern(text)
-    except ValueError as error:
-        raise ValueError(f"--{what}-{error}") from None
-
-
-def read_images(
-    options: argparse.Namespace, pictures: "Sequence[Wanted]", benchmark: "Benchmark"
-) -> list[Any]:
-    from trueline.evaluation.elsewhere import Elsewhere
-    from trueline.evaluation.run import REFERENCE, ROUND_TRIP
-
-    pattern = read_pattern(options, "images")
-    found = [Elsewhere.parse(text, pictures, benchmark, pattern) for text in options.images]
-    taken = [*BASIC, *METHODS, REFERENCE, ROUND_TRIP]
-    for each in found:
-        if each.method in taken:
-            raise ValueError(
-                f"--images: the name {each.method} is taken; give another, as NAME={each.folder}"
-            )
-        taken.append(each.method)
-    return found

@@ -15,6 +15,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from operator import methodcaller
 from pathlib import Path, PurePosixPath
 from string import Formatter
 
@@ -200,8 +201,8 @@ def export_pictures(
     for name, (example, _, _, file) in zip(names, pictures, strict=True):
         out.write_png(name, open_picture(file))
         if "/samples/" in name:
-            line = _line(example)
-            out.write(str(PurePosixPath(name).parent.parent / METADATA), lambda f, line=line: f.write(line))
+            beside = str(PurePosixPath(name).parent.parent / METADATA)
+            out.write(beside, methodcaller("write", _line(example)))
     return True
 
 
