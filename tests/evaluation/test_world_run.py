@@ -1,6 +1,7 @@
 """`trueline evaluate world`, for real and small: stopped, killed, sharded, and refused."""
 
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -34,6 +35,11 @@ def files(out: Path) -> dict[str, bytes]:
 def table(out: Path) -> list[dict]:
     rows = json.loads((out / "results.json").read_text())
     return [{key: value for key, value in row.items() if key != "command"} for row in rows]
+
+
+def verdicts(out: Path) -> list[dict]:
+    with lzma.open(out / "verdicts/results.jsonl.xz") as file:
+        return [{k: v for k, v in json.loads(line).items() if k != "command"} for line in file]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +145,9 @@ def test_a_picture_says_how_it_was_made(done):
 def test_the_same_command_again_draws_nothing(done):
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*.png")}
     rows = table(done)
+    kept = (done / "verdicts/results.jsonl.xz").read_bytes()
     evaluate(done)
+    assert (done / "verdicts/results.jsonl.xz").read_bytes() == kept
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*.png")} == before
     assert table(done) == rows
 
@@ -152,6 +160,7 @@ def test_shards_make_the_same_pictures_and_the_same_table(done, tmp_path):
     evaluate(out)
     assert files(out) == files(done)
     assert table(out) == table(done)
+    assert verdicts(out) == verdicts(done)
 
 
 def test_shards_of_two_machines_are_merged_exactly(done, tmp_path, capsys):
@@ -164,6 +173,7 @@ def test_shards_of_two_machines_are_merged_exactly(done, tmp_path, capsys):
     evaluate(whole)
     assert files(whole) == files(done)
     assert table(whole) == table(done)
+    assert verdicts(whole) == verdicts(done)
 
     picture = next((parts[0] / "pictures/plain").glob("*.png"))
     picture.write_bytes(b"other")

@@ -24,7 +24,9 @@ def report(
     mode: "Mode",
     against: str | None,
 ) -> int:
-    """Writes ``results.json``, ``results.md``, ``report.html`` and ``study``, and prints the table; the exit code.
+    """Writes ``results.json``, its ``verdicts``, ``results.md``, ``report.html`` and ``study``, and prints the table.
+
+    Returns the exit code.
 
     ``seen``: method -> judge -> what it saw, one for each picture. ``against``: the row to compare with.
     """
@@ -33,6 +35,7 @@ def report(
     from trueline.evaluation.judges import Combined
     from trueline.evaluation.report import write_report
     from trueline.evaluation.tables import markdown
+    from trueline.evaluation.verdicts import Verdicts, packed
     from trueline.sampling.records import commit
 
     settings = run.settings
@@ -54,6 +57,8 @@ def report(
     labels = {method: _label(run, method) for method in seen}
     table = [_labelled(row, run, labels) for row in rows(pictures, judges, seen, context)]
     write_rows(run.folder, table)
+    verdicts = packed([Verdicts.of(pictures, seen, context, labels)])
+    run.folder.write("verdicts/results.jsonl.xz", lambda file: file.write(verdicts))
     shots = _shots(run, pictures, judges, seen, labels)
     write_report(run.out / "report.html", f"Trueline: {settings.benchmark}", table, shots, notes)
     print(markdown([row for row in table if not row["category"]]))

@@ -43,6 +43,7 @@ WIDEST = 768  #: dimensions up to which a Frechet distance has an interval: beyo
 
 #: Method -> judge -> what it saw in each picture.
 Judgements = Mapping[str, Mapping[str, Sequence[Judgement]]]
+Pair = tuple[float, float]  #: numerator and denominator of a picture
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ class TableSettings:
     commit: str
     group: Callable[[Example], str] | None = None
     against: str | None = None
+
+    def group_of(self, example: Example) -> str:
+        return self.group(example) if self.group else ""
 
 
 def rows(
@@ -125,33 +129,18 @@ class _MethodFigures:
     # Means over pictures
 
     def ratios(self, category: str, places: Sequence[int]) -> list[dict[str, Any]]:
+        def pairs(of: str, metric: str) -> list[Pair | None]:
+            return [_pair(self.seen[of][place].get(RATIO + metric)) for place in places]
+
+        prompts = [self.pictures[place].example.id for place in places]
+        groups = [self.context.group_of(self.pictures[place].example) for place in places]
         found = []
         for metric in ratio_names(self.seen[self.method][place] for place in places):
-            asked = [place for place in places if RATIO + metric in self.seen[self.method][place]]
-            both = [p for p in asked if self.against and RATIO + metric in self.seen[self.against][p]]
-            own = _mean(self._terms(self.method, metric, asked))
-            if own.value is None:
-                continue
-            difference = None
-            if both:
-                mine, other = (self._terms(of, metric, both) for of in (self.method, self.against or ""))
-                paired = paired_difference(mine[0], other[0]) if len(mine) == 1 else None
-                difference = paired or macro_difference(mine, other)
-            found.append(self.row(metric, category, own, difference))
+            other = pairs(self.against, metric) if self.against else None
+            own, difference = ratio_figure(pairs(self.method, metric), other, prompts, groups)
+            if own.value is not None:
+                found.append(self.row(metric, category, own, difference))
         return found
-
-    def _terms(self, of: str, metric: str, places: Sequence[int]) -> list[Terms]:
-        """One for each group of the benchmark, one in all where it has none."""
-        groups: dict[str, list[int]] = {}
-        for place in places:
-            name = self.context.group(self.pictures[place].example) if self.context.group else ""
-            groups.setdefault(name, []).append(place)
-        made = []
-        for members in groups.values():
-            pairs = np.array([self.seen[of][place][RATIO + metric] for place in members])
-            prompts = [self.pictures[place].example.id for place in members]
-            made.append(Terms.of(pairs[:, 0].tolist(), pairs[:, 1].tolist(), prompts))
-        return made
 
     # Distances to the real pictures
 
@@ -219,6 +208,48 @@ class _MethodFigures:
             off = values[0] - values[1]
             difference = estimate_of(off, drawn[0] - drawn[1], n, clusters, centred=True, edges=DECIMAL_EDGES)
         return self.row(metric, "", own, difference)
+
+
+def ratio_figure(
+    mine: Sequence[Pair | None],
+    other: Sequence[Pair | None] | None,
+    prompts: Sequence[str],
+    groups: Sequence[str],
+) -> tuple[Estimate, Estimate | None]:
+    """A metric over the pictures that it was asked of, and its difference over those that it was asked of in both.
+
+    Args:
+        mine: numerator and denominator of each picture, None where the metric was not asked.
+        other: those of the method to compare with; None: there is none.
+        prompts, groups: of each picture; the figure is the mean over the groups.
+    """
+    asked = [place for place, pair in enumerate(mine) if pair is not None]
+    both = [place for place in asked if other is not None and other[place] is not None]
+    own = _mean(_terms(mine, asked, prompts, groups))
+    if own.value is None or other is None or not both:
+        return own, None
+    ours, theirs = (_terms(pairs, both, prompts, groups) for pairs in (mine, other))
+    if len(ours) == 1:
+        return own, paired_difference(ours[0], theirs[0])
+    return own, macro_difference(ours, theirs)
+
+
+def _pair(array: np.ndarray | None) -> Pair | None:
+    return None if array is None else (float(array[0]), float(array[1]))
+
+
+def _terms(
+    pairs: Sequence[Pair | None], places: Sequence[int], prompts: Sequence[str], groups: Sequence[str]
+) -> list[Terms]:
+    """One for each group of the benchmark, one in all where it has none."""
+    members: dict[str, list[int]] = {}
+    for place in places:
+        members.setdefault(groups[place], []).append(place)
+    made = []
+    for inside in members.values():
+        tops, bottoms = zip(*(pairs[place] or (0.0, 0.0) for place in inside), strict=True)
+        made.append(Terms.of(tops, bottoms, [prompts[place] for place in inside]))
+    return made
 
 
 def _mean(parts: list[Terms]) -> Estimate:

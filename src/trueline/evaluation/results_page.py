@@ -27,15 +27,18 @@ WORLD_READS = (
 _SETTINGS = ("model", "steps", "guidance_scale", "guidance_interval", "dtype", "seconds")
 
 
+FIRST_LINES = "# Results\n\nWritten from `results/*.json`; do not edit."  #: by which the page is known
+
+
 def results_page(files: Iterable[str | Path]) -> str:
     """``docs/results.md``: a section per file, either a list of rows or the figures of ``trueline world report``.
 
     Raises:
         ValueError: a file is neither, named in one sentence.
     """
-    sections = [_file_section(Path(file)) for file in files]
-    note = "Written from `results/*.json`; do not edit. Below each table: command, commit and seeds of its numbers."
-    return "\n".join(["# Results", "", note, "↓ marks metrics of which less is better.", "", *sections])
+    sections = [file_section(Path(file)) for file in files]
+    note = f"{FIRST_LINES} Below each table: command, commit and seeds of its numbers."
+    return "\n".join([note, "↓ marks metrics of which less is better.", "", *sections])
 
 
 def write_results_page(folder: str | Path, target: str | Path) -> None:
@@ -46,7 +49,24 @@ def write_results_page(folder: str | Path, target: str | Path) -> None:
     write_text(target, results_page(files))
 
 
-def _file_section(file: Path) -> str:
+def file_section(file: Path) -> str:
+    """The page's section of one file.
+
+    Raises:
+        ValueError: as ``read_results``.
+    """
+    content = read_results(file)
+    if isinstance(content, list):
+        return "\n".join([f"## {file.stem}", "", *(section(table, 3) for table in tables(content))])
+    return _world_section(content, file)
+
+
+def read_results(file: Path) -> list[dict[str, Any]] | dict[str, Any]:
+    """A list of rows, or the figures of ``trueline world report``, checked.
+
+    Raises:
+        ValueError: the file is neither, named in one sentence.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -55,17 +75,16 @@ def _file_section(file: Path) -> str:
         raise ValueError(f"{file}: not JSON; write it anew with `trueline evaluate`") from None
     if isinstance(content, list):
         check_rows(content, str(file))
-        return "\n".join([f"## {file.stem}", "", *(section(table, 3) for table in tables(content))])
-    if isinstance(content, dict) and isinstance(content.get("figures"), list):
-        return _world_section(content, file)
-    raise ValueError(
-        f"{file}: neither a list of rows nor the figures of `trueline world report`; move it away"
-    )
+    elif isinstance(content, dict) and isinstance(content.get("figures"), list):
+        _check_figures(content["figures"], file)
+    else:
+        raise ValueError(
+            f"{file}: neither a list of rows nor the figures of `trueline world report`; move it away"
+        )
+    return content
 
 
-def _world_section(result: dict[str, Any], file: Path) -> str:
-    """The figures of ``trueline world report``: each with its mean, interval, n and, where recorded, its goal."""
-    figures = result["figures"]
+def _check_figures(figures: list[Any], file: Path) -> None:
     for index, figure in enumerate(figures):
         for key in FIGURE:
             if not isinstance(figure, dict) or key not in figure:
@@ -76,6 +95,11 @@ def _world_section(result: dict[str, Any], file: Path) -> str:
                 raise ValueError(
                     f"{file}: figures[{index}].{key} must be a finite number (got {figure[key]!r})"
                 )
+
+
+def _world_section(result: dict[str, Any], file: Path) -> str:
+    """The figures of ``trueline world report``: each with its mean, interval, n and, where recorded, its goal."""
+    figures = result["figures"]
     goals = any(figure.get("verdict") for figure in figures)
     body = []
     for f in figures:
