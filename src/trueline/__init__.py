@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Box": "boxes",
     "Region": "layout",
+    "RegionalMasks": "methods.regional_masks",
     "Layout": "layout",
     "read_layouts": "layout",
     "write_layouts": "layout",
@@ -25,8 +26,10 @@ _HOME = {
     "HCMA": "methods.hcma",
     "LayoutGuidance": "methods.layout_guidance",
     "MultiDiffusion": "methods.multidiffusion",
+    "PaintWithWords": "methods.paint_with_words",
     "Reweighting": "methods.realign",
     "Structured": "methods.structured",
+    "TokenWeights": "methods.token_weights",
     "Realign": "realign",
     "Sampling": "sampling.options",
     "sample": "sampling.loop",

@@ -141,12 +141,13 @@ DIRECTIONS = {
 #: Methods without a direction to measure, and why.
 WITHOUT = {
     "composable": "it reads no boxes and leaves attention alone; its sum is compared in test_composable.py",
+    "token-weights": "it reads no boxes; what its words gain is in test_edits_of_words.py",
     "structured": "it reads no boxes and keeps attention as it is; its values are compared in test_structured.py",
 }
 MEASURED = {
     name: DIRECTIONS.get(name, Direction())
     for name, entry in METHODS.items()
-    if name in DIRECTIONS or {"guide", "edit"} & set(entry.hooks.split(", "))
+    if name not in WITHOUT and (name in DIRECTIONS or {"guide", "edit"} & set(entry.hooks.split(", ")))
 }
 
 

@@ -49,13 +49,25 @@ METHODS: dict[str, Entry] = {
         "multidiffusion:MultiDiffusion", "Bar-Tal et al. 2023, arXiv 2302.08113", "combine", "boxes",
         "each region is denoised for its own phrase",
     ),
+    "paint-with-words": Entry(
+        "paint_with_words:PaintWithWords", "Balaji et al. 2022, arXiv 2211.01324", "edit", "boxes",
+        "each phrase's words gain attention in its boxes, most at high noise",
+    ),
     "realign": Entry(
         "realign:Reweighting", "Fang et al. 2023, arXiv 2305.19599", "edit", "boxes",
         "each phrase's words gain attention in its mask and lose it elsewhere, by how certain it is",
     ),
+    "regional-masks": Entry(
+        "regional_masks:RegionalMasks", "Zhang et al. 2025, arXiv 2501.01097", "edit", "boxes",
+        "each phrase's words are seen from inside its boxes only",
+    ),
     "structured": Entry(
         "structured:Structured", "Feng et al. 2023, arXiv 2212.05032", "values", "words",
         "each noun phrase is also read without the rest of the prompt",
+    ),
+    "token-weights": Entry(
+        "token_weights:TokenWeights", "Hertz et al. 2022, arXiv 2208.01626", "edit", "words",
+        "words of the prompt count for more, or for less",
     ),
 }  # fmt: skip
 
