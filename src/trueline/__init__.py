@@ -27,6 +27,7 @@ _HOME = {
     "LayoutGuidance": "methods.layout_guidance",
     "MultiDiffusion": "methods.multidiffusion",
     "PaintWithWords": "methods.paint_with_words",
+    "PerturbedAttention": "methods.perturbed_attention",
     "Reweighting": "methods.realign",
     "Structured": "methods.structured",
     "TokenWeights": "methods.token_weights",

@@ -142,6 +142,7 @@ DIRECTIONS = {
 WITHOUT = {
     "composable": "it reads no boxes and leaves attention alone; its sum is compared in test_composable.py",
     "token-weights": "it reads no boxes; what its words gain is in test_edits_of_words.py",
+    "perturbed-attention": "it reads no boxes; its sum is compared in test_perturbed_attention.py",
     "structured": "it reads no boxes and keeps attention as it is; its values are compared in test_structured.py",
 }
 MEASURED = {

@@ -42,7 +42,9 @@ SMALL = {
 HOOKS = ("text", "values", "guide", "edit", "combine")
 GUIDES = [name for name, entry in METHODS.items() if "guide" in entry.hooks]
 #: These give phrases to the net by themselves, or do not look at regions: the prompt need not hold their phrases.
-WITHOUT_PROMPT = ("composable", "hcma", "multidiffusion", "structured", "token-weights")
+WITHOUT_PROMPT = (
+    *("composable", "hcma", "multidiffusion", "perturbed-attention", "structured", "token-weights"),
+)
 #: Guided by a loss that does not look at attention.
 WITHOUT_MAPS = ("hcma",)
 

@@ -53,6 +53,10 @@ METHODS: dict[str, Entry] = {
         "paint_with_words:PaintWithWords", "Balaji et al. 2022, arXiv 2211.01324", "edit", "boxes",
         "each phrase's words gain attention in its boxes, most at high noise",
     ),
+    "perturbed-attention": Entry(
+        "perturbed_attention:PerturbedAttention", "Ahn et al. 2024, arXiv 2403.17377", "combine", "words",
+        "away from what the net predicts where its places do not look at each other",
+    ),
     "realign": Entry(
         "realign:Reweighting", "Fang et al. 2023, arXiv 2305.19599", "edit", "boxes",
         "each phrase's words gain attention in its mask and lose it elsewhere, by how certain it is",
