@@ -54,6 +54,7 @@ ONE_LOOK: dict[str, dict[str, Any]] = {
     "dense-diffusion": {"duration": 1},
     "layout-guidance": {"until": 1, "iterations": 1, "enough": 0},
     "multidiffusion": {"bootstrap": 1},
+    "token-weights": {"weights": {LAYOUT.prompt.split()[-1]: 2.0}},
 }
 RECOMPUTED = "attend-and-excite, recomputed"  #: with Backbone.enable_gradient_checkpointing()
 PLAIN = "plain"

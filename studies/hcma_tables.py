@@ -55,7 +55,9 @@ FREE = (
     "layout-guidance@strength=3",
     "dense-diffusion",
     "multidiffusion",
+    "paint-with-words",
     "realign",
+    "regional-masks",
 )
 UNGROUNDED = ("attend-and-excite@refinements=5", *FREE[1:3])  #: the paper's rows without GLIGEN
 ONLY = {"global only": {"local_weight": "0"}, "local only": {"global_weight": "0"}, "both": {}}

@@ -87,7 +87,9 @@ def _judging(folder: Path, benchmark, method: str, images: Path) -> None:
     wanted = EvaluationRun(folder / "other", benchmark, settings).pictures
     for path in (images / f"{picture.name}.png" for picture in wanted):
         path.write_bytes(EPS)
-    run = EvaluationRun(folder / "out", benchmark, settings, elsewhere=[Elsewhere("mine", images, wanted)])
+    run = EvaluationRun(
+        folder / "out", benchmark, settings, elsewhere=[Elsewhere("mine", images, wanted, benchmark)]
+    )
     judge = SimpleNamespace(name="nobody", protocol="")
     carry_out(run.folder, [judging(run, [method], judge)], Engine(), silent=True)
 

@@ -19,7 +19,7 @@ from tiny import reading
 from trueline.english import words
 from trueline.evaluation.benchmarks.nsr_1k import counting_layout, spatial_layout
 from trueline.evaluation.benchmarks.t2i_compbench import T2ICompBench
-from trueline.evaluation.benchmarks.t2i_compbench.rules import numeracy_score, spatial_score
+from trueline.evaluation.benchmarks.t2i_compbench.rules import detector_label, numeracy_score, spatial_score
 from trueline.evaluation.metrics.observations import aggregate
 from trueline.layout import MAX_PROMPT, MAX_REGIONS
 from trueline.models.text import locate
@@ -230,7 +230,7 @@ def test_nsr_1k_in_its_own_vocabulary(nsr_1k):
 def test_t2i_compbench(category, nsr_1k):
     scores = []
     for example in T2ICompBench(nsr_1k.parent, categories=[category]).examples:
-        seen = [Detection(name, box, 1.0) for name, box in things(example.prompt)]
+        seen = [Detection(detector_label(name), box, 1.0) for name, box in things(example.prompt)]
         truth = example.truth
         if category == "spatial":
             args = (seen, truth["first"], truth["second"], truth["relation"], (512, 512))

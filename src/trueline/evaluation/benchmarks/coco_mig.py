@@ -135,9 +135,7 @@ def _of_yaml(path: Path) -> Iterator[Row]:
     import yaml
 
     try:
-        # The fast loader of libyaml, where the package has it.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        rows = yaml.load(read_text(path, SOURCE.cure), loader)
+        rows = yaml.safe_load(read_text(path, SOURCE.cure))
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -129,8 +129,8 @@ class T2ICompBench(Benchmark):
     @staticmethod
     def score_layout(example: Example, things: Sequence[Placed], mode: Mode) -> Observations:
         """The benchmark's score, and whether the plan keeps all that the prompt states: a plan's boxes are detections
-        of full confidence."""
-        sure = [Detection(name.lower(), box) for name, box in things if name is not None]
+        of full confidence, which the detector calls as it calls what it is asked for."""
+        sure = [Detection(detector_label(name.lower()), box) for name, box in things if name is not None]
         scores = T2ICompBench.score(example, sure, LAYOUT_SIZE, mode, 0.0)
         scores.pop("spatial_raw", None)
         return scores | {f"{name}_accuracy": share(value >= WHOLE) for name, (value, _) in scores.items()}
